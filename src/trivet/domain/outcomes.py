@@ -1,0 +1,76 @@
+"""What became of a request: its attempts, its usage, its end."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trivet.domain.decisions import Decision
+from trivet.domain.requests import Hints
+from trivet.domain.scopes import Scope
+from trivet.domain.tiers import Deployment
+
+UsageSource = Literal["engine", "counted", "ceiling"]
+"""engine: its own usage, checked; counted: our count of the streamed text; ceiling: the hold's bound."""
+
+OutcomeStatus = Literal["ok", "cut", "failed", "cancelled", "refused"]
+"""ok; cut: failed after the first byte; failed: no attempt succeeded; cancelled: the client left; refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a request used."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    source: UsageSource = "engine"
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Return prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """One dispatch to one deployment. Instants are monotonic nanoseconds of this process."""
+
+    attempt_id: str
+    deployment: Deployment
+    dispatched_ns: int
+    ended_ns: int | None = None
+    first_token_ns: int | None = None
+    device_ns: int = 0
+    """Device time attributed by the device clock, summed over the deployment's devices."""
+    usage: Usage | None = None
+    error_code: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """Everything that is recorded about one request, written when it is settled."""
+
+    request_id: str
+    key_id: str
+    scope: Scope
+    decision: Decision
+    hints: Hints
+    stream: bool
+    started_ns: int
+    ended_ns: int
+    status: OutcomeStatus
+    attempts: list[Attempt] = field(default_factory=list)
+    usage: Usage | None = None
+    """Usage charged to the tenant; None when nothing was."""
+    error_code: str | None = None
+
+    @property
+    def fallbacks(self) -> int:
+        """Return how many attempts failed before another deployment was tried."""
+        return max(0, len(self.attempts) - 1)
+
+    @property
+    def served_by(self) -> Deployment | None:
+        """Return the deployment of the last attempt, if it delivered anything."""
+        if self.attempts and self.status in ("ok", "cut", "cancelled"):
+            return self.attempts[-1].deployment
+        return None

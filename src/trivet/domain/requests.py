@@ -1,0 +1,80 @@
+"""What a caller asks: the chat request, its hints, what it needs, and who asks."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trivet.domain.scopes import Scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who is calling, as established by the API key."""
+
+    key_id: str
+    scope: Scope
+    role: str = "tenant"
+    """`admin` or `tenant`."""
+    tiers: frozenset[str] = frozenset()
+    """Tiers that the key may use; empty means all."""
+    models: frozenset[str] = frozenset()
+    """Deployments that the key may use; empty means all."""
+
+    @property
+    def is_admin(self) -> bool:
+        """Tell whether the key may administer the whole installation."""
+        return self.role == "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """What the caller says about its request beyond the messages (headers or `metadata`)."""
+
+    task_type: str | None = None
+    task_id: str | None = None
+    worker: str | None = None
+    session: str | None = None
+    priority: str | None = None
+    min_tier: str | None = None
+    max_tier: str | None = None
+    local_only: bool = False
+    capabilities: tuple[str, ...] = ()
+    """Capabilities of the calling agent, such as `security_analysis` (an estimator's factor)."""
+    context_tokens: int = 0
+    """Size of the retrieved context, in tokens (an estimator's factor)."""
+    history_length: int | None = None
+    """Turns before this one; None means: count them from the messages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """An OpenAI chat-completions body that has been checked, with its hints apart."""
+
+    body: dict[str, Any]
+    """The body as it goes upstream, without Trivet's own metadata keys. Never mutated."""
+    body_bytes: int
+    """Size of the body as received."""
+    model: str
+    """`auto`, a tier's name, or a deployment's name."""
+    stream: bool = False
+    include_usage: bool = False
+    """The caller asked for the usage chunk of a stream itself."""
+    max_tokens: int | None = None
+    n: int = 1
+    hints: Hints = field(default_factory=Hints)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What the request requires of a deployment, and the features that describe it."""
+
+    text: str
+    """The text to estimate, capped: the last user message and what frames it."""
+    prompt_bytes: int
+    """UTF-8 bytes of all that becomes prompt: a ceiling on its tokens for byte-level tokenizers."""
+    messages: int
+    capabilities: frozenset[str]
+    """Capabilities a deployment must have: tools, vision, json_schema, logprobs."""
+    agent_capabilities: tuple[str, ...]
+    context_tokens: int
+    history_length: int
+    task_type: str | None
