@@ -81,3 +81,13 @@ class Decision:
     def deployment(self) -> Deployment:
         """Return the chosen deployment."""
         return self.candidates[0].deployment
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A deployment as the fleet sees it now: what routing chooses from. Advisory by nature."""
+
+    deployment: Deployment
+    state: str = "ready"
+    """`ready`, `loading`, `down` (nobody answers), `open` (its circuit breaker is open)."""
+    in_flight: int = 0

@@ -1,0 +1,260 @@
+"""Every setting of Trivet in one tree, read from top to bottom. `config/trivet.example.yaml` annotates it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from trivet.domain.tiers import EngineKind
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen part of the tree that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ServerSettings(Section):
+    """The HTTP door."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8748
+    body_limit_bytes: PositiveInt = 2 * 1024 * 1024
+    drain_timeout_s: PositiveFloat = 30.0
+
+
+class StoreSettings(Section):
+    """Where the ledger and the records live."""
+
+    path: Path = Path("~/.local/share/trivet/trivet.db")
+
+
+class AccessSettings(Section):
+    """API keys."""
+
+    pepper: SecretStr | None = None
+    """Server secret of the key HMACs; by default made once and kept beside the store, mode 0600."""
+
+
+class LaunchSettings(Section):
+    """How to start the embedded llama.cpp server (engine `llamacpp`)."""
+
+    path: Path
+    threads: PositiveInt = 1
+    gpu_layers: Annotated[int, Field(ge=0)] = 0
+    start_timeout_s: PositiveFloat = 60.0
+
+
+class DeploymentSettings(Section):
+    """One model behind one endpoint."""
+
+    model: str
+    """LiteLLM form: `ollama/qwen2.5:7b`, `vllm/qwen2.5:72b`, `llamacpp/NAME`, `openai/NAME`; any other is LiteLLM's."""
+    name: str | None = None
+    """What callers write to reach exactly this one; by default `model`."""
+    engine: EngineKind | None = None
+    """By default read from the prefix of `model`."""
+    transport: Literal["auto", "relay", "litellm"] = "auto"
+    url: str | None = None
+    """By default OLLAMA_HOST or VLLM_BASE_URL, by engine."""
+    api_key: SecretStr | None = None
+    context_tokens: PositiveInt | None = None
+    """By default what the engine reports, else 8192."""
+    slots: PositiveInt | None = None
+    """Requests run at once; by default 1 for ollama, 4 for llamacpp, 256 for vllm, 64 for others."""
+    devices: tuple[str, ...] | None = None
+    """GPU UUIDs or `host`; by default the GPUs that are found, else `host`; none for remote services."""
+    capabilities: frozenset[Literal["tools", "vision", "json_schema", "logprobs", "thinking"]] | None = None
+    local: bool | None = None
+    """By default true for ollama, vllm, llamacpp and loopback URLs."""
+    template_tokens: Annotated[int, Field(ge=0)] = 64
+    launch: LaunchSettings | None = None
+
+
+class TierSettings(Section):
+    """One rung of the ordered list, cheapest first."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+    cost_weight: PositiveFloat
+    complexity: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_output_tokens: PositiveInt = 1024
+    deployments: Annotated[tuple[DeploymentSettings, ...], Field(min_length=1)]
+
+
+class PolicySettings(Section):
+    """How one kind of task is routed."""
+
+    min_tier: str | None = None
+    max_tier: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_output_tokens: PositiveInt | None = None
+
+
+class RoutingSettings(Section):
+    """How a request finds its tier."""
+
+    enabled: bool = True
+    """False sends `auto` to `fixed_tier`; budgets and fallback stay on."""
+    fixed_tier: str = "standard"
+    text_limit_chars: PositiveInt = 3000
+    """Only so much of a prompt is looked at to score it."""
+    policies: dict[str, PolicySettings] = Field(
+        default_factory=lambda: {
+            "normal": PolicySettings(),
+            "deep_research": PolicySettings(min_tier="heavy", max_output_tokens=4096),
+            "code": PolicySettings(min_tier="standard", temperature=0.2, max_output_tokens=2048),
+            "ops": PolicySettings(max_tier="light", temperature=0.0, max_output_tokens=512),
+        }
+    )
+    task_types: dict[str, str] = Field(
+        default_factory=lambda: {
+            "investigate_error": "code",
+            "deploy_code": "code",
+            "fix_bug": "code",
+            "analyze_logs": "normal",
+            "simple_query": "ops",
+        }
+    )
+    default_policy: str = "normal"
+
+
+class BudgetSettings(Section):
+    """Token budgets."""
+
+    default_daily_tokens: PositiveInt | None = 1_000_000
+    """Each organisation's daily limit unless it has its own; null for none."""
+    default_monthly_tokens: PositiveInt | None = 20_000_000
+    time_zone: str = "UTC"
+    thresholds: tuple[Annotated[int, Field(gt=0, le=100)], ...] = (50, 70, 80, 85, 95, 100)
+    contended_wait_s: Annotated[float, Field(ge=0, le=10)] = 2.0
+    exhausted_status: Literal[429, 402] = 429
+
+
+class ExecutionSettings(Section):
+    """One request's time, its attempts, the circuit breakers."""
+
+    deadline_s: PositiveFloat = 300.0
+    connect_timeout_s: PositiveFloat = 5.0
+    first_content_timeout_s: PositiveFloat = 120.0
+    idle_timeout_s: PositiveFloat = 30.0
+    max_attempts: PositiveInt = 4
+    breaker_consecutive_failures: PositiveInt = 5
+    breaker_open_s: PositiveFloat = 5.0
+    breaker_open_max_s: PositiveFloat = 60.0
+
+
+class FleetSettings(Section):
+    """Engines that are attached or launched."""
+
+    probe_interval_s: PositiveFloat = 5.0
+    ollama_url: str = "http://127.0.0.1:11434"
+    vllm_url: str = "http://127.0.0.1:8000"
+    vllm_api_key: SecretStr | None = None
+
+
+class MeteringSettings(Section):
+    """Usage records."""
+
+    retention_days: PositiveInt = 400
+
+
+class LoggingSettings(Section):
+    """Log lines on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+def default_tiers() -> tuple[TierSettings, ...]:
+    """Return the three tiers of the seed's guide: Ollama, Ollama, vLLM; ranges 0-.3-.7-1, weights 1/3/10."""
+    return (
+        TierSettings(
+            name="light",
+            cost_weight=1.0,
+            complexity=(0.0, 0.3),
+            deployments=(DeploymentSettings(model="ollama/qwen2.5:7b"),),
+        ),
+        TierSettings(
+            name="standard",
+            cost_weight=3.0,
+            complexity=(0.3, 0.7),
+            deployments=(DeploymentSettings(model="ollama/qwen2.5:32b"),),
+        ),
+        TierSettings(
+            name="heavy",
+            cost_weight=10.0,
+            complexity=(0.7, 1.0),
+            max_output_tokens=2048,
+            deployments=(DeploymentSettings(model="vllm/qwen2.5:72b"),),
+        ),
+    )
+
+
+class Settings(Section):
+    """The whole tree. A room receives its section, never this."""
+
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    access: AccessSettings = AccessSettings()
+    tiers: Annotated[tuple[TierSettings, ...], Field(min_length=2)] = Field(default_factory=default_tiers)
+    routing: RoutingSettings = RoutingSettings()
+    budgets: BudgetSettings = BudgetSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+    fleet: FleetSettings = FleetSettings()
+    metering: MeteringSettings = MeteringSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @property
+    def token_budget_daily(self) -> int | None:
+        """Return the default daily limit under the seed's name."""
+        return self.budgets.default_daily_tokens
+
+    @property
+    def token_budget_monthly(self) -> int | None:
+        """Return the default monthly limit under the seed's name."""
+        return self.budgets.default_monthly_tokens
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> "Settings":
+        names = [tier.name for tier in self.tiers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"tiers: names must be unique, got {', '.join(names)}")
+        expected = 0.0
+        for tier in self.tiers:
+            low, high = tier.complexity
+            if low != expected or high <= low:
+                raise ValueError(
+                    f"tiers.{tier.name}.complexity: ranges must join without gaps from 0 to 1; "
+                    f"expected [{expected}, x] with x > {expected}, got [{low}, {high}]"
+                )
+            expected = high
+        if expected != 1.0:
+            raise ValueError(f"tiers: the last complexity range must end at 1, it ends at {expected}")
+        deployments = [d.name or d.model for tier in self.tiers for d in tier.deployments]
+        twice = sorted({name for name in deployments if deployments.count(name) > 1})
+        if twice:
+            raise ValueError(f"tiers: deployment names must be unique, {', '.join(twice)} occurs twice (set `name`)")
+        reserved = sorted({"auto", *names} & set(deployments))
+        if reserved:
+            raise ValueError(f"tiers: a deployment cannot be called {', '.join(reserved)}: that name routes")
+        self._policies_resolve(names)
+        return self
+
+    def _policies_resolve(self, names: list[str]) -> None:
+        # The default policies speak of the default tiers; with other tiers they are read without them.
+        routing = self.routing
+        for policy_name, policy in routing.policies.items():
+            for tier in (policy.min_tier, policy.max_tier):
+                if tier is not None and tier not in names and "policies" in routing.model_fields_set:
+                    raise ValueError(f"routing.policies.{policy_name}: no tier is called {tier!r}")
+        for task_type, policy_name in routing.task_types.items():
+            if policy_name not in routing.policies:
+                raise ValueError(f"routing.task_types.{task_type}: no policy is called {policy_name!r}")
+        if routing.default_policy not in routing.policies:
+            raise ValueError(f"routing.default_policy: no policy is called {routing.default_policy!r}")
+        if routing.fixed_tier not in names and "fixed_tier" in routing.model_fields_set:
+            raise ValueError(f"routing.fixed_tier: no tier is called {routing.fixed_tier!r}")

@@ -1,0 +1,109 @@
+"""The one protocol that every transport speaks.
+
+A transport takes an EngineCall and either raises an EngineError *before any content was produced*, or
+returns a Reply. A streamed Reply is returned only once the first content event has been read: role-only
+frames are held back and an error inside a 200 stream (vLLM's full queue) is raised as the error it is.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from trivet.domain.outcomes import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """Time limits of one attempt, in seconds. `total_s` is what is left of the request's one deadline."""
+
+    total_s: float
+    connect_s: float = 5.0
+    first_content_s: float = 120.0
+    idle_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCall:
+    """One request as it goes to one engine."""
+
+    body: dict[str, Any]
+    """An OpenAI chat-completions body: `model` is the engine's own name, the output cap is set, and for
+    a stream `stream_options.include_usage` is true. Never mutated by a transport."""
+    stream: bool
+    limits: CallLimits
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamChunk:
+    """Bytes of whole SSE events, ready to be sent, blank line included."""
+
+    data: bytes
+    content_events: int = 1
+    """Events in it that carry generated content: a lower bound on tokens when no usage arrives."""
+    usage_only: bool = False
+    """True for the `choices: []` event that only carries usage: stripped if the caller did not ask."""
+
+
+class Reply(Protocol):
+    """An engine's answer, being read.
+
+    Plain: `body` is the whole JSON document. Streamed: iterate `chunks()` once. In both cases `usage`
+    and `finished` are valid when reading has ended, and `aclose()` must be called; before the end it
+    cancels the work upstream. `chunks()` never yields `data: [DONE]`: the caller sends it after
+    `finished`. A stream that ends without a finish reason raises StreamIncomplete from `chunks()`; other
+    EngineErrors mid-stream are raised there too.
+    """
+
+    body: bytes | None
+    usage: Usage | None
+    """As the engine reported it, of whatever plausibility; None while or where it did not."""
+    finished: bool
+    content_events: int
+    """Content events read so far."""
+
+    def chunks(self) -> AsyncIterator[StreamChunk]:
+        """Yield the stream's events in order."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release the connection; idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that an engine says it serves."""
+
+    name: str
+    context_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a cheap probe found: `ready`, `loading`, `down`, with a sentence for the operator."""
+
+    state: str
+    detail: str = ""
+    models: tuple[ServedModel, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether requests may be sent."""
+        return self.state == "ready"
+
+
+class Transport(Protocol):
+    """The way to one endpoint."""
+
+    async def chat(self, call: EngineCall) -> Reply:
+        """Dispatch a chat completion.
+
+        Raises:
+            EngineError: nothing was generated that the caller could have seen; see `domain.errors`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close pooled connections."""
+        ...
