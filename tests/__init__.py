@@ -1,0 +1,1 @@
+"""Trivet's tests."""
