@@ -1,14 +1,29 @@
 """Every setting of Trivet in one tree, read from top to bottom. `config/trivet.example.yaml` annotates it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from trivet.domain.tiers import EngineKind
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(
+            f"got {name!r}; allowed: a name of the IANA time zone list, such as Europe/Berlin."
+        ) from None
+    return name
+
+
+TimeZoneName = Annotated[str, AfterValidator(_known_zone)]
 
 
 class Section(BaseModel):
@@ -52,7 +67,7 @@ class DeploymentSettings(Section):
     """One model behind one endpoint."""
 
     model: str
-    """LiteLLM form: `ollama/qwen2.5:7b`, `vllm/qwen2.5:72b`, `llamacpp/NAME`, `openai/NAME`; any other is LiteLLM's."""
+    """LiteLLM form: `ollama/qwen2.5:7b`, `vllm/qwen2.5:72b`, `llamacpp/NAME`, `openai/NAME`, or any other."""
     name: str | None = None
     """What callers write to reach exactly this one; by default `model`."""
     engine: EngineKind | None = None
@@ -128,7 +143,7 @@ class BudgetSettings(Section):
     default_daily_tokens: PositiveInt | None = 1_000_000
     """Each organisation's daily limit unless it has its own; null for none."""
     default_monthly_tokens: PositiveInt | None = 20_000_000
-    time_zone: str = "UTC"
+    time_zone: TimeZoneName = "UTC"
     thresholds: tuple[Annotated[int, Field(gt=0, le=100)], ...] = (50, 70, 80, 85, 95, 100)
     contended_wait_s: Annotated[float, Field(ge=0, le=10)] = 2.0
     exhausted_status: Literal[429, 402] = 429
@@ -220,41 +235,52 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "Settings":
+        problems = [*self._tier_problems(), *self._deployment_problems(), *self._routing_problems()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _tier_problems(self) -> Iterator[str]:
         names = [tier.name for tier in self.tiers]
         if len(set(names)) != len(names):
-            raise ValueError(f"tiers: names must be unique, got {', '.join(names)}")
+            yield f"tiers: names must be unique, got {', '.join(names)}"
         expected = 0.0
         for tier in self.tiers:
             low, high = tier.complexity
             if low != expected or high <= low:
-                raise ValueError(
+                yield (
                     f"tiers.{tier.name}.complexity: ranges must join without gaps from 0 to 1; "
                     f"expected [{expected}, x] with x > {expected}, got [{low}, {high}]"
                 )
+                return
             expected = high
         if expected != 1.0:
-            raise ValueError(f"tiers: the last complexity range must end at 1, it ends at {expected}")
+            yield f"tiers: the last complexity range must end at 1, it ends at {expected}"
+
+    def _deployment_problems(self) -> Iterator[str]:
         deployments = [d.name or d.model for tier in self.tiers for d in tier.deployments]
         twice = sorted({name for name in deployments if deployments.count(name) > 1})
         if twice:
-            raise ValueError(f"tiers: deployment names must be unique, {', '.join(twice)} occurs twice (set `name`)")
-        reserved = sorted({"auto", *names} & set(deployments))
+            yield f"tiers: deployment names must be unique, {', '.join(twice)} occurs twice (set `name`)"
+        reserved = sorted({"auto", *(tier.name for tier in self.tiers)} & set(deployments))
         if reserved:
-            raise ValueError(f"tiers: a deployment cannot be called {', '.join(reserved)}: that name routes")
-        self._policies_resolve(names)
-        return self
+            yield f"tiers: a deployment cannot be called {', '.join(reserved)}: that name routes (set `name`)"
 
-    def _policies_resolve(self, names: list[str]) -> None:
+    def _routing_problems(self) -> Iterator[str]:
         # The default policies speak of the default tiers; with other tiers they are read without them.
-        routing = self.routing
+        routing, names = self.routing, [tier.name for tier in self.tiers]
+        tiers = f"the tiers are {', '.join(names)}"
+        policies = f"the policies are {', '.join(routing.policies)}"
         for policy_name, policy in routing.policies.items():
             for tier in (policy.min_tier, policy.max_tier):
                 if tier is not None and tier not in names and "policies" in routing.model_fields_set:
-                    raise ValueError(f"routing.policies.{policy_name}: no tier is called {tier!r}")
+                    yield f"routing.policies.{policy_name}: no tier is called {tier!r}; {tiers}"
         for task_type, policy_name in routing.task_types.items():
             if policy_name not in routing.policies:
-                raise ValueError(f"routing.task_types.{task_type}: no policy is called {policy_name!r}")
+                yield f"routing.task_types.{task_type}: no policy is called {policy_name!r}; {policies}"
         if routing.default_policy not in routing.policies:
-            raise ValueError(f"routing.default_policy: no policy is called {routing.default_policy!r}")
-        if routing.fixed_tier not in names and "fixed_tier" in routing.model_fields_set:
-            raise ValueError(f"routing.fixed_tier: no tier is called {routing.fixed_tier!r}")
+            yield f"routing.default_policy: no policy is called {routing.default_policy!r}; {policies}"
+        if routing.fixed_tier not in names and (
+            "fixed_tier" in routing.model_fields_set or not routing.enabled
+        ):
+            yield f"routing.fixed_tier: no tier is called {routing.fixed_tier!r}; {tiers}"
