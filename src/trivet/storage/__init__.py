@@ -1,0 +1,1 @@
+"""The store: its schema, its one writer thread, its lock."""
