@@ -2,6 +2,7 @@
 
 TrivetError
 ├── ConfigError ................ config_invalid
+├── ServerUnreachable .......... server_unreachable
 ├── StoreError
 │   ├── StoreLocked ............ store_locked
 │   └── StoreUnavailable ....... budget_store_unavailable
@@ -74,6 +75,12 @@ class ConfigError(TrivetError):
     """The configuration cannot be used as it is."""
 
     code = "config_invalid"
+
+
+class ServerUnreachable(TrivetError):
+    """No Trivet answers at the URL that a client was given."""
+
+    code = "server_unreachable"
 
 
 class StoreError(TrivetError):

@@ -1,0 +1,192 @@
+"""What an operator or a tenant may ask of Trivet besides inference.
+
+Every method takes the caller first and checks it; blocking reads run in threads.
+"""
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+from trivet.access import KeyRecord, Keyring, require_admin, require_scope
+from trivet.admin.periods import parse_instant
+from trivet.budgets import Ledger
+from trivet.domain.budgets import WINDOW_KINDS, BudgetStatus, WindowKind
+from trivet.domain.clock import Clock
+from trivet.domain.errors import RequestMalformed
+from trivet.domain.requests import Principal
+from trivet.domain.scopes import Scope, parse_scope
+from trivet.fleet import Fleet
+from trivet.metering import UsageRecords
+
+DEFAULT_PERIOD = timedelta(days=30)
+ROLES = ("tenant", "admin")
+
+
+class Office:
+    """Budgets, keys, reports and the ledger's proof, behind permission checks."""
+
+    def __init__(
+        self, *, ledger: Ledger, keyring: Keyring, records: UsageRecords, fleet: Fleet, clock: Clock
+    ) -> None:
+        self._ledger = ledger
+        self._keyring = keyring
+        self._records = records
+        self._fleet = fleet
+        self._clock = clock
+
+    # Budgets
+
+    async def budget_status(self, caller: Principal, scope_text: str) -> BudgetStatus:
+        """Return a scope's budgets, its own and those above it that bind it."""
+        scope = parse_scope(scope_text)
+        require_scope(caller, scope)
+        return await asyncio.to_thread(self._ledger.status, scope)
+
+    async def budget_rows(self, caller: Principal) -> list[dict[str, Any]]:
+        """Return the current counters of all scopes that the caller may see."""
+        rows = await asyncio.to_thread(self._ledger.rows, None if caller.is_admin else caller.scope)
+        return [row.as_json() for row in rows]
+
+    async def set_budget(self, caller: Principal, scope_text: str, limits: dict[str, Any]) -> BudgetStatus:
+        """Set a scope's limits: `{"daily": 100000, "monthly": null}`; null lifts a limit.
+
+        A limit below what is already used is legal: nothing new is admitted, nothing is clawed back.
+        """
+        require_admin(caller)
+        scope = parse_scope(scope_text)
+        for window, amount in limits.items():
+            if window not in WINDOW_KINDS:
+                raise RequestMalformed(
+                    f"{window[:40]!r} is not a budget window.",
+                    hint=f"Use {' or '.join(WINDOW_KINDS)}.",
+                    param=window[:40],
+                )
+            if amount is not None and (isinstance(amount, bool) or not isinstance(amount, int) or amount < 0):
+                raise RequestMalformed(
+                    f"{window}: a limit is a whole number of tokens, 0 or more, or null for none.",
+                    param=window,
+                )
+        if not limits:
+            raise RequestMalformed(
+                "No limit was given.", hint='Send for example {"daily": 100000, "monthly": 2000000}.'
+            )
+        for window in WINDOW_KINDS:
+            if window in limits:
+                await asyncio.wrap_future(
+                    self._ledger.set_limit(scope, window, limits[window], author=caller.key_id)
+                )
+        return await asyncio.to_thread(self._ledger.status, scope)
+
+    async def clear_budget(self, caller: Principal, scope_text: str) -> None:
+        """Remove a scope's own limits; an organisation falls back to the defaults."""
+        require_admin(caller)
+        scope = parse_scope(scope_text)
+        windows: tuple[WindowKind, ...] = WINDOW_KINDS
+        for window in windows:
+            await asyncio.wrap_future(self._ledger.clear_limit(scope, window, author=caller.key_id))
+
+    # Keys
+
+    async def create_key(
+        self,
+        caller: Principal,
+        *,
+        scope_text: str,
+        role: str,
+        tiers: list[str],
+        models: list[str],
+        label: str,
+        expires_at: str | None,
+    ) -> tuple[str, KeyRecord]:
+        """Make an API key; its text is returned this once and never stored."""
+        require_admin(caller)
+        scope: Scope = parse_scope(scope_text)
+        if role not in ROLES:
+            raise RequestMalformed(
+                f"{role[:40]!r} is not a role.", hint=f"Use {' or '.join(ROLES)}.", param="role"
+            )
+        expiry = self._future_instant(expires_at)
+        return await asyncio.to_thread(
+            lambda: self._keyring.create(
+                scope,
+                role=role,
+                tiers=tuple(tiers),
+                models=tuple(models),
+                label=label[:100],
+                expires_at=expiry,
+            )
+        )
+
+    async def keys(self, caller: Principal) -> list[KeyRecord]:
+        """Return all key records, without secrets."""
+        require_admin(caller)
+        return self._keyring.records()
+
+    async def revoke_key(self, caller: Principal, key_id: str) -> None:
+        """Make a key worthless at once."""
+        require_admin(caller)
+        await asyncio.to_thread(self._keyring.revoke, key_id)
+
+    # Reports
+
+    async def savings(
+        self, caller: Principal, *, since: str | None, until: str | None, scope_text: str | None
+    ) -> dict[str, Any]:
+        """Return the savings report of a period."""
+        scope = self._reportable(caller, scope_text)
+        start, end = self._period(since, until)
+        report = await asyncio.to_thread(lambda: self._records.savings(since=start, until=end, scope=scope))
+        return report.as_json()
+
+    async def usage(
+        self,
+        caller: Principal,
+        *,
+        since: str | None,
+        until: str | None,
+        group_by: list[str],
+        scope_text: str | None,
+    ) -> list[dict[str, Any]]:
+        """Return usage rows of a period, grouped as asked."""
+        scope = self._reportable(caller, scope_text)
+        start, end = self._period(since, until)
+        return await asyncio.to_thread(
+            lambda: self._records.usage(since=start, until=end, group_by=group_by, scope=scope)
+        )
+
+    async def verify_ledger(self, caller: Principal) -> dict[str, Any]:
+        """Recompute every counter and hash from the entries and report each difference."""
+        require_admin(caller)
+        report = await asyncio.to_thread(self._ledger.verify)
+        return report.as_json()
+
+    async def deployments(self, caller: Principal) -> list[dict[str, Any]]:
+        """Return the engines' states; addresses and process ids only to admins."""
+        reports = self._fleet.report()
+        if caller.is_admin:
+            return reports
+        hidden = ("url", "pid", "detail")
+        return [{key: value for key, value in report.items() if key not in hidden} for report in reports]
+
+    def _reportable(self, caller: Principal, scope_text: str | None) -> Scope | None:
+        if scope_text is None:
+            return None if caller.is_admin else caller.scope
+        scope = parse_scope(scope_text)
+        require_scope(caller, scope)
+        return scope
+
+    def _period(self, since: str | None, until: str | None) -> tuple[datetime, datetime]:
+        now = self._clock.now()
+        end = parse_instant(until, now, param="until") if until else now
+        start = parse_instant(since, now, param="since") if since else end - DEFAULT_PERIOD
+        if start >= end:
+            raise RequestMalformed("The period is empty: `since` must lie before `until`.", param="since")
+        return start, end
+
+    def _future_instant(self, text: str | None) -> datetime | None:
+        if text is None:
+            return None
+        instant = parse_instant(text, self._clock.now(), param="expires_at")
+        if instant <= self._clock.now():
+            raise RequestMalformed("`expires_at` lies in the past.", param="expires_at")
+        return instant

@@ -1,0 +1,60 @@
+"""All routes in one table."""
+
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from trivet.admin import Office
+from trivet.api import administration, observation
+from trivet.api.auth import Doorkeeper
+from trivet.api.chat import ChatCompletions
+from trivet.api.faults import install_fault_pages
+from trivet.api.routing import DecisionDoor, ModelList
+from trivet.config.settings import BudgetSettings, ServerSettings
+from trivet.execution import Pipeline
+from trivet.fleet import Fleet
+from trivet.metering import TrivetCollector
+from trivet.version import __version__
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """What the doors open to."""
+
+    pipeline: Pipeline
+    office: Office
+    fleet: Fleet
+    doorkeeper: Doorkeeper
+    collector: TrivetCollector
+    tier_names: tuple[str, ...]
+
+
+def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSettings) -> FastAPI:
+    """Return the ASGI application. The inference routes bypass FastAPI's request handling."""
+    app = FastAPI(
+        title="Trivet",
+        version=__version__,
+        summary="Self-hosted local-inference tier orchestrator.",
+        docs_url=None,  # the page would load scripts from a CDN
+        redoc_url=None,
+    )
+    chat = ChatCompletions(
+        doors.pipeline,
+        doors.doorkeeper,
+        body_limit_bytes=server.body_limit_bytes,
+        exhausted_status=budgets.exhausted_status,
+    )
+    decide = DecisionDoor(
+        doors.pipeline, doors.office, doors.doorkeeper, body_limit_bytes=server.body_limit_bytes
+    )
+    models = ModelList(doors.fleet, doors.doorkeeper, doors.tier_names)
+    app.router.routes += [
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/api/v1/route", decide, methods=["POST"]),
+    ]
+    app.include_router(administration.router(doors.office, doors.doorkeeper))
+    app.include_router(observation.router(doors.fleet, doors.collector))
+    install_fault_pages(app, exhausted_status=budgets.exhausted_status)
+    return app

@@ -1,0 +1,124 @@
+"""The little of ASGI that the inference routes need, without a framework in their way."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from trivet.domain.errors import BodyTooLarge, RequestMalformed
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+BODY_TIMEOUT_S = 30.0
+
+
+class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+    """The client closed the connection."""
+
+
+def header_map(scope: Scope) -> dict[str, str]:
+    """Return the request's headers, names in lower case; of repeated ones the last."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+async def read_body(receive: Receive, *, limit_bytes: int) -> bytes:
+    """Read the whole body within its bounds of size and time.
+
+    Raises:
+        BodyTooLarge, RequestMalformed, ClientGone
+    """
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                part: bytes = message.get("body", b"")
+                size += len(part)
+                if size > limit_bytes:
+                    raise BodyTooLarge(
+                        f"The body exceeds {limit_bytes} bytes.",
+                        hint="Send less, or raise server.body_limit_bytes.",
+                    )
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise RequestMalformed(f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse a JSON body strictly: no NaN, no repeated keys, no lone surrogates.
+
+    Raises:
+        RequestMalformed: with the position of the fault.
+    """
+    if not body.strip():
+        raise RequestMalformed(
+            "The body is empty.", hint='Send JSON, for example {"model": "auto", "messages": [...]}.'
+        )
+    try:
+        text = body.decode("utf-8")
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except json.JSONDecodeError as error:
+        raise RequestMalformed(
+            f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        ) from None
+    except UnicodeDecodeError:
+        raise RequestMalformed("The body is not UTF-8.") from None
+    except RecursionError:
+        raise RequestMalformed("The body is nested too deeply.") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise RequestMalformed(f"The body is not JSON: {name} is not a JSON number.")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise RequestMalformed("The body repeats a key within one object; which value counts is not clear.")
+    return found
+
+
+async def send_whole(
+    send: Send,
+    *,
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str],
+    content_type: str = "application/json",
+) -> None:
+    """Send a response in one piece."""
+    await send(_start(status, {"content-type": content_type, "content-length": str(len(body)), **headers}))
+    await send({"type": "http.response.body", "body": body})
+
+
+async def start_stream(send: Send, *, headers: Mapping[str, str]) -> None:
+    """Begin a 200 SSE response that no proxy should buffer or keep."""
+    await send(
+        _start(
+            200, {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no", **headers}
+        )
+    )
+
+
+async def send_part(send: Send, data: bytes, *, more: bool = True) -> None:
+    """Send a part of a streamed body; waits while the client reads slowly."""
+    await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+def _start(status: int, headers: Mapping[str, str]) -> Message:
+    encoded = [(b"cache-control", b"no-store"), (b"vary", b"Authorization")]
+    encoded += [(name.encode("latin-1"), clean_header(value)) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": encoded}
+
+
+def clean_header(value: str) -> bytes:
+    """Make any text safe as a header value: ASCII, no control characters, at most 500 bytes."""
+    return "".join(c if " " <= c <= "~" else "?" for c in value[:500]).encode("ascii")

@@ -1,0 +1,48 @@
+"""Errors of the framework's routes, in the same shape as those of the inference routes."""
+
+import uuid
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from trivet.api.errors import error_body, error_headers, http_status
+from trivet.domain.errors import NotFound, RequestMalformed, TrivetError
+
+log = structlog.get_logger(__name__)
+
+
+def install_fault_pages(app: FastAPI, *, exhausted_status: int) -> None:
+    """Make every error of the framework answer in OpenAI's shape."""
+
+    def answer(error: TrivetError, status: int | None = None) -> JSONResponse:
+        code = status or http_status(error, exhausted_status=exhausted_status)
+        request_id = uuid.uuid4().hex
+        headers = {"x-request-id": request_id, "cache-control": "no-store", **error_headers(error)}
+        return JSONResponse(error_body(error, status=code, request_id=request_id), code, headers)
+
+    @app.exception_handler(TrivetError)
+    async def refused(_: Request, error: TrivetError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        return answer(RequestMalformed(f"{place or 'body'}: {first['msg']}.", param=place or None))
+
+    @app.exception_handler(HTTPException)
+    async def missing(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 405:
+            return answer(RequestMalformed(f"{request.method} is not offered here."), 405)
+        return answer(
+            NotFound("There is nothing at this path.", hint="GET /openapi.json lists the routes."),
+            error.status_code,
+        )
+
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> JSONResponse:
+        log.error("request.fault", path=request.url.path, error=type(error).__name__)
+        return answer(TrivetError("Trivet failed; the log says more."))

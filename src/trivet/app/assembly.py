@@ -1,0 +1,175 @@
+"""The one place where the parts are put together, for the server, the library and the tests alike."""
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+
+from trivet.access import Keyring
+from trivet.admin import Office
+from trivet.api import Doors, build_application
+from trivet.api.auth import OWNER_SCOPE, Doorkeeper
+from trivet.budgets import Ledger
+from trivet.config.deployments import (
+    api_key_of,
+    build_deployments,
+    build_tiers,
+    deployment_settings,
+    launch_of,
+)
+from trivet.config.settings import Settings
+from trivet.domain.clock import Clock, SystemClock
+from trivet.domain.tiers import Deployment
+from trivet.execution import Breakers, Pipeline, Settler
+from trivet.execution.chain import Chain
+from trivet.fleet import Fleet
+from trivet.fleet.endpoint import EndpointPlan
+from trivet.gpu import gpu_uuids
+from trivet.metering import DeviceClock, Metrics, TrivetCollector, UsageRecords
+from trivet.routing import Router
+from trivet.storage import Database, StoreLock
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTrivet:
+    """A running Trivet: the application and what its owner may need of the parts."""
+
+    settings: Settings
+    application: FastAPI
+    fleet: Fleet
+    ledger: Ledger
+    keyring: Keyring
+    owner_token: str
+    lock: StoreLock
+    first_key: str | None
+    """The admin key made at a first start, to be shown once."""
+    recovered_holds: int
+    """Holds of a process that died, charged in full at this start."""
+
+
+@asynccontextmanager
+async def open_trivet(
+    settings: Settings, *, clock: Clock | None = None, with_engines: bool = True
+) -> AsyncIterator[OpenTrivet]:
+    """Open everything: the store's lock first, then ledger, keys, engines; close in reverse.
+
+    Without engines nothing can be routed, but budgets, keys and reports are there at once.
+
+    Raises:
+        StoreLocked: another process owns the store; nothing was started.
+        ConfigError: a deployment cannot be built from its settings.
+    """
+    clock = clock or SystemClock()
+    store_path = settings.store.path.expanduser()
+    tiers = build_tiers(settings)
+    deployments = build_deployments(settings, gpus=gpu_uuids()) if with_engines else ()
+    async with contextlib.AsyncExitStack() as exits:
+        lock = exits.enter_context(StoreLock.acquire(store_path))
+        database = exits.enter_context(Database.open(store_path))
+        ledger = Ledger(database, settings.budgets, clock)
+        recovered = ledger.recover()
+        keyring = Keyring(database, settings.access, store_path, clock)
+        first_key = _first_key(keyring)
+        device_clock = DeviceClock(clock)
+        records = UsageRecords(database, clock, device_clock, tiers)
+        records.prune(settings.metering.retention_days)
+        metrics = Metrics()
+        fleet = await exits.enter_async_context(
+            Fleet(
+                [_plan(settings, deployment.name, deployment) for deployment in deployments], settings.fleet
+            )
+        )
+        breakers = Breakers(settings.execution, clock)
+        settler = Settler(ledger)
+        exits.push_async_callback(settler.drain)
+        pipeline = Pipeline(
+            router=Router(settings.routing, tiers),
+            fleet=fleet,
+            settler=settler,
+            chain=Chain(fleet, breakers, device_clock, metrics, settings.execution, clock),
+            breakers=breakers,
+            records=records,
+            metrics=metrics,
+            routing=settings.routing,
+            budgets=settings.budgets,
+            execution=settings.execution,
+            clock=clock,
+        )
+        owner_token = secrets.token_urlsafe(32)
+        doors = Doors(
+            pipeline=pipeline,
+            office=Office(ledger=ledger, keyring=keyring, records=records, fleet=fleet, clock=clock),
+            fleet=fleet,
+            doorkeeper=Doorkeeper(keyring, owner_token),
+            collector=_collector(metrics, device_clock, fleet, breakers, ledger),
+            tier_names=tuple(tier.name for tier in tiers),
+        )
+        yield OpenTrivet(
+            settings=settings,
+            application=build_application(doors, settings.server, settings.budgets),
+            fleet=fleet,
+            ledger=ledger,
+            keyring=keyring,
+            owner_token=owner_token,
+            lock=lock,
+            first_key=first_key,
+            recovered_holds=recovered,
+        )
+
+
+def store_path_of(settings: Settings) -> Path:
+    """Return where the store lies."""
+    return settings.store.path.expanduser()
+
+
+def _first_key(keyring: Keyring) -> str | None:
+    """Make the first admin key. It exists before anything listens, so Trivet is never open to all."""
+    if not keyring.is_empty():
+        return None
+    text, _ = keyring.create(OWNER_SCOPE, role="admin", label="first start")
+    return text
+
+
+def _plan(settings: Settings, name: str, deployment: Deployment) -> EndpointPlan:
+    return EndpointPlan(
+        deployment=deployment,
+        api_key=api_key_of(settings, name),
+        launch=launch_of(settings, name),
+        context_pinned=deployment_settings(settings, name).context_tokens is not None,
+    )
+
+
+def _collector(
+    metrics: Metrics, device_clock: DeviceClock, fleet: Fleet, breakers: Breakers, ledger: Ledger
+) -> TrivetCollector:
+    """Register what each room can tell at scrape time."""
+    collector = TrivetCollector(metrics, device_clock)
+    collector.register_snapshot(
+        "trivet_breaker_open",
+        "1 while the deployment's circuit breaker is open or half-open.",
+        ("deployment",),
+        lambda: [((name,), float(state != "closed")) for name, state in breakers.states().items()],
+    )
+    collector.register_snapshot(
+        "trivet_deployment_ready",
+        "1 while the deployment's engine answers its probe.",
+        ("deployment", "tier"),
+        lambda: [
+            ((offer.deployment.name, offer.deployment.tier.name), float(offer.state == "ready"))
+            for offer in fleet.offers()
+        ],
+    )
+    collector.register_snapshot(
+        "trivet_budget_overrun_tokens",
+        "Tokens charged beyond their hold since the start; the target is 0.",
+        (),
+        lambda: [((), float(ledger.overruns()))],
+    )
+    return collector

@@ -1,0 +1,111 @@
+"""The HTTP server around an open Trivet."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from uvicorn.config import Config
+
+from trivet.app.assembly import OpenTrivet, open_trivet
+from trivet.config.settings import ServerSettings, Settings
+from trivet.domain.errors import ConfigError
+
+PORTS_TRIED = 20
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, which would end the process before the holds are settled."""
+
+    def __init__(self, config: Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept, and say so."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `serve`."""
+        yield
+
+    def stop(self) -> None:
+        """Drain on the first signal, stop at once on the second; both settle."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+async def serve(
+    settings: Settings, *, started: Callable[[OpenTrivet, str], None], other_port_if_taken: bool = False
+) -> None:
+    """Serve until SIGINT or SIGTERM; `started` is told the URL once the socket listens.
+
+    On a signal no new connection is accepted, running answers get `server.drain_timeout_s` to end,
+    then every hold is settled and the launched engines are stopped.
+
+    Raises:
+        ConfigError: the address cannot be bound.
+        StoreLocked: another process owns the store.
+    """
+    listener = bind(settings.server, other_port_if_taken=other_port_if_taken)
+    with contextlib.closing(listener):
+        async with open_trivet(settings) as trivet:
+            url = url_of(settings.server.host, listener.getsockname()[1])
+            config = Config(
+                trivet.application,
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=max(1, round(settings.server.drain_timeout_s)),
+                server_header=False,
+                ws="none",
+                h11_max_incomplete_event_size=32 * 1024,
+            )
+
+            def ready() -> None:
+                trivet.lock.announce(url, trivet.owner_token)
+                started(trivet, url)
+
+            server = _Server(config, ready)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, server.stop)
+            await server.serve(sockets=[listener])
+
+
+def bind(server: ServerSettings, *, other_port_if_taken: bool) -> socket.socket:
+    """Return a listening socket at the configured address, or at a free port beside it if allowed."""
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    ports = [server.port]
+    if other_port_if_taken:
+        ports += [*range(server.port + 1, min(server.port + PORTS_TRIED, 65536)), 0]
+    for port in ports:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((server.host, port))
+            listener.listen(2048)
+        except OSError as error:
+            listener.close()
+            last = error
+            continue
+        listener.setblocking(False)
+        return listener
+    raise ConfigError(
+        f"Cannot listen on {server.host}:{server.port}: {last.strerror}.",
+        hint="Stop the other program, or choose another port with --port.",
+        param="server.port",
+    )
+
+
+def url_of(host: str, port: int) -> str:
+    """Return the URL at which a client on this machine reaches the server."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

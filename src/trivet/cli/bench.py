@@ -1,0 +1,42 @@
+"""`trivet bench`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trivet.cli.output import print_json, print_table
+from trivet.cli.session import JsonOption
+
+app = typer.Typer(help="Measure Trivet on this machine.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    """Measure Trivet on this machine."""
+
+
+@app.command()
+def decide(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="JSONL (.gz) file with a `prompt` in each row; by default made-up prompts."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Decisions timed for each length.", min=1)] = 2000,
+    as_json: JsonOption = False,
+) -> None:
+    """Time routing decisions on prompts as they are, and cut or padded to 3,000 and 32,000 characters.
+
+    Example:
+      trivet bench decide --data prompts.jsonl.gz --json
+    """
+    from trivet.lab.bench import bench_decide, built_in_prompts, load_prompts
+
+    prompts = load_prompts(data) if data else built_in_prompts()
+    rows = bench_decide(prompts, n=n)
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("chars", "n", "p50 us", "p99 us"), [(r["chars"], r["n"], r["p50_us"], r["p99_us"]) for r in rows]
+    )

@@ -1,0 +1,30 @@
+"""Exit statuses: the one table from error codes to them."""
+
+OK = 0
+FAILED = 1
+USAGE = 2
+CONFIG = 3
+STORE = 4
+ACCESS = 5
+BUDGET = 6
+ENGINE = 7
+DIFFERENCES = 8
+
+_BY_CODE = {
+    "config_invalid": CONFIG,
+    "store_locked": STORE,
+    "store_error": STORE,
+    "budget_store_unavailable": STORE,
+    "api_key_missing": ACCESS,
+    "invalid_api_key": ACCESS,
+    "permission_denied": ACCESS,
+    "budget_exhausted": BUDGET,
+    "budget_contended": BUDGET,
+    "request_too_large": BUDGET,
+    "server_unreachable": ENGINE,
+}
+
+
+def exit_status(code: str) -> int:
+    """Return the exit status for a stable error code."""
+    return _BY_CODE.get(code, ENGINE if code.startswith("upstream_") else FAILED)

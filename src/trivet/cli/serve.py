@@ -1,0 +1,65 @@
+"""`trivet serve`"""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trivet.cli.output import say
+from trivet.cli.session import ConfigOption
+
+if TYPE_CHECKING:
+    from trivet.app import OpenTrivet
+
+
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port to listen on; 0 picks a free one.  [default: 8748]", show_default=False),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="SQLite file of the ledger and the records.", show_default=False)
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json.", show_default=False)] = None,
+) -> None:
+    """Serve the tiers of the configuration on an OpenAI-compatible port.
+
+    Without a configuration file the tiers come from MODEL_LIGHT, MODEL_STANDARD and MODEL_HEAVY.
+
+    Examples:
+      trivet serve --config trivet.yaml
+      MODEL_HEAVY=vllm/qwen2.5:72b trivet serve --port 9000
+    """
+    from trivet.app import serve as serve_until_stopped
+    from trivet.app.logs import configure_logging
+    from trivet.config.load import load_settings
+
+    flags = {"server.host": host, "server.port": port, "store.path": store, "logging.format": log_format}
+    loaded = load_settings(config_path=config, flags=flags)
+    configure_logging(loaded.settings.logging)
+    say(f"Configuration: {loaded.path or 'environment and defaults'}. Starting engines ...")
+    asyncio.run(serve_until_stopped(loaded.settings, started=_announce))
+
+
+def _announce(trivet: "OpenTrivet", url: str) -> None:
+    say(f"\nTrivet listens on {url}")
+    if trivet.recovered_holds:
+        say(f"Charged {trivet.recovered_holds} holds that an earlier process left open.")
+    for engine in trivet.fleet.report():
+        mark = {"ready": "ready  ", "loading": "loading"}.get(engine["state"], "DOWN   ")
+        note = f": {engine['detail']}" if engine["state"] != "ready" and engine["detail"] else ""
+        say(f"  {engine['tier']:<10} {mark}  {engine['name']} ({engine['engine']}){note}")
+    if trivet.first_key is not None:
+        say(f"\nFirst start. The admin key, shown only this once:\n  {trivet.first_key}")
+    key = trivet.first_key or "$TRIVET_API_KEY"
+    say(
+        "\nTry:\n"
+        f"  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\\n"
+        "    -H 'Content-Type: application/json' \\\n"
+        '    -d \'{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}\'\n'
+    )

@@ -1,0 +1,74 @@
+"""An answer being delivered: whole, or as a stream that is honest about its end."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from trivet.domain.errors import EngineError
+from trivet.domain.outcomes import OutcomeStatus
+from trivet.domain.tiers import Deployment
+from trivet.engines.protocol import Reply
+from trivet.execution.chain import RunningAttempt
+from trivet.execution.run import Run
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Answer:
+    """What an engine answers to one request. Whoever holds it must `aclose()` it.
+
+    Closing before the end cancels the work upstream and settles what was generated until then.
+    """
+
+    def __init__(self, run: Run, reply: Reply, running: RunningAttempt) -> None:
+        self.run = run
+        self._reply = reply
+        self._running = running
+
+    @property
+    def deployment(self) -> Deployment:
+        """Return the deployment that answers."""
+        return self._running.attempt.deployment
+
+    @property
+    def body(self) -> bytes:
+        """Return the JSON document of a plain answer; empty for a stream."""
+        return self._reply.body or b""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield a streamed answer's events, then `data: [DONE]` if it ended as it should.
+
+        Raises:
+            EngineError: the stream broke after it began; what was yielded is not a whole answer.
+        """
+        keep_usage = self.run.request.include_usage
+        try:
+            async for chunk in self._reply.chunks():
+                if keep_usage or not chunk.usage_only:
+                    yield chunk.data
+        except EngineError as error:
+            await self._close("cut", error)
+            raise
+        await self._close("ok", None)
+        yield DONE
+
+    async def complete(self) -> None:
+        """Settle a plain answer, which has arrived whole."""
+        await self._close("ok", None)
+
+    async def aclose(self) -> None:
+        """Let go: cancel upstream if it still works, and settle. Idempotent."""
+        if not self.run.closed:
+            await self._close("cancelled", None)
+
+    async def _close(self, status: OutcomeStatus, error: EngineError | None) -> None:
+        try:
+            # The hold stays until the engine has been told to stop.
+            with contextlib.suppress(EngineError):
+                await self._reply.aclose()
+        finally:
+            # Plain calls: no cancellation comes between the clocks' end and the settlement's start.
+            self._running.end(error, cancelled=status == "cancelled")
+            settlement = self.run.close(status, reply=self._reply, error=error)
+        if settlement is not None:
+            await asyncio.shield(settlement)

@@ -1,0 +1,135 @@
+"""A circuit breaker for each endpoint, also where a tier has only one.
+
+Closed: requests pass. Open: none pass until a time, which doubles with each re-opening up to a maximum
+and is jittered so that replicas do not probe in step. Half-open: one real request at a time passes;
+three successes close, one failure opens again. A client that leaves, and a request that is itself at
+fault, say nothing about the endpoint.
+"""
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from trivet.config.settings import ExecutionSettings
+from trivet.domain.clock import Clock
+
+RATE_WINDOW_NS = 30_000_000_000
+RATE_MINIMUM = 10
+RATE_THRESHOLD = 0.5
+PROBES_TO_CLOSE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Leave to send one request; give it back with what became of it."""
+
+    probe: bool
+
+
+class Breaker:
+    """Counts the failures of one endpoint and closes the way to it for a while."""
+
+    def __init__(self, settings: ExecutionSettings, clock: Clock, dice: random.Random) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._dice = dice
+        self._recent: deque[tuple[int, bool]] = deque(maxlen=256)
+        self._consecutive = 0
+        self._opened_times = 0
+        self._open_until_ns: int | None = None
+        self._probing = False
+        self._probe_successes = 0
+
+    @property
+    def state(self) -> str:
+        """Return `closed`, `open` or `half_open`."""
+        if self._open_until_ns is None:
+            return "closed"
+        return "open" if self._clock.monotonic_ns() < self._open_until_ns else "half_open"
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Return the seconds until a probe is let through; None unless open."""
+        if self.state != "open" or self._open_until_ns is None:
+            return None
+        return (self._open_until_ns - self._clock.monotonic_ns()) / 1e9
+
+    def ask(self) -> Pass | None:
+        """Return a Pass, or None when the request must go elsewhere."""
+        match self.state:
+            case "closed":
+                return Pass(probe=False)
+            case "half_open" if not self._probing:
+                self._probing = True
+                return Pass(probe=True)
+            case _:
+                return None
+
+    def succeeded(self, leave: Pass) -> None:
+        """Record that content arrived."""
+        self._consecutive = 0
+        self._recent.append((self._clock.monotonic_ns(), True))
+        if leave.probe:
+            self._probing = False
+            self._probe_successes += 1
+            if self._probe_successes >= PROBES_TO_CLOSE:
+                self._close()
+
+    def failed(self, leave: Pass) -> None:
+        """Record that the endpoint failed the request."""
+        now_ns = self._clock.monotonic_ns()
+        self._recent.append((now_ns, False))
+        self._consecutive += 1
+        if leave.probe:
+            self._probing = False
+            self._open(now_ns)
+        elif self._open_until_ns is None and self._too_many(now_ns):
+            self._open(now_ns)
+
+    def returned(self, leave: Pass) -> None:
+        """Record nothing: the client left, or the request itself was at fault."""
+        if leave.probe:
+            self._probing = False
+
+    def _too_many(self, now_ns: int) -> bool:
+        if self._consecutive >= self._settings.breaker_consecutive_failures:
+            return True
+        window = [ok for at_ns, ok in self._recent if now_ns - at_ns <= RATE_WINDOW_NS]
+        return len(window) >= RATE_MINIMUM and window.count(False) >= RATE_THRESHOLD * len(window)
+
+    def _open(self, now_ns: int) -> None:
+        open_s = min(
+            self._settings.breaker_open_max_s,
+            self._settings.breaker_open_s * 2.0 ** min(self._opened_times, 16),
+        )
+        self._opened_times += 1
+        self._probe_successes = 0
+        self._open_until_ns = now_ns + int(open_s * self._dice.uniform(0.8, 1.0) * 1e9)
+
+    def _close(self) -> None:
+        self._open_until_ns = None
+        self._opened_times = 0
+        self._probe_successes = 0
+        self._consecutive = 0
+        self._recent.clear()
+
+
+class Breakers:
+    """The breakers of all endpoints, made when first asked for."""
+
+    def __init__(self, settings: ExecutionSettings, clock: Clock, dice: random.Random | None = None) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
+        self._by_name: dict[str, Breaker] = {}
+
+    def of(self, name: str) -> Breaker:
+        """Return the breaker of a deployment."""
+        breaker = self._by_name.get(name)
+        if breaker is None:
+            breaker = self._by_name[name] = Breaker(self._settings, self._clock, self._dice)
+        return breaker
+
+    def states(self) -> dict[str, str]:
+        """Return the state of every breaker that was ever asked."""
+        return {name: breaker.state for name, breaker in self._by_name.items()}

@@ -1,0 +1,143 @@
+"""The request in nine verbs: authenticate (at the door), describe, decide, admit, reserve, attempt,
+relay, settle, announce.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+import structlog
+
+from trivet.config.settings import BudgetSettings, ExecutionSettings, RoutingSettings
+from trivet.domain.clock import Clock
+from trivet.domain.decisions import Decision, Offer
+from trivet.domain.errors import BudgetError, StoreUnavailable, TrivetError
+from trivet.domain.outcomes import Outcome, OutcomeStatus
+from trivet.domain.requests import ChatRequest, Principal
+from trivet.execution.answer import Answer
+from trivet.execution.breaker import Breakers
+from trivet.execution.chain import Chain
+from trivet.execution.run import Run
+from trivet.execution.settler import Settler
+from trivet.fleet import Fleet
+from trivet.metering import Metrics, UsageRecords
+from trivet.routing import Router, describe
+
+log = structlog.get_logger(__name__)
+
+
+class Pipeline:
+    """Introduces the rooms to one another, one request at a time."""
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        fleet: Fleet,
+        settler: Settler,
+        chain: Chain,
+        breakers: Breakers,
+        records: UsageRecords,
+        metrics: Metrics,
+        routing: RoutingSettings,
+        budgets: BudgetSettings,
+        execution: ExecutionSettings,
+        clock: Clock,
+    ) -> None:
+        self._router = router
+        self._fleet = fleet
+        self._settler = settler
+        self._chain = chain
+        self._breakers = breakers
+        self._records = records
+        self._metrics = metrics
+        self._routing = routing
+        self._budgets = budgets
+        self._execution = execution
+        self._clock = clock
+
+    def decide(self, request: ChatRequest, principal: Principal) -> Decision:
+        """Describe the request and choose its candidates; nothing is held and nothing is sent.
+
+        Raises:
+            ModelUnknown, ContextTooLong, NoCandidate, PermissionDenied, RequestMalformed
+        """
+        try:
+            needs = describe(request, text_limit_chars=self._routing.text_limit_chars)
+            return self._router.decide(
+                request, needs, self._offers(), principal=principal, decision_id=uuid.uuid4().hex
+            )
+        except TrivetError as error:
+            self._metrics.refused(error.code)
+            raise
+
+    async def execute(self, request: ChatRequest, principal: Principal, *, request_id: str) -> Answer:
+        """Serve the request; return once the first content has arrived (a plain answer: all of it).
+
+        The answer must be closed by the caller. Cancelling this call cancels the work upstream; what
+        was held is settled or released in every case.
+
+        Raises:
+            TrivetError: see `decide`; BudgetError and StoreUnavailable when the hold is refused;
+                EngineError when no candidate produced content.
+        """
+        started_ns = self._clock.monotonic_ns()
+        decision = self.decide(request, principal)
+        run = Run(
+            request_id=request_id,
+            principal=principal,
+            request=request,
+            decision=decision,
+            settler=self._settler,
+            clock=self._clock,
+            started_ns=started_ns,
+            row_writer=self._records.writer,
+            announce=self._announce,
+        )
+        try:
+            run.reservation = await self._settler.hold(
+                principal.scope, run.ceiling, wait_s=self._budgets.contended_wait_s
+            )
+            reply, running = await self._chain.first_content(
+                request, decision, run.attempts, request_id=request_id, started_ns=started_ns
+            )
+        except BaseException as error:
+            run.close(_status_of(error), error=error if isinstance(error, TrivetError) else None)
+            raise
+        answer = Answer(run, reply, running)
+        if not request.stream:
+            await answer.complete()
+        return answer
+
+    def _offers(self) -> Sequence[Offer]:
+        states = self._breakers.states()
+        return [
+            replace(offer, state="open")
+            if offer.state == "ready" and states.get(offer.deployment.name) == "open"
+            else offer
+            for offer in self._fleet.offers()
+        ]
+
+    def _announce(self, outcome: Outcome) -> None:
+        self._metrics.observe(outcome)
+        served_by = outcome.served_by
+        log.info(
+            "request.done",
+            request_id=outcome.request_id,
+            scope=outcome.scope,
+            status=outcome.status,
+            tier=served_by.tier.name if served_by else None,
+            model=served_by.model if served_by else None,
+            complexity=round(outcome.decision.complexity.score, 3),
+            attempts=len(outcome.attempts),
+            tokens=outcome.usage.total_tokens if outcome.usage else 0,
+            latency_ms=round((outcome.ended_ns - outcome.started_ns) / 1e6, 1),
+            code=outcome.error_code,
+        )
+
+
+def _status_of(error: BaseException) -> OutcomeStatus:
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    return "refused" if isinstance(error, BudgetError | StoreUnavailable) else "failed"

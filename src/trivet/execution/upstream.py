@@ -1,0 +1,46 @@
+"""What goes to an engine, and how far what comes back is believed."""
+
+from typing import Any
+
+from trivet.domain.decisions import Decision
+from trivet.domain.outcomes import Usage
+from trivet.domain.requests import ChatRequest
+from trivet.domain.tiers import Deployment
+
+
+def upstream_body(request: ChatRequest, decision: Decision, deployment: Deployment) -> dict[str, Any]:
+    """Return the body to send: the caller's, with only what Trivet owns rewritten.
+
+    The output is always capped, so that the ledger's hold is a true ceiling of what the engine can do.
+    """
+    body = dict(request.body)
+    body["model"] = deployment.model
+    cap_key = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    body.pop("max_tokens", None)
+    body[cap_key] = decision.max_output_tokens
+    if decision.temperature is not None and body.get("temperature") is None:
+        body["temperature"] = decision.temperature
+    if request.stream:
+        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    else:
+        body.pop("stream_options", None)
+    return body
+
+
+def believable(
+    usage: Usage | None, *, output_cap: int, context_tokens: int, content_events: int
+) -> Usage | None:
+    """Return the engine's usage if it can be true, else None (facts: engines report wrong numbers).
+
+    It cannot be true when more was generated than the cap allows, when the prompt alone exceeds the
+    context window, or when nothing is said to have been generated although content arrived.
+    """
+    if usage is None:
+        return None
+    if not 0 <= usage.completion_tokens <= output_cap:
+        return None
+    if not 0 <= usage.prompt_tokens <= context_tokens:
+        return None
+    if usage.completion_tokens == 0 and content_events > 0:
+        return None
+    return usage

@@ -1,0 +1,235 @@
+"""`Trivet`: one class for Trivet in this process and for a server elsewhere."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+import httpx
+
+from trivet.config.load import load_settings
+from trivet.config.settings import Settings
+from trivet.domain.errors import ServerUnreachable
+from trivet.sdk.results import Completion, CompletionStream, Facts, Route, error_from
+
+Messages = str | Sequence[Mapping[str, Any]]
+HINTS = (
+    "task_type", "task_id", "worker", "session", "priority", "min_tier", "max_tier", "local_only",
+    "capabilities", "context_tokens", "history_length",
+)  # fmt: skip
+# An answer may take as long as the server's own deadline; only connecting is bounded here.
+TIMEOUT = httpx.Timeout(None, connect=5.0)
+
+
+class Trivet:
+    """Routes, completes and reports. Make one with `open` or `connect`; use it as a context manager.
+
+    Example:
+        async with Trivet.open("trivet.yaml") as trivet:
+            answer = await trivet.complete("What is a trivet?")
+            print(answer.text, answer.facts.tier, answer.facts.reason)
+    """
+
+    def __init__(
+        self, *, settings: Settings | None, url: str | None, api_key: str | None, with_engines: bool = True
+    ) -> None:
+        self._settings = settings
+        self._with_engines = with_engines
+        self._url = url
+        self._api_key = api_key
+        self._exits = contextlib.AsyncExitStack()
+        self._http: httpx.AsyncClient | None = None
+
+    @classmethod
+    def open(
+        cls, config: str | Path | None = None, *, settings: Settings | None = None, with_engines: bool = True
+    ) -> "Trivet":
+        """Run Trivet in this process: it locks the store and starts the engines when entered.
+
+        Args:
+            config: the configuration file; by default the same search as `trivet serve`.
+            settings: settings made in code, instead of a file.
+            with_engines: False for budgets, keys and reports only; nothing can be routed then.
+
+        Raises (when entered):
+            StoreLocked: a server owns the store; its URL is in the message. Nothing was started.
+            ConfigError: the configuration cannot be used.
+        """
+        if settings is None:
+            settings = load_settings(config_path=Path(config) if config is not None else None).settings
+        return cls(settings=settings, url=None, api_key=None, with_engines=with_engines)
+
+    @classmethod
+    def connect(cls, url: str, *, api_key: str | None = None) -> "Trivet":
+        """Use the Trivet server at `url`; the same methods over HTTP."""
+        return cls(settings=None, url=url.rstrip("/"), api_key=api_key)
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as exits:
+            headers = {}
+            transport: httpx.AsyncBaseTransport | None = None
+            if self._settings is not None:
+                from trivet.app import open_trivet
+                from trivet.sdk.in_process import InProcessTransport
+
+                opened = await exits.enter_async_context(
+                    open_trivet(self._settings, with_engines=self._with_engines)
+                )
+                transport = InProcessTransport(opened.application)
+                headers["authorization"] = f"Bearer {opened.owner_token}"
+            elif self._api_key:
+                headers["authorization"] = f"Bearer {self._api_key}"
+            self._http = await exits.enter_async_context(
+                httpx.AsyncClient(
+                    base_url=self._url or "http://trivet.in-process",
+                    headers=headers,
+                    transport=transport,
+                    timeout=TIMEOUT,
+                    trust_env=False,
+                )
+            )
+            self._exits = exits.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http = None
+        await self._exits.aclose()
+
+    async def route(
+        self, messages: Messages, *, model: str = "auto", scope: str | None = None, **options: Any
+    ) -> Route:
+        """Decide without executing; nothing is held or charged.
+
+        `options` are hints (`task_type`, `min_tier`, `local_only`, ...) and OpenAI parameters (`tools`, ...).
+        """
+        body = _body(messages, model, options)
+        return Route.read(await self.call("POST", "/api/v1/route", json=body, scope=scope))
+
+    @overload
+    async def complete(
+        self,
+        messages: Messages,
+        *,
+        model: str = ...,
+        stream: Literal[False] = ...,
+        scope: str | None = ...,
+        **options: Any,
+    ) -> Completion: ...
+    @overload
+    async def complete(
+        self,
+        messages: Messages,
+        *,
+        model: str = ...,
+        stream: Literal[True],
+        scope: str | None = ...,
+        **options: Any,
+    ) -> CompletionStream: ...
+    async def complete(
+        self,
+        messages: Messages,
+        *,
+        model: str = "auto",
+        stream: bool = False,
+        scope: str | None = None,
+        **options: Any,
+    ) -> Completion | CompletionStream:
+        """Answer the messages on the cheapest tier that will do, within the budget.
+
+        Args:
+            messages: a prompt, or OpenAI chat messages.
+            model: `auto`, a tier's name, or a deployment's name.
+            stream: return a CompletionStream instead of waiting for the whole answer.
+            scope: whom to charge; only the owner and admin keys may name another than their own.
+            options: hints and OpenAI parameters, as for `route`.
+
+        Raises:
+            TrivetError: with the stable `code` of the refusal or failure.
+        """
+        body = _body(messages, model, options)
+        if stream:
+            body["stream"] = True
+        response = await self._send("POST", "/v1/chat/completions", json=body, scope=scope, stream=stream)
+        if stream:
+            return CompletionStream(response)
+        return Completion(facts=Facts.read(response.headers), raw=response.json())
+
+    async def budget_status(self, scope: str) -> dict[str, Any]:
+        """Return a scope's budgets, burn rate and projection."""
+        return dict(await self.call("GET", f"/api/v1/budgets/{scope}/status"))
+
+    async def savings(self, **period: str) -> dict[str, Any]:
+        """Return the savings report; `since` and `until` as `24h` or ISO instants, `scope` to narrow."""
+        return dict(await self.call("GET", "/api/v1/savings", params=period))
+
+    async def usage(self, **query: str) -> dict[str, Any]:
+        """Return usage rows; `by` names the grouping (`tier,day`), else as `savings`."""
+        return dict(await self.call("GET", "/api/v1/usage", params=query))
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, str] | None = None,
+        scope: str | None = None,
+    ) -> Any:
+        """Call any route of the HTTP API and return its JSON; None where it has no body.
+
+        Raises:
+            TrivetError: the server's error; ServerUnreachable when nobody answers.
+        """
+        response = await self._send(method, path, json=json, params=params, scope=scope)
+        return response.json() if response.content else None
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, str] | None = None,
+        scope: str | None = None,
+        stream: bool = False,
+    ) -> httpx.Response:
+        if self._http is None:
+            raise RuntimeError("Use Trivet as a context manager: `async with Trivet.open(...) as trivet:`.")
+        headers = {"x-trivet-scope": scope} if scope else None
+        request = self._http.build_request(method, path, json=json, params=params, headers=headers)
+        try:
+            response = await self._http.send(request, stream=stream)
+        except httpx.TransportError as error:
+            raise ServerUnreachable(
+                f"No Trivet answers at {self._url} ({type(error).__name__}).",
+                hint="Start one with `trivet serve`, or check the URL.",
+            ) from error
+        if response.status_code >= 400:
+            await response.aread()
+            try:
+                document = response.json()
+            except ValueError:
+                document = None
+            raise error_from(document)
+        return response
+
+
+def _body(messages: Messages, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the chat body: hints go into `metadata`, the rest are OpenAI's parameters."""
+    turns = (
+        [{"role": "user", "content": messages}] if isinstance(messages, str) else [dict(m) for m in messages]
+    )
+    body: dict[str, Any] = {"model": model, "messages": turns}
+    metadata = dict(options.get("metadata") or {})
+    for name, value in options.items():
+        if name in HINTS:
+            if value is not None:
+                metadata[name] = value
+        elif name != "metadata":
+            body[name] = value
+    if metadata:
+        body["metadata"] = metadata
+    return body
