@@ -1,0 +1,112 @@
+"""The embedded engine: llama.cpp's own HTTP server from the `xllamacpp` wheel, as a program of its own.
+
+Run `python -m trivet.engines.llamacpp_server --model FILE --port N`. It listens on 127.0.0.1 only, speaks
+OpenAI's wire format, ends on SIGTERM, and ends by itself when its standard input reaches end-of-file: its
+parent holds the other end of that pipe, so that the engine never outlives it, not even a kill -9.
+
+Exit codes: 0 told to end; 2 usage; 3 the wheel is missing; 4 the model file cannot be loaded.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+EXIT_WHEEL_MISSING = 3
+EXIT_MODEL_UNUSABLE = 4
+GGUF_MAGIC = b"GGUF"
+LOG_ERRORS_ONLY = 1
+"""llama.cpp's verbosity: 0 silent, 1 errors, 2 warnings, 3 information."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to end; return the exit code."""
+    options = _parser().parse_args(arguments)
+    # While the model loads no Python code runs, so the signal must end the process by itself until then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_standard_input, name="lifeline", daemon=True).start()
+    try:
+        import xllamacpp
+    except ImportError:
+        return _fail(
+            EXIT_WHEEL_MISSING, "the embedded engine is not installed: pip install 'trivet[llamacpp]'"
+        )
+    problem = _model_problem(options.model)
+    if problem:
+        return _fail(EXIT_MODEL_UNUSABLE, problem)
+    told_to_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: told_to_end.set())
+    try:
+        server = xllamacpp.Server(_parameters(xllamacpp, options))
+    except (RuntimeError, ValueError) as error:
+        return _fail(EXIT_MODEL_UNUSABLE, f"cannot serve {options.model} on port {options.port}: {error}")
+    print(f"listening on {server.listening_address}", flush=True)
+    told_to_end.wait()
+    # The library's own shutdown waits for open streams; their clients are gone or will be told by the socket.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trivet.engines.llamacpp_server", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="GGUF file")
+    parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1")
+    parser.add_argument("--alias", help="the name it serves the model under; by default the file's")
+    parser.add_argument("--context", type=int, default=2048, help="context window of each slot, in tokens")
+    parser.add_argument("--slots", type=int, default=4, help="requests run at once")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="layers put on the GPU")
+    return parser
+
+
+def _end_with_standard_input() -> None:
+    try:
+        while os.read(0, 4096):
+            pass
+    except OSError:
+        pass
+    os._exit(0)
+
+
+def _model_problem(model: Path) -> str | None:
+    try:
+        with model.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except OSError as error:
+        return f"cannot read the model file {model}: {error.strerror}"
+    if magic != GGUF_MAGIC:
+        return f"{model} is not a GGUF model file"
+    return None
+
+
+def _parameters(xllamacpp: Any, options: argparse.Namespace) -> Any:
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(options.model)
+    parameters.model_alias = {options.alias or options.model.stem}
+    parameters.hostnames = ["127.0.0.1"]
+    parameters.port = options.port
+    # llama.cpp shares n_ctx among its slots.
+    parameters.n_ctx = options.context * options.slots
+    parameters.n_parallel = options.slots
+    parameters.cpuparams.n_threads = options.threads
+    parameters.cpuparams_batch.n_threads = options.threads
+    parameters.n_gpu_layers = options.gpu_layers
+    parameters.fit_params = False
+    parameters.endpoint_metrics = True
+    parameters.endpoint_slots = True
+    parameters.ui = False
+    parameters.verbosity = LOG_ERRORS_ONLY
+    parameters.offline = True
+    return parameters
+
+
+def _fail(code: int, sentence: str) -> int:
+    print(f"llamacpp_server: {sentence}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
