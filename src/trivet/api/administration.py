@@ -98,6 +98,13 @@ def _keys(office: Office, caller: Caller) -> APIRouter:
         await office.revoke_key(principal, key_id)
         return Response(status_code=204)
 
+    return routes
+
+
+def _reports(office: Office, caller: Caller) -> APIRouter:
+    Who = Annotated[Principal, Depends(caller)]  # noqa: N806 - a type
+    routes = APIRouter(tags=["reports"])
+
     @routes.get("/savings", summary="Device seconds used, against everything on the heaviest tier")
     async def savings(
         principal: Who, since: Since = None, until: Until = None, scope_text: ScopeFilter = None

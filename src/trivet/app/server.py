@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
 from uvicorn.config import Config
@@ -41,11 +41,15 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    settings: Settings, *, started: Callable[[OpenTrivet, str], None], other_port_if_taken: bool = False
+    settings: Settings,
+    *,
+    started: Callable[[OpenTrivet, str], None],
+    stop: asyncio.Event | None = None,
+    other_port_if_taken: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `started` is told the URL once the socket listens.
+    """Serve until `stop` is set, or without one until SIGINT or SIGTERM.
 
-    On a signal no new connection is accepted, running answers get `server.drain_timeout_s` to end,
+    `started` is told the URL once the socket listens. On stopping no new connection is accepted, running answers get `server.drain_timeout_s` to end,
     then every hold is settled and the launched engines are stopped.
 
     Raises:
@@ -73,10 +77,29 @@ async def serve(
                 started(trivet, url)
 
             server = _Server(config, ready)
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, server.stop)
-            await server.serve(sockets=[listener])
+            async with _stopped_by(stop, server):
+                await server.serve(sockets=[listener])
+
+
+@contextlib.asynccontextmanager
+async def _stopped_by(stop: asyncio.Event | None, server: _Server) -> AsyncIterator[None]:
+    """Let the event, or without one the signals, stop the server."""
+    loop = asyncio.get_running_loop()
+    if stop is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, server.stop)
+        yield
+        return
+
+    async def wait() -> None:
+        await stop.wait()
+        server.stop()
+
+    waiting = loop.create_task(wait())
+    try:
+        yield
+    finally:
+        waiting.cancel()
 
 
 def bind(server: ServerSettings, *, other_port_if_taken: bool) -> socket.socket:

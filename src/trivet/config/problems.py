@@ -100,7 +100,7 @@ def from_validation(error: ValidationError, tree: Node, known: Sequence[Problem]
             origin = origin_at(tree, path[:-1])
             problems.append(Problem(key, origin, f"is missing; allowed: {_allowed(shape)}."))
         elif fault["type"] == "value_error":
-            problems.append(Problem(key, origin, str(fault["ctx"]["error"])))
+            problems.append(Problem(key, origin, without_password(str(fault["ctx"]["error"]))))
         else:
             value = fault["input"]
             secret = not isinstance(value, dict | list) and (shape is None or shape.holds_secret())

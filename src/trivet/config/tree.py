@@ -59,6 +59,8 @@ def origin_at(tree: Node, path: Path) -> str:
             node = node.value[step]
         elif isinstance(node.value, list) and isinstance(step, int) and step < len(node.value):
             node = node.value[step]
+        elif node.value is None:
+            return DEFAULT
         else:
             break
     return node.origin

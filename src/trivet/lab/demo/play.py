@@ -121,7 +121,6 @@ async def _report(stage: Stage, users: Sequence[User], tally: Tally, started: da
         tenants = await _settled_rows(http)
         answer = await http.get("/api/v1/savings", params={"since": started.isoformat()})
         savings = answer.raise_for_status().json()
-        )
     rich = next(user for user in users if user.scope.startswith("globex.research"))
     return DemoReport(tally=tally, tenants=tenants, savings=savings, url=stage.url, api_key=rich.api_key)
 

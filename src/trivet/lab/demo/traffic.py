@@ -25,19 +25,19 @@ MEDIUM = (
         "and explain when a retransmission is worth its latency."
     ),
     (
-        "Write a short function that merges two sorted lists, then explain its complexity and compare it with "
-        "sorting the concatenation. Mention the trade-offs for memory as well."
+        "Write a short function that merges two sorted lists, then explain its complexity and compare it "
+        "with sorting the concatenation. Mention the trade-offs for memory as well."
     ),
     (
-        "Our nightly job analyzes log files and sometimes fails with a timeout after the second retry. Explain "
-        "what could cause it and how we would debug it step by step."
+        "Our nightly job analyzes log files and sometimes fails with a timeout after the second retry. "
+        "Explain what could cause it and how we would debug it step by step."
     ),
 )
 HARD = (
     (
         "Analyze the security implications of our multi-tenant architecture: each service authenticates with "
-        "mutual TLS, the audit pipeline is asynchronous, and the compliance report must evaluate every "
-        "cross-region failover. Design a threat model, compare two mitigation strategies and justify the choice."
+        "mutual TLS, the audit pipeline is asynchronous, and the compliance report must evaluate each "
+        "cross-region failover. Design a threat model, compare two mitigations and justify the choice."
     ),
     (
         "Evaluate a migration strategy from a monolith to an event-driven distributed system. Analyze the "
