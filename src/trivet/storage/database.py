@@ -1,0 +1,115 @@
+"""The store's one door: write and transact through the writer thread, read beside it."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Engine
+
+from trivet.storage.connections import (
+    WriterConnection,
+    open_writer,
+    reader_engine,
+    translated,
+    writer_engine,
+)
+from trivet.storage.migration import migrate
+from trivet.storage.writer import Writer, closed_error
+
+T = TypeVar("T")
+
+
+class Database:
+    """An open store. Usable from any thread, with or without an event loop.
+
+    All writes run on one thread, in the order in which they came, many to a commit. A future resolves
+    only after its commit is on disk, so a caller may block on `.result()` even inside a running loop.
+    """
+
+    def __init__(self, connection: WriterConnection, path: Path | None) -> None:
+        """Take the migrated writing connection; use `Database.open`."""
+        self.path = path
+        self._writing = writer_engine(connection)
+        self._writer = Writer(connection)
+        self._reading: Engine | None = None if path is None else reader_engine(path)
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: Path | None) -> Self:
+        """Open the store at `path`, made if missing and brought to the current schema; None: in memory.
+
+        Raises:
+            StoreUnavailable: it cannot be opened, or is newer than this Trivet.
+        """
+        path = None if path is None else path.expanduser().absolute()
+        connection = open_writer(path)
+        try:
+            migrate(writer_engine(connection), connection)
+        except BaseException as error:
+            connection.close()
+            raise translated(error) from error
+        return cls(connection, path)
+
+    def write(self, op: Callable[[sqlite3.Connection], T]) -> "Future[T]":
+        """Run `op` on the writer thread, in a savepoint of its own; it must not begin, commit or block.
+
+        The future's errors: whatever `op` raised (StoreError and StoreUnavailable for the driver's), or
+        StoreUnavailable when the commit failed or the store is closed.
+        """
+        return self._writer.submit(op)
+
+    def transact(self, op: Callable[[sqlalchemy.Connection], T]) -> "Future[T]":
+        """Do as `write` does, with SQLAlchemy Core on the same connection."""
+        return self._writer.submit(lambda _: self._with_core(op))
+
+    def read(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
+        """Run `op` on one consistent snapshot and wait for it; it sees what was committed before.
+
+        In memory it waits for its turn on the writer thread. Do not call it from an operation.
+
+        Raises:
+            StoreUnavailable: the store cannot be read, or is closed.
+        """
+        if self._reading is None:
+            return self._writer.wait(self.transact(op))
+        if self._closed:
+            raise closed_error()
+        try:
+            with self._reading.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                try:
+                    return op(connection)
+                finally:
+                    connection.exec_driver_sql("ROLLBACK")
+        except (sqlite3.Error, sqlalchemy.exc.DBAPIError) as error:
+            raise translated(error) from error
+
+    async def fetch(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
+        """Read as `read` does, without blocking the event loop."""
+        if self._reading is None:
+            return await asyncio.wrap_future(self.transact(op))
+        return await asyncio.to_thread(self.read, op)
+
+    def close(self) -> None:
+        """Finish what is queued, then close; idempotent."""
+        self._closed = True
+        if self._reading is not None:
+            self._reading.dispose()
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _with_core(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
+        with self._writing.connect() as connection:
+            return op(connection)

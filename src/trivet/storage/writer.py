@@ -1,0 +1,141 @@
+"""The one thread that writes: it takes what is queued, runs it in one transaction and commits once."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from trivet.domain.errors import StoreUnavailable
+from trivet.storage.connections import WriterConnection, translated
+
+T = TypeVar("T")
+
+# Operations that share one commit, and so one wait for the disk.
+BATCH_LIMIT = 256
+
+_Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
+
+
+class Writer:
+    """A daemon thread with a queue. Each operation has its own savepoint; a batch has one commit.
+
+    An operation's error undoes that operation only. A commit that fails undoes, and fails, the batch.
+    """
+
+    def __init__(self, connection: WriterConnection) -> None:
+        """Start the thread; it owns `connection` from now on and closes it at the end."""
+        self._connection = connection
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._gate = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="trivet-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, op: Callable[[sqlite3.Connection], T]) -> "Future[T]":
+        """Queue `op`. The future resolves after the commit; StoreUnavailable if the store is closed.
+
+        A future cancelled before its operation begins takes the operation back; later it cannot be cancelled.
+        """
+        future: Future[T] = Future()
+        with self._gate:
+            closed = self._closed
+            if not closed:
+                self._queue.put((op, future))
+        if closed:
+            future.set_exception(closed_error())
+        return future
+
+    def wait(self, future: "Future[T]") -> T:
+        """Wait for a result from any thread but the writer's own, where it would wait for ever."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "the writer thread cannot wait for itself: use the connection that it was given"
+            )
+        return future.result()
+
+    def close(self) -> None:
+        """Refuse new operations, finish the queued ones, close the connection; idempotent."""
+        with self._gate:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        going_on = True
+        while going_on:
+            jobs, going_on = self._take()
+            if jobs:
+                self._commit_together(jobs)
+        self._connection.close()
+
+    def _take(self) -> tuple[list[_Job], bool]:
+        """Wait for one job, then take what else is there; False when the end was reached."""
+        jobs: list[_Job] = []
+        job = self._queue.get()
+        while job is not None:
+            # A future that its owner cancelled in time is not run at all.
+            if job[1].set_running_or_notify_cancel():
+                jobs.append(job)
+            if len(jobs) == BATCH_LIMIT:
+                return jobs, True
+            try:
+                job = self._queue.get_nowait()
+            except Empty:
+                return jobs, True
+        return jobs, False
+
+    def _commit_together(self, jobs: list[_Job]) -> None:
+        connection = self._connection
+        answers: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for op, future in jobs:
+                answers.append((future, *self._attempt(op)))
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            failure = _unavailable(error)
+            answers = [(future, None, failure) for _, future in jobs]
+        for future, result, problem in answers:
+            if problem is None:
+                future.set_result(result)
+            else:
+                future.set_exception(problem)
+
+    def _attempt(self, op: Callable[[sqlite3.Connection], Any]) -> tuple[Any, BaseException | None]:
+        """Run one operation in its savepoint. Raises sqlite3.Error when the batch itself is lost."""
+        connection = self._connection
+        connection.execute("SAVEPOINT operation")
+        try:
+            result = op(connection)
+        except BaseException as error:  # whatever it is, it is the caller's
+            if not connection.in_transaction:
+                # A full disk makes SQLite roll back everything, earlier operations of the batch included.
+                raise sqlite3.OperationalError(f"the transaction was lost: {error}") from error
+            connection.execute("ROLLBACK TO operation")
+            connection.execute("RELEASE operation")
+            return None, translated(error)
+        connection.execute("RELEASE operation")
+        return result, None
+
+
+def closed_error() -> StoreUnavailable:
+    """Return what a closed store answers."""
+    return StoreUnavailable(
+        "The store is closed.", hint="Trivet is shutting down; try again when it is back."
+    )
+
+
+def _unavailable(error: sqlite3.Error) -> BaseException:
+    """Return the failure of a whole batch: none of it happened, whatever the driver's error says."""
+    failure = StoreUnavailable(
+        f"The store could not commit: {error}.",
+        hint="Check the disk's free space and the permissions of store.path.",
+    )
+    failure.__cause__ = error
+    return failure
