@@ -1,0 +1,171 @@
+"""The figures of a savings report, read from the records."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, Float, and_, cast, func, select
+
+from trivet.domain.tiers import is_gpu
+from trivet.metering.baseline import FitSums
+from trivet.metering.device_clock import MINUTE_NS
+from trivet.metering.interval_union import union_by_device
+from trivet.metering.savings import Unit, Work
+from trivet.metering.usage_report import DAY_NS
+from trivet.storage.schema import attempts, device_minutes, outcomes
+
+_DELIVERED = ("ok", "cut", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """[since, until) in epoch nanoseconds, on whole minutes, because busy time is kept by the minute."""
+
+    since_ns: int
+    until_ns: int
+
+    @classmethod
+    def around(cls, since_ns: int, until_ns: int) -> "Range":
+        """Round outward to whole minutes."""
+        return cls(since_ns // MINUTE_NS * MINUTE_NS, -(-until_ns // MINUTE_NS) * MINUTE_NS)
+
+
+def busy_by_device(connection: Connection, within: Range) -> dict[str, int]:
+    """Return each device's busy nanoseconds by the device clock."""
+    rows = connection.execute(
+        select(device_minutes.c.device, func.sum(device_minutes.c.busy_ns))
+        .where(
+            device_minutes.c.minute >= within.since_ns // MINUTE_NS,
+            device_minutes.c.minute < within.until_ns // MINUTE_NS,
+        )
+        .group_by(device_minutes.c.device)
+    )
+    return {device: int(busy_ns) for device, busy_ns in rows}
+
+
+def union_of_attempts(connection: Connection, within: Range) -> dict[str, int]:
+    """Return each device's busy nanoseconds as the union of its attempts' intervals."""
+
+    def intervals() -> Iterator[tuple[tuple[str, ...], int, int]]:
+        rows = connection.execute(
+            select(attempts.c.devices, attempts.c.dispatched_ns, attempts.c.ended_ns)
+            .where(
+                attempts.c.devices != "",
+                # No attempt lasts a day; the bound keeps the scan to the index's own range.
+                attempts.c.dispatched_ns >= within.since_ns - DAY_NS,
+                attempts.c.dispatched_ns < within.until_ns,
+                attempts.c.ended_ns > within.since_ns,
+            )
+            .order_by(attempts.c.dispatched_ns)
+        )
+        for devices, start_ns, end_ns in rows:
+            yield tuple(devices.split(",")), start_ns, end_ns
+
+    return union_by_device(intervals(), since_ns=within.since_ns, until_ns=within.until_ns)
+
+
+def unit_of(busy: dict[str, int]) -> Unit:
+    """Return GPU seconds if any GPU did work, else engine seconds."""
+    return (
+        "gpu_seconds"
+        if any(busy_ns and is_gpu(device) for device, busy_ns in busy.items())
+        else "engine_seconds"
+    )
+
+
+def works(connection: Connection, where: ColumnElement[bool]) -> list[Work]:
+    """Return what the attempts of the selected requests did, summed by tier and kind."""
+    kinds = (attempts.c.tier, attempts.c.status, attempts.c.gpu, attempts.c.devices)
+    rows = connection.execute(
+        select(
+            *kinds,
+            func.count(),
+            func.coalesce(func.sum(attempts.c.prompt_tokens), 0),
+            func.coalesce(func.sum(attempts.c.completion_tokens), 0),
+            func.sum(attempts.c.device_ns),
+        )
+        .select_from(attempts.join(outcomes))
+        .where(where)
+        .group_by(*kinds)
+    )
+    return [
+        Work(
+            tier=tier,
+            delivered=status in _DELIVERED,
+            gpu=bool(gpu),
+            remote=devices == "",
+            requests=int(count),
+            prompt_tokens=int(prompt),
+            completion_tokens=int(completion),
+            device_s=int(device_ns) / 1e9,
+        )
+        for tier, status, gpu, devices, count, prompt, completion, device_ns in rows
+    ]
+
+
+def tokens_by_tier(connection: Connection, where: ColumnElement[bool]) -> dict[str, int]:
+    """Return the tokens charged for requests that a tier delivered something for."""
+    rows = connection.execute(
+        select(outcomes.c.tier, func.sum(outcomes.c.prompt_tokens + outcomes.c.completion_tokens))
+        .where(where, outcomes.c.status.in_(_DELIVERED), outcomes.c.tier.is_not(None))
+        .group_by(outcomes.c.tier)
+    )
+    return {tier: int(tokens) for tier, tokens in rows}
+
+
+def requests_by_tier(connection: Connection, where: ColumnElement[bool]) -> dict[str, int]:
+    """Return how many requests each tier delivered something for."""
+    rows = connection.execute(
+        select(outcomes.c.tier, func.count())
+        .where(
+            where, outcomes.c.status.in_(_DELIVERED), outcomes.c.attempts > 0, outcomes.c.tier.is_not(None)
+        )
+        .group_by(outcomes.c.tier)
+    )
+    return {tier: int(count) for tier, count in rows}
+
+
+def fit_sums(connection: Connection, heavy: str, unit: Unit, since_ns: int, until_ns: int) -> FitSums:
+    """Return the fit's sums over HEAVY's finished attempts, of all tenants, that began in [since, until)."""
+    p, c = attempts.c.prompt_tokens, attempts.c.completion_tokens
+    # Floating point: nanoseconds squared would leave 64 bits.
+    d = cast(attempts.c.device_ns, Float) / 1e9
+    finished = and_(
+        attempts.c.tier == heavy,
+        attempts.c.dispatched_ns >= since_ns,
+        attempts.c.dispatched_ns < until_ns,
+        attempts.c.status == "ok",
+        attempts.c.devices != "",
+        attempts.c.device_ns > 0,
+        p.is_not(None),
+        c.is_not(None),
+    )
+    if unit == "gpu_seconds":
+        finished = and_(finished, attempts.c.gpu)
+    products = (p, c, p * p, p * c, c * c, d, p * d, c * d, d * d)
+    row = connection.execute(
+        select(func.count(), *(func.coalesce(func.sum(product), 0) for product in products)).where(finished)
+    ).one()
+    return FitSums(
+        n=int(row[0]),
+        p=int(row[1]),
+        c=int(row[2]),
+        pp=int(row[3]),
+        pc=int(row[4]),
+        cc=int(row[5]),
+        d=float(row[6]),
+        pd=float(row[7]),
+        cd=float(row[8]),
+        dd=float(row[9]),
+    )
+
+
+def span_ns(connection: Connection, where: ColumnElement[bool], devices: set[str]) -> tuple[int, int] | None:
+    """Return first dispatch and last end of the selected requests on the devices; None without any."""
+    rows = connection.execute(
+        select(attempts.c.devices, func.min(attempts.c.dispatched_ns), func.max(outcomes.c.at_ns))
+        .select_from(attempts.join(outcomes))
+        .where(where)
+        .group_by(attempts.c.devices)
+    )
+    spans = [(first_ns, last_ns) for names, first_ns, last_ns in rows if devices & set(names.split(","))]
+    return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else None

@@ -1,0 +1,151 @@
+"""Usage by any of ten dimensions, read from the records."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, literal_column, or_, select
+
+from trivet.domain.errors import RequestMalformed
+from trivet.domain.scopes import Scope
+from trivet.storage.schema import attempts, outcomes
+
+HOUR_NS = 3_600_000_000_000
+DAY_NS = 24 * HOUR_NS
+
+_OF_REQUEST: dict[str, ColumnElement[Any]] = {
+    "tier": outcomes.c.tier,
+    "deployment": outcomes.c.deployment,
+    "model": outcomes.c.model,
+    "task_type": outcomes.c.task_type,
+    "worker": outcomes.c.worker,
+    "scope": outcomes.c.scope,
+    "policy": outcomes.c.policy,
+    "key": outcomes.c.key_id,
+    "hour": outcomes.c.at_ns - outcomes.c.at_ns % literal_column(str(HOUR_NS)),
+    "day": outcomes.c.at_ns - outcomes.c.at_ns % literal_column(str(DAY_NS)),
+}
+# Device time belongs to where it was spent, which for a failed attempt is not where the request was served.
+_OF_ATTEMPT: dict[str, ColumnElement[Any]] = {
+    **_OF_REQUEST,
+    "tier": attempts.c.tier,
+    "deployment": attempts.c.deployment,
+    "model": attempts.c.model,
+}
+DIMENSIONS = tuple(_OF_REQUEST)
+STATUSES = ("ok", "cut", "failed", "refused", "cancelled")
+_NOTHING: dict[str, Any] = {
+    "requests": 0,
+    **dict.fromkeys(STATUSES, 0),
+    "fallbacks": 0,
+    "prompt_tokens": 0,
+    "completion_tokens": 0,
+    "device_s": 0.0,
+    "latency_p50_ms": None,
+    "latency_mean_ms": None,
+}
+
+
+def ended_in(since_ns: int, until_ns: int, scope: Scope | None) -> ColumnElement[bool]:
+    """Select requests that ended in [since, until), of a scope and all below it (None: of all)."""
+    in_range = and_(outcomes.c.at_ns >= since_ns, outcomes.c.at_ns < until_ns)
+    if scope is None:
+        return in_range
+    below = outcomes.c.scope.startswith(f"{scope}.", autoescape=True)
+    return and_(in_range, or_(outcomes.c.scope == scope, below))
+
+
+def usage_rows(
+    connection: Connection, group_by: Sequence[str], where: ColumnElement[bool]
+) -> list[dict[str, Any]]:
+    """Return one row per group that occurs, in order of the groups; exactly one row without grouping.
+
+    Raises:
+        RequestMalformed: a dimension is unknown.
+    """
+    unknown = [name for name in group_by if name not in DIMENSIONS]
+    if unknown:
+        raise RequestMalformed(
+            f"Usage cannot be grouped by {unknown[0][:40]!r}.",
+            hint=f"Group by any of {', '.join(DIMENSIONS)}.",
+            param="group_by",
+        )
+    names = list(dict.fromkeys(group_by))
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {} if names else {(): dict(_NOTHING)}
+    for found in (
+        _totals(connection, names, where),
+        _device_seconds(connection, names, where),
+        _latencies(connection, names, where),
+    ):
+        for key, figures in found.items():
+            groups.setdefault(key, dict(_NOTHING)).update(figures)
+    # None sorts before every name.
+    ordered = sorted(groups, key=lambda key: [(value is not None, value) for value in key])
+    return [
+        {**{name: _shown(name, value) for name, value in zip(names, key, strict=True)}, **groups[key]}
+        for key in ordered
+    ]
+
+
+Found = dict[tuple[Any, ...], dict[str, Any]]
+
+
+def _totals(connection: Connection, names: list[str], where: ColumnElement[bool]) -> Found:
+    dimensions = [_OF_REQUEST[name] for name in names]
+    figures = {
+        "requests": func.count(),
+        **{status: func.count(case((outcomes.c.status == status, 1))) for status in STATUSES},
+        "fallbacks": func.coalesce(func.sum(outcomes.c.fallbacks), 0),
+        "prompt_tokens": func.coalesce(func.sum(outcomes.c.prompt_tokens), 0),
+        "completion_tokens": func.coalesce(func.sum(outcomes.c.completion_tokens), 0),
+    }
+    rows = connection.execute(select(*dimensions, *figures.values()).where(where).group_by(*dimensions))
+    width = len(dimensions)
+    return {
+        tuple(row[:width]): {name: int(value) for name, value in zip(figures, row[width:], strict=True)}
+        for row in rows
+    }
+
+
+def _device_seconds(connection: Connection, names: list[str], where: ColumnElement[bool]) -> Found:
+    dimensions = [_OF_ATTEMPT[name] for name in names]
+    total_ns = func.coalesce(func.sum(attempts.c.device_ns), 0)
+    rows = connection.execute(
+        select(*dimensions, total_ns).select_from(attempts.join(outcomes)).where(where).group_by(*dimensions)
+    )
+    return {tuple(row[:-1]): {"device_s": round(int(row[-1]) / 1e9, 6)} for row in rows}
+
+
+def _latencies(connection: Connection, names: list[str], where: ColumnElement[bool]) -> Found:
+    """Return median and mean latency of the requests that ended well; the median of two is their mean."""
+    dimensions = [_OF_REQUEST[name].label(f"d{index}") for index, name in enumerate(names)]
+    partition = [_OF_REQUEST[name] for name in names] or None
+    ranked = (
+        select(
+            *dimensions,
+            outcomes.c.latency_ms.label("latency_ms"),
+            func.row_number().over(partition_by=partition, order_by=outcomes.c.latency_ms).label("place"),
+            func.count().over(partition_by=partition).label("places"),
+        )
+        .where(where, outcomes.c.status == "ok", outcomes.c.latency_ms.is_not(None))
+        .subquery()
+    )
+    # Of n values the middle ones are those at places p with n <= 2p <= n + 2.
+    twice = ranked.c.place * 2
+    middle = and_(twice >= ranked.c.places, twice <= ranked.c.places + 2)
+    keys = [ranked.c[f"d{index}"] for index in range(len(names))]
+    median, mean = func.avg(case((middle, ranked.c.latency_ms))), func.avg(ranked.c.latency_ms)
+    rows = connection.execute(select(*keys, median, mean).group_by(*keys))
+    return {
+        tuple(row[:-2]): {"latency_p50_ms": round(row[-2], 3), "latency_mean_ms": round(row[-1], 3)}
+        for row in rows
+        if row[-1] is not None
+    }
+
+
+def _shown(name: str, value: Any) -> Any:
+    if name == "hour":
+        return datetime.fromtimestamp(value // 1_000_000_000, UTC).isoformat()
+    if name == "day":
+        return datetime.fromtimestamp(value // 1_000_000_000, UTC).date().isoformat()
+    return value
