@@ -117,7 +117,7 @@ def translated(error: BaseException) -> BaseException:
     cause = error.orig if isinstance(error, DBAPIError) else error
     if not isinstance(cause, sqlite3.Error):
         return error
-    if isinstance(cause, _MISTAKES):
+    if isinstance(cause, _MISTAKES) or getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
         translation = StoreError(f"The store refused an operation: {cause}.")
     else:
         translation = StoreUnavailable(

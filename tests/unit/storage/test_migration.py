@@ -1,0 +1,73 @@
+"""The migrations and the schema describe the same store."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+
+from trivet.domain.errors import StoreUnavailable
+from trivet.storage import Database
+from trivet.storage.migration import HEAD, MIGRATIONS
+from trivet.storage.schema import metadata
+
+
+def statements(path: Path) -> dict[str, list[str]]:
+    """Return the store's own account of its tables and indexes, the parts of each in order."""
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name != 'alembic_version'"
+        ).fetchall()
+    connection.close()
+    return {name: sorted(part.strip(" \t,()") for part in sql.splitlines()) for name, sql in rows}
+
+
+def test_migrated_equals_declared(tmp_path: Path) -> None:
+    """A migrated store and one made from the metadata have the same tables, columns, checks and indexes."""
+    Database.open(tmp_path / "migrated.db").close()
+    engine = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
+    metadata.create_all(engine)
+    engine.dispose()
+    assert statements(tmp_path / "declared.db") == statements(tmp_path / "migrated.db")
+
+
+def test_alembic_sees_no_difference() -> None:
+    """Alembic's own comparison of a migrated store with the metadata finds nothing to do."""
+    with Database.open(None) as database:
+        differences = database.transact(
+            lambda connection: compare_metadata(MigrationContext.configure(connection), metadata)
+        ).result()
+    assert differences == []
+
+
+def test_head_is_the_newest_revision() -> None:
+    """The revision that opening expects is the newest one that is shipped."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_opening_again_changes_nothing(tmp_path: Path) -> None:
+    """A store of the current revision is opened as it is."""
+    path = tmp_path / "trivet.db"
+    Database.open(path).close()
+    before = statements(path)
+    Database.open(path).close()
+    assert before == statements(path)
+
+
+def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+    """A store that a newer Trivet made is refused and left untouched."""
+    path = tmp_path / "trivet.db"
+    with Database.open(path) as database:
+        database.write(
+            lambda connection: connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        ).result()
+    before = statements(path)
+    with pytest.raises(StoreUnavailable, match="newer"):
+        Database.open(path)
+    assert before == statements(path)
