@@ -3,13 +3,17 @@
 `scripts/setup-vllm --cpu` makes the environment; without it the tests fail rather than vanish.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.vllm import server, tiny_qwen2
+from tests.vllm.calls import deployment
 from tests.vllm.server import VllmServer
+from trivet.domain.tiers import TransportKind
+from trivet.engines.connect import open_session, open_transport
+from trivet.engines.protocol import Transport
 
 StartVllm = Callable[..., VllmServer]
 
@@ -69,3 +73,13 @@ def vllm_url(vllm_server: VllmServer) -> str:
 def vllm_model(vllm_server: VllmServer) -> str:
     """Give the name under which the shared server serves its model."""
     return vllm_server.model
+
+
+@pytest.fixture(params=["relay", "litellm"])
+async def transport(request: pytest.FixtureRequest, vllm_server: VllmServer) -> AsyncIterator[Transport]:
+    """Give each of the two ways to the shared server in turn."""
+    kind: TransportKind = request.param
+    async with open_session() as session:
+        way = open_transport(deployment(vllm_server, kind), session=session, api_key=None)
+        yield way
+        await way.aclose()

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,14 +67,22 @@ class VllmServer:
                 total += float(series["value"])
         return total
 
+    def unfinished(self) -> int:
+        """Return how many requests run or wait, as the engine last said."""
+        return int(self.counter("vllm:num_requests_running") + self.counter("vllm:num_requests_waiting"))
+
+    def wait_crowded(self, requests: int) -> bool:
+        """Return True as soon as so many requests run or wait, False when they do not within 2 s."""
+        return wait_until(lambda: self.unfinished() >= requests, timeout_s=2)
+
     def wait_idle(self) -> None:
-        """Return when no request is running or waiting."""
-        give_up = time.monotonic() + 30
-        while time.monotonic() < give_up:
-            if self.counter("vllm:num_requests_running") + self.counter("vllm:num_requests_waiting") == 0:
-                return
-            time.sleep(0.1)
-        raise RuntimeError("vLLM still has work after 30 s")
+        """Return when no request runs or waits.
+
+        Raises:
+            RuntimeError: there is still work after 30 s.
+        """
+        if not wait_until(lambda: self.unfinished() == 0, timeout_s=30):
+            raise RuntimeError("vLLM still has work after 30 s")
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -100,11 +108,18 @@ class VllmServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=10)
-        give_up = time.monotonic() + 10
-        while members := group_members(self.process.pid):
-            if time.monotonic() > give_up:
-                raise RuntimeError(f"processes outlived their server: {members}")
-            time.sleep(0.05)
+        if not wait_until(lambda: not group_members(self.process.pid), timeout_s=10):
+            raise RuntimeError(f"processes outlived their server: {group_members(self.process.pid)}")
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
+    """Return True as soon as a condition holds, False when it does not within the time."""
+    give_up = time.monotonic() + timeout_s
+    while time.monotonic() < give_up:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
 
 
 def group_members(group: int) -> list[tuple[int, str]]:
