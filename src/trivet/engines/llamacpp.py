@@ -1,0 +1,24 @@
+"""How the embedded llama.cpp server is started."""
+
+import sys
+
+from trivet.config.settings import LaunchSettings
+from trivet.domain.tiers import Deployment
+
+
+def server_command(deployment: Deployment, launch: LaunchSettings, port: int) -> list[str]:
+    """Return the command of a server for this deployment on 127.0.0.1:port.
+
+    Start it with a pipe as standard input and keep the pipe's other end: the server ends when it closes.
+    Each of the deployment's slots gets its whole context.
+    """
+    return [
+        *(sys.executable, "-m", "trivet.engines.llamacpp_server"),
+        *("--model", str(launch.path.expanduser())),
+        *("--port", str(port)),
+        *("--alias", deployment.model),
+        *("--context", str(deployment.context_tokens)),
+        *("--slots", str(deployment.slots)),
+        *("--threads", str(launch.threads)),
+        *("--gpu-layers", str(launch.gpu_layers)),
+    ]

@@ -1,0 +1,119 @@
+"""The relay: passes an OpenAI-speaking engine's bytes through and reads only what it must."""
+
+import asyncio
+import json
+
+import aiohttp
+from yarl import URL
+
+from trivet.domain.clock import Clock, SystemClock
+from trivet.domain.errors import ConfigError, EngineBroken
+from trivet.engines.addresses import api_url
+from trivet.engines.answers import parse_document, plain_reply, read_body
+from trivet.engines.faults import fault_from_body, fault_from_event, fault_from_exception
+from trivet.engines.protocol import EngineCall, Reply
+from trivet.engines.streams import StreamReply
+
+BODY_LIMIT_BYTES = 32 * 1024 * 1024
+ERROR_BODY_LIMIT_BYTES = 256 * 1024
+
+
+class Relay:
+    """The way to one OpenAI-speaking server: vLLM, llama.cpp and their like."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        session: aiohttp.ClientSession,
+        api_key: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Take the server's base URL, with or without `/v1`, and the caller's shared session.
+
+        Raises:
+            ConfigError: the URL is not an HTTP URL.
+        """
+        try:
+            self._url = URL(api_url(url, "chat/completions"))
+        except ValueError:
+            self._url = URL()
+        if self._url.scheme not in ("http", "https") or not self._url.host:
+            raise ConfigError(f"{url!r} is not an HTTP URL.", param="url")
+        self._session = session
+        self._clock = clock or SystemClock()
+        # The caller's own credentials never go upstream; the deployment's do.
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "trivet",
+        }
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+
+    async def chat(self, call: EngineCall) -> Reply:
+        """Dispatch; a streamed reply is returned once its first content, or its finish, has been read.
+
+        A plain answer arrives as a whole, so only `total_s` limits it.
+
+        Raises:
+            EngineError: nothing was generated that the caller could have seen; see `domain.errors`.
+        """
+        started_s = asyncio.get_running_loop().time()
+        deadline_s = started_s + call.limits.total_s
+        first_by_s = min(deadline_s, started_s + call.limits.first_content_s) if call.stream else deadline_s
+        response: aiohttp.ClientResponse | None = None
+        try:
+            async with asyncio.timeout_at(first_by_s):
+                response = await self._post(call)
+                return await self._reply(response, call, deadline_s)
+        except (aiohttp.ClientError, OSError) as error:
+            if response is not None:
+                response.close()
+            raise fault_from_exception(error, answered=response is not None) from error
+        except BaseException:
+            # Also when cancelled: closing is what makes the engine stop.
+            if response is not None:
+                response.close()
+            raise
+
+    async def aclose(self) -> None:
+        """Do nothing: the session is shared and its owner closes it."""
+
+    async def _post(self, call: EngineCall) -> aiohttp.ClientResponse:
+        body = (
+            call.body
+            if call.body.get("stream", False) is call.stream
+            else {**call.body, "stream": call.stream}
+        )
+        return await self._session.post(
+            self._url,
+            data=json.dumps(body, separators=(",", ":")).encode(),
+            headers={
+                **self._headers,
+                "Accept": "text/event-stream" if call.stream else "application/json",
+                "X-Request-Id": call.request_id,
+            },
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=call.limits.connect_s),
+        )
+
+    async def _reply(self, response: aiohttp.ClientResponse, call: EngineCall, deadline_s: float) -> Reply:
+        if response.status != 200:
+            body = await read_body(response, ERROR_BODY_LIMIT_BYTES) or b""
+            raise fault_from_body(response.status, body, response.headers, now=self._clock.now())
+        if call.stream and response.content_type == "text/event-stream":
+            wanted = call.body.get("n")
+            choices = wanted if isinstance(wanted, int) and wanted > 0 else 1
+            reply = StreamReply(response, deadline_s=deadline_s, idle_s=call.limits.idle_s, choices=choices)
+            await reply.open()
+            return reply
+        whole = await read_body(response, BODY_LIMIT_BYTES)
+        if whole is None:
+            raise EngineBroken(f"The engine's answer is larger than {BODY_LIMIT_BYTES} bytes.", status=200)
+        if call.stream:
+            document = parse_document(whole)
+            if document.get("error"):
+                raise fault_from_event(document["error"])
+            raise EngineBroken("The engine answered whole although a stream was asked for.", status=200)
+        return plain_reply(whole)

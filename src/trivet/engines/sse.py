@@ -1,0 +1,168 @@
+"""Server-sent events of a chat completion: cut a byte stream into whole events, and tell what each one is."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trivet.domain.errors import EngineBroken
+from trivet.domain.outcomes import Usage
+from trivet.engines.usage import parse_usage
+
+EVENT_LIMIT_BYTES = 1024 * 1024
+
+EventKind = Literal["content", "role", "finish", "usage", "done", "error", "comment", "broken"]
+"""content: carries generated output, whatever else; role: carries none and ends nothing; finish: ends a
+choice without output; usage: `choices: []`, only counts; done: `[DONE]`; comment: keep-alive; broken."""
+
+# A blank line ends an event. The match ends with the second newline, so no later byte can change it.
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_GENERATED_FIELDS = (
+    "content",
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "refusal",
+    "audio",
+)
+
+
+class EventSplitter:
+    """Cuts bytes as they arrive into whole events, each with its blank line, byte for byte."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take the next bytes and return the events that they complete.
+
+        Raises:
+            EngineBroken: one event is larger than EVENT_LIMIT_BYTES.
+        """
+        # The blank line may straddle the seam by at most three bytes.
+        scan_from = max(0, len(self._rest) - 3)
+        buffer = self._rest + data if self._rest else data
+        events = []
+        start = 0
+        for blank_line in _BLANK_LINE.finditer(buffer, scan_from):
+            events.append(buffer[start : blank_line.end()])
+            start = blank_line.end()
+        self._rest = buffer[start:] if start else buffer
+        if len(self._rest) > EVENT_LIMIT_BYTES or any(len(event) > EVENT_LIMIT_BYTES for event in events):
+            raise EngineBroken(f"The engine sent an event of more than {EVENT_LIMIT_BYTES} bytes.")
+        return events
+
+    def end(self) -> list[bytes]:
+        """Return what is left when the stream has ended: an event whose blank line was never sent, if any."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
+
+@dataclass(frozen=True, slots=True)
+class ChatEvent:
+    """What one event says."""
+
+    kind: EventKind
+    seen: frozenset[int] = field(default_factory=frozenset)
+    """Indexes of the choices that it speaks of; empty where that was not looked at."""
+    ended: frozenset[int] = field(default_factory=frozenset)
+    """Indexes of the choices that it gives a finish reason for."""
+    usage: Usage | None = None
+    error: Any = None
+    """The `error` object, for kind `error`."""
+
+
+_PLAIN_CONTENT = ChatEvent("content")
+_DONE = ChatEvent("done")
+_COMMENT = ChatEvent("comment")
+_BROKEN = ChatEvent("broken")
+
+
+def classify(event: bytes) -> ChatEvent:
+    """Tell what an event is; the common one, a piece of text, is recognised without parsing it.
+
+    A quote inside a JSON string is always escaped, so a key with its quotes and colon never matches in text.
+    """
+    if (
+        b'"finish_reason":null' in event
+        and b'"content":"' in event
+        and b'"content":""' not in event
+        and b'"usage":{' not in event
+        and b'"error"' not in event
+        and event.startswith(b"data: {")
+        and event.count(b"\n") == 2
+        and event.rstrip().endswith(b"}")
+    ):
+        return _PLAIN_CONTENT
+    return classify_parsed(event)
+
+
+def classify_parsed(event: bytes) -> ChatEvent:
+    """Tell what an event is, reading all of it: also which choices it speaks of."""
+    name, data = _fields(event)
+    if data is None:
+        return _COMMENT
+    if data.strip() == b"[DONE]":
+        return _DONE
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return ChatEvent("error", error=data.decode("utf-8", "replace")) if name == b"error" else _BROKEN
+    if name == b"error":
+        return ChatEvent(
+            "error", error=document.get("error", document) if isinstance(document, dict) else document
+        )
+    if not isinstance(document, dict):
+        return _BROKEN
+    if document.get("error"):
+        return ChatEvent("error", error=_with_code(document))
+    choices = document.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        return _BROKEN
+    usage = parse_usage(document.get("usage"))
+    if not choices:
+        return ChatEvent("usage" if document.get("usage") is not None else "role", usage=usage)
+    ended = frozenset(_index(choice) for choice in choices if choice.get("finish_reason") is not None)
+    kind: EventKind = "finish" if ended else "role"
+    if any(_is_generated(choice) for choice in choices):
+        kind = "content"
+    return ChatEvent(kind, seen=frozenset(map(_index, choices)), ended=ended, usage=usage)
+
+
+def _fields(event: bytes) -> tuple[bytes, bytes | None]:
+    # The event's name and its joined data lines. Old llama.cpp servers put errors in a field of that name.
+    name = b""
+    lines: list[bytes] = []
+    for line in event.replace(b"\r\n", b"\n").split(b"\n"):
+        key, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if key == b"data":
+            lines.append(value)
+        elif key == b"error":
+            name = key
+            lines.append(value)
+        elif key == b"event":
+            name = value.strip()
+    return name, b"\n".join(lines) if lines else None
+
+
+def _with_code(document: dict[str, Any]) -> Any:
+    error = document["error"]
+    if isinstance(error, dict):
+        return error
+    return {"message": error, "code": document.get("code", document.get("status"))}
+
+
+def _index(choice: dict[str, Any]) -> int:
+    index = choice.get("index", 0)
+    return index if isinstance(index, int) else 0
+
+
+def _is_generated(choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta")
+    if isinstance(delta, dict) and any(delta.get(name) for name in _GENERATED_FIELDS):
+        return True
+    # A token that adds no text yet (half a character) still shows in the log-probabilities.
+    logprobs = choice.get("logprobs")
+    return isinstance(logprobs, dict) and bool(logprobs.get("content"))

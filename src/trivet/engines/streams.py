@@ -1,0 +1,191 @@
+"""A streamed answer, read event by event."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from trivet.domain.errors import EngineBroken, EngineError, EngineTimeout, StreamIncomplete
+from trivet.domain.outcomes import Usage
+from trivet.engines.faults import fault_from_event
+from trivet.engines.protocol import StreamChunk
+from trivet.engines.sse import EVENT_LIMIT_BYTES, ChatEvent, EventSplitter, classify, classify_parsed
+
+AFTER_FINISH_S = 2.0
+"""How long usage and `[DONE]` are waited for once the answer is complete."""
+AFTER_DONE_S = 0.1
+"""How long the end of the HTTP answer is waited for after `[DONE]`, so that the connection can be kept."""
+
+
+class StreamReply:
+    """A stream being read. `open()` first, then `chunks()` once, then `aclose()` always."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, *, deadline_s: float, idle_s: float, choices: int
+    ) -> None:
+        """Take an answer whose head has arrived.
+
+        Args:
+            response: the answer; closed by `aclose`.
+            deadline_s: the loop's time at which reading ends at the latest.
+            idle_s: the longest silence between two events.
+            choices: how many answers were asked for (`n`).
+        """
+        self.body: bytes | None = None
+        self.usage: Usage | None = None
+        self.finished = False
+        self.content_events = 0
+        self._response = response
+        self._deadline_s = deadline_s
+        self._idle_s = idle_s
+        self._choices = choices
+        self._splitter = EventSplitter()
+        self._held: list[StreamChunk] = []
+        self._seen: set[int] = set()
+        self._ended: set[int] = set()
+        self._over = False
+        self._fault: EngineError | None = None
+
+    async def open(self) -> None:
+        """Read until the first content or finish; what comes before is held back for `chunks`.
+
+        The caller limits the time.
+
+        Raises:
+            EngineError: the stream failed or ended before.
+        """
+        while not self.content_events and not self._ended:
+            if self._fault is not None:
+                raise self._fault
+            if self._over:
+                raise self._incomplete()
+            self._held += self._digest(await self._receive())
+            if sum(len(chunk.data) for chunk in self._held) > EVENT_LIMIT_BYTES and not self.content_events:
+                raise EngineBroken("The engine sends frames without content and without end.", status=200)
+
+    async def chunks(self) -> AsyncIterator[StreamChunk]:
+        """Yield the stream's events in order, several at once where they arrived together.
+
+        Comments (keep-alives) are dropped.
+
+        Raises:
+            StreamIncomplete: it ended without a finish reason.
+            EngineTimeout: it fell silent, or the deadline came.
+            EngineError: the engine reported an error, or sent something that is not a chat stream.
+        """
+        try:
+            held, self._held = self._held, []
+            for chunk in held:
+                yield chunk
+            while not self._over and self._fault is None:
+                for chunk in await self._next_chunks():
+                    yield chunk
+            if self._fault is not None:
+                raise self._fault
+            if not self.finished:
+                raise self._incomplete()
+            await self._read_to_end()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection unless the answer was read to its end; idempotent.
+
+        Before the end this is what makes the engine stop generating.
+        """
+        self._response.close()
+
+    async def _next_chunks(self) -> list[StreamChunk]:
+        # Silence is counted between events that say something: comments prove a live socket, not progress.
+        now_s = asyncio.get_running_loop().time()
+        silent_at_s = now_s + (AFTER_FINISH_S if self.finished else self._idle_s)
+        chunks: list[StreamChunk] = []
+        try:
+            async with asyncio.timeout_at(min(silent_at_s, self._deadline_s)):
+                while not chunks and not self._over and self._fault is None:
+                    chunks = self._digest(await self._receive())
+        except TimeoutError:
+            if self.finished:
+                self._over = True
+            elif self._deadline_s <= silent_at_s:
+                self._fault = EngineTimeout("The engine did not finish its answer before the deadline.")
+            else:
+                self._fault = EngineTimeout(f"The engine fell silent amid its answer for {self._idle_s:g} s.")
+        return chunks
+
+    async def _receive(self) -> bytes:
+        # A cut connection reads as the end: if the answer was complete before, nothing is missing.
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError):
+            return b""
+
+    async def _read_to_end(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AFTER_DONE_S):
+                await self._receive()
+
+    def _digest(self, data: bytes) -> list[StreamChunk]:
+        # Empty data is the end of the stream. A fault is kept until what came before it has been yielded.
+        chunks: list[StreamChunk] = []
+        together: list[bytes] = []
+        content_events = 0
+
+        def flush() -> None:
+            if together:
+                chunks.append(StreamChunk(b"".join(together), content_events=content_events))
+                together.clear()
+
+        for raw in self._whole_events(data):
+            event = classify(raw) if self._choices == 1 else classify_parsed(raw)
+            self._note(event)
+            if self._over or self._fault is not None:
+                break
+            if event.kind == "usage":
+                flush()
+                content_events = 0
+                chunks.append(StreamChunk(raw, content_events=0, usage_only=True))
+            elif event.kind != "comment":
+                together.append(raw)
+                content_events += event.kind == "content"
+        flush()
+        self._over = self._over or not data
+        self.finished = self._fault is None and self._is_finished()
+        return chunks
+
+    def _whole_events(self, data: bytes) -> list[bytes]:
+        if not data:
+            # Some servers omit the last blank line. A half event is a sign of a cut, not a fault of its own.
+            rest = [event.rstrip() + b"\n\n" for event in self._splitter.end()]
+            return [event for event in rest if classify_parsed(event).kind != "broken"]
+        try:
+            return self._splitter.feed(data)
+        except EngineBroken as error:
+            self._fault = error
+            return []
+
+    def _note(self, event: ChatEvent) -> None:
+        self._seen |= event.seen
+        self._ended |= event.ended
+        if event.usage is not None:
+            self.usage = event.usage
+        if event.kind == "content":
+            self.content_events += 1
+        elif event.kind == "done":
+            self._over = True
+        elif event.kind == "error":
+            self._fault = fault_from_event(event.error)
+        elif event.kind == "broken":
+            self._fault = EngineBroken(
+                "The engine sent an event that is not a chat completion chunk.", status=200
+            )
+
+    def _is_finished(self) -> bool:
+        # An engine that ignores `n` sends one choice; then only the stream's end shows that none is missing.
+        if len(self._ended) >= self._choices:
+            return True
+        return self._over and bool(self._ended) and self._seen <= self._ended
+
+    def _incomplete(self) -> StreamIncomplete:
+        return StreamIncomplete("The engine's stream ended before the answer was complete.", status=200)

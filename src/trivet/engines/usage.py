@@ -1,0 +1,36 @@
+"""Read an engine's own token counts, trusting none of them to be well formed."""
+
+from typing import Any
+
+from trivet.domain.outcomes import Usage
+
+TOKENS_BELIEVABLE = 100_000_000
+"""No single request uses more tokens than this; a larger figure is a fault."""
+
+
+def parse_usage(reported: Any) -> Usage | None:
+    """Return the usage in an OpenAI `usage` object, or None where it is absent or cannot be a token count.
+
+    Booleans, strings, fractions, negative and absurdly large numbers are no counts. A malformed
+    `cached_tokens` alone is read as 0.
+    """
+    if not isinstance(reported, dict):
+        return None
+    prompt_tokens = _count(reported.get("prompt_tokens"))
+    completion_tokens = _count(reported.get("completion_tokens"))
+    if prompt_tokens is None or completion_tokens is None:
+        return None
+    details = reported.get("prompt_tokens_details")
+    cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        cached_tokens=min(cached_tokens or 0, prompt_tokens),
+    )
+
+
+def _count(value: Any) -> int | None:
+    # bool is an int to Python, never to a tokenizer.
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= TOKENS_BELIEVABLE else None

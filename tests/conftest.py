@@ -1,0 +1,68 @@
+"""Fixtures that every test may use: tiny models, real llama.cpp servers, the fault server."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.doubles.programs import Programs
+from trivet.engines.connect import open_session
+from trivet.lab.tiny_models import write_tiny_models
+
+
+class StartLlama(Protocol):
+    """What the fixture `llama_server` gives."""
+
+    def __call__(
+        self, model: Path, *, alias: str | None = None, context_tokens: int = 2048, slots: int = 4
+    ) -> str:
+        """Start a server of its own for a model file; return its base URL without `/v1`."""
+        ...
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Programs]:
+    """Give a starter of programs; whatever it started ends with the session."""
+    started = Programs()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Give a tiny GGUF model per tier name: light, standard, heavy."""
+    return write_tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def llama_server(programs: Programs) -> StartLlama:
+    """Give a factory of real llama.cpp servers: `llama_server(model_file, ...)` returns the base URL."""
+
+    def start(model: Path, *, alias: str | None = None, context_tokens: int = 2048, slots: int = 4) -> str:
+        return programs.start_llama(model, alias=alias, context_tokens=context_tokens, slots=slots).url
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def light_url(programs: Programs, tiny_models: dict[str, Path]) -> str:
+    """Give the base URL of one shared llama.cpp server with the light model, served as `tiny-light`."""
+    return programs.start_llama(tiny_models["light"]).url
+
+
+@pytest.fixture(scope="session")
+def fault_server(programs: Programs) -> str:
+    """Give the base URL of the shared fault server; the `model` of a request names the fault."""
+    return programs.start_fault_server().url
+
+
+@pytest_asyncio.fixture(scope="session")
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Give the shared HTTP session that transports and probes use."""
+    async with open_session() as opened:
+        yield opened
