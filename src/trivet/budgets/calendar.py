@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from trivet.budgets.rows import RowKey
@@ -10,8 +10,8 @@ from trivet.budgets.windows import window_at
 from trivet.domain.budgets import WINDOW_KINDS, WindowKind
 from trivet.domain.clock import Clock
 from trivet.domain.scopes import Scope, lineage
+from trivet.storage.instants import ns_of
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NS_PER_S = 1_000_000_000
 
 
@@ -57,14 +57,3 @@ class LedgerCalendar:
         """Return every row that a request of `scope` touches: itself and all above it, in each window."""
         windows = self.windows(now_ns)
         return [RowKey(above, kind, *windows[kind]) for above in lineage(scope) for kind in WINDOW_KINDS]
-
-
-def ns_of(instant: datetime) -> int:
-    """Return an aware instant as nanoseconds since 1970, without rounding."""
-    since = instant - _EPOCH
-    return (since.days * 86400 + since.seconds) * _NS_PER_S + since.microseconds * 1000
-
-
-def instant_of(at_ns: int) -> datetime:
-    """Return nanoseconds since 1970 as an instant in UTC, to the microsecond."""
-    return _EPOCH + timedelta(microseconds=at_ns // 1000)

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import structlog
 from sqlalchemy import Connection, and_, func, select
 
-from trivet.budgets.calendar import LedgerCalendar, instant_of
+from trivet.budgets.calendar import LedgerCalendar
 from trivet.budgets.operations import Closing, Operations
 from trivet.budgets.rows import DefaultLimits
 from trivet.budgets.status import Limit, View, read_limits, read_rows, read_status
@@ -27,6 +27,7 @@ from trivet.domain.errors import BudgetContended, ConfigError
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import Database
+from trivet.storage.instants import instant_of
 from trivet.storage.schema import counters, entries
 
 AlsoWrite = Callable[[sqlite3.Connection], None]

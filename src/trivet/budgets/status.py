@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
-from trivet.budgets.calendar import instant_of, ns_of
 from trivet.budgets.rows import METER, Balance, DefaultLimits, RowKey
 from trivet.domain.budgets import WINDOW_KINDS, BudgetRow, BudgetStatus, WindowKind
 from trivet.domain.scopes import Scope, lineage, organisation
+from trivet.storage.instants import instant_of, ns_of
 from trivet.storage.schema import counters, entries, limits
 
 BURN_PERIOD = timedelta(hours=1)
