@@ -56,6 +56,12 @@ def light_url(programs: Programs, tiny_models: dict[str, Path]) -> str:
 
 
 @pytest.fixture(scope="session")
+def heavy_url(programs: Programs, tiny_models: dict[str, Path]) -> str:
+    """Give the base URL of one shared llama.cpp server with the heavy model, served as `tiny-heavy`."""
+    return programs.start_llama(tiny_models["heavy"]).url
+
+
+@pytest.fixture(scope="session")
 def fault_server(programs: Programs) -> str:
     """Give the base URL of the shared fault server; the `model` of a request names the fault."""
     return programs.start_fault_server().url

@@ -44,6 +44,7 @@ class StreamReply:
         self._held: list[StreamChunk] = []
         self._seen: set[int] = set()
         self._ended: set[int] = set()
+        self._final_usage: Usage | None = None
         self._over = False
         self._fault: EngineError | None = None
 
@@ -169,7 +170,7 @@ class StreamReply:
         self._seen |= event.seen
         self._ended |= event.ended
         if event.usage is not None:
-            self.usage = event.usage
+            self._note_usage(event.usage, final=event.kind == "usage")
         if event.kind == "content":
             self.content_events += 1
         elif event.kind == "done":
@@ -180,6 +181,19 @@ class StreamReply:
             self._fault = EngineBroken(
                 "The engine sent an event that is not a chat completion chunk.", status=200
             )
+
+    def _note_usage(self, usage: Usage, *, final: bool) -> None:
+        # With n > 1 llama.cpp sends one final usage per choice, others one for all; so finals are added up.
+        if final and self._final_usage is not None:
+            usage = Usage(
+                prompt_tokens=max(usage.prompt_tokens, self._final_usage.prompt_tokens),
+                completion_tokens=usage.completion_tokens + self._final_usage.completion_tokens,
+                cached_tokens=min(usage.cached_tokens, self._final_usage.cached_tokens),
+            )
+        if final and self._choices > 1:
+            self._final_usage = usage
+        if final or self._final_usage is None:
+            self.usage = usage
 
     def _is_finished(self) -> bool:
         # An engine that ignores `n` sends one choice; then only the stream's end shows that none is missing.
