@@ -1,0 +1,147 @@
+"""Which deployments may serve a request at all, why the others may not, and what to say if none may."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trivet.domain.decisions import Offer, Rejection
+from trivet.domain.errors import ContextTooLong, NoCandidate, PermissionDenied, TrivetError
+from trivet.domain.requests import Needs, Principal
+from trivet.domain.tiers import Deployment, Tier
+from trivet.routing.explain import rejection_as_json
+from trivet.routing.policies import TierRange
+
+OPTIMISTIC_BYTES_PER_TOKEN = 8
+"""Text of any kind has fewer bytes per token on average: what does not fit at this rate cannot fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a deployment is judged by."""
+
+    needs: Needs
+    tiers: Sequence[Tier]
+    range: TierRange
+    local_only: bool
+    principal: Principal | None
+    pinned: Deployment | None = None
+    """The only deployment that the caller wants."""
+
+
+def may_use(principal: Principal | None, deployment: Deployment) -> bool:
+    """Tell whether a key's limits allow a deployment: its tier, and its name."""
+    if principal is None:
+        return True
+    tier_allowed = not principal.tiers or deployment.tier.name in principal.tiers
+    return tier_allowed and (not principal.models or deployment.name in principal.models)
+
+
+def require_tier(tier: Tier, offers: Sequence[Offer], principal: Principal | None) -> None:
+    """Refuse a tier that is asked for by name and that the key may never use.
+
+    Serving it from another tier would hide the refusal; `auto` just keeps to what the key allows.
+
+    Raises:
+        PermissionDenied: the key allows none of the tier's deployments.
+    """
+    there = [offer.deployment for offer in offers if offer.deployment.tier.name == tier.name]
+    if there and not any(may_use(principal, deployment) for deployment in there):
+        raise PermissionDenied(
+            f"This API key may not use tier {tier.name}.",
+            hint='Use "auto"; GET /v1/models lists what the key may use.',
+            param="model",
+        )
+
+
+def judge(offers: Sequence[Offer], terms: Terms) -> tuple[list[Offer], list[Rejection]]:
+    """Part the offers into those that may serve and those that may not, with the first reason found.
+
+    A deployment is rejected for its context window only if even an optimistic count of the prompt's
+    tokens does not fit. The prompt's ceiling in bytes would reject prompts that fit three times over;
+    in between the engine itself says whether the prompt fits, and the chain moves on if it does not.
+    """
+    eligible: list[Offer] = []
+    rejected: list[Rejection] = []
+    for offer in offers:
+        fault = _fault(offer.deployment, terms)
+        if fault is None:
+            eligible.append(offer)
+        else:
+            rejected.append(Rejection(offer.deployment, *fault))
+    return eligible, rejected
+
+
+def _fault(deployment: Deployment, terms: Terms) -> tuple[str, str] | None:
+    """Return code and sentence of the first thing that rules a deployment out."""
+    tier, tiers = deployment.tier, terms.tiers
+    if terms.pinned is not None and deployment.name != terms.pinned.name:
+        return "other_deployment_pinned", f"The caller asked for {terms.pinned.name} and nothing else."
+    if not may_use(terms.principal, deployment):
+        return "key_not_allowed", f"The API key may not use {deployment.name} (tier {tier.name})."
+    if tier.order > terms.range.high:
+        return (
+            "above_max_tier",
+            f"Tier {tier.name} is above the highest allowed, {tiers[terms.range.high].name}.",
+        )
+    if tier.order < terms.range.low:
+        return (
+            "below_min_tier",
+            f"Tier {tier.name} is below the lowest allowed, {tiers[terms.range.low].name}.",
+        )
+    if terms.local_only and not deployment.local:
+        return "not_local", f"{deployment.name} runs elsewhere, and the prompt must stay local."
+    missing = sorted(terms.needs.capabilities - deployment.capabilities)
+    if missing:
+        return "capability_missing", f"{deployment.name} lacks {', '.join(missing)}."
+    least_tokens = terms.needs.prompt_bytes // OPTIMISTIC_BYTES_PER_TOKEN
+    if least_tokens + 1 > deployment.context_tokens:
+        return "context_too_small", (
+            f"The prompt is at least {least_tokens} tokens; "
+            f"{deployment.name} holds {deployment.context_tokens}, prompt and answer together."
+        )
+    return None
+
+
+def refusal(rejected: Sequence[Rejection]) -> TrivetError:
+    """Return the error to raise when no deployment may serve: it tells the caller what to change."""
+    details: dict[str, Any] = {"rejected": [rejection_as_json(rejection) for rejection in rejected]}
+    judged = [rejection for rejection in rejected if rejection.code != "other_deployment_pinned"]
+    codes = {rejection.code for rejection in judged}
+    if codes == {"key_not_allowed"}:
+        return PermissionDenied(
+            "This API key may use none of the deployments that could serve the request.",
+            hint="Ask for another tier or model, or ask an administrator to widen the key.",
+            param="model",
+            details=details,
+        )
+    # What the key and the limits leave: if only the context stands in the way, that is the news.
+    if "context_too_small" in codes and codes <= {
+        "context_too_small",
+        "key_not_allowed",
+        "above_max_tier",
+        "below_min_tier",
+    }:
+        return _context_refusal(judged, codes, details)
+    causes = "; ".join(dict.fromkeys(rejection.reason for rejection in judged[:5]))
+    return NoCandidate(
+        f"No deployment can serve this request. {causes}".rstrip(),
+        hint="`error.trivet.rejected` lists every deployment with its reason."
+        if judged
+        else "No engine is configured, or none has been attached yet; `trivet doctor` shows them.",
+        details=details,
+    )
+
+
+def _context_refusal(judged: Sequence[Rejection], codes: set[str], details: dict[str, Any]) -> ContextTooLong:
+    small = [rejection for rejection in judged if rejection.code == "context_too_small"]
+    widest = max(small, key=lambda rejection: rejection.deployment.context_tokens).deployment
+    hint = "Shorten the prompt or drop old turns"
+    if "above_max_tier" in codes:
+        hint += ", or allow a higher tier"
+    return ContextTooLong(
+        f"The prompt fits no context window; the largest is that of {widest.name}: "
+        f"{widest.context_tokens} tokens.",
+        hint=hint + ".",
+        param="messages",
+        details={**details, "largest_context_tokens": widest.context_tokens},
+    )

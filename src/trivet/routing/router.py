@@ -1,0 +1,236 @@
+"""The decision: which tier should serve, which deployments may, in which order, and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from trivet.config.settings import PolicySettings, RoutingSettings
+from trivet.domain.decisions import Candidate, Complexity, Decision, Estimate, Offer, Reason, Rejection
+from trivet.domain.requests import ChatRequest, Needs, Principal
+from trivet.domain.tiers import Deployment, Tier
+from trivet.routing.complexity import FACTOR_WEIGHTS, ComplexityEstimator, confidence
+from trivet.routing.eligibility import Terms, judge, refusal, require_tier
+from trivet.routing.features import prompt_ceiling_tokens
+from trivet.routing.output import output_cap
+from trivet.routing.policies import Policy, PolicyBook, TierRange, tier_range
+from trivet.routing.scoring import rank
+from trivet.routing.target import find_target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Aim:
+    """Where the request should go, before it is known what is there."""
+
+    strategy: str
+    order: int
+    range: TierRange
+    reasons: tuple[Reason, ...]
+    pinned: Deployment | None = None
+
+
+class Router:
+    """Decides; holds no state between requests and does no input or output."""
+
+    def __init__(self, settings: RoutingSettings, tiers: Sequence[Tier]) -> None:
+        """Take the routing section and the tiers.
+
+        Args:
+            settings: policies, task types, the fixed tier.
+            tiers: the configuration's, at least one; their `order` is their position.
+        """
+        self._enabled = settings.enabled
+        self._book = PolicyBook(
+            policies={name: _policy(name, told) for name, told in settings.policies.items()},
+            task_types=settings.task_types,
+            default=settings.default_policy,
+        )
+        self._tiers = tuple(sorted(tiers, key=lambda tier: tier.order))
+        self._estimator = ComplexityEstimator(self._tiers, text_limit_chars=settings.text_limit_chars)
+        self._orders = {tier.name: position for position, tier in enumerate(self._tiers)}
+        self._fixed = self._orders.get(settings.fixed_tier, len(self._tiers) // 2)
+
+    def decide(
+        self,
+        request: ChatRequest,
+        needs: Needs,
+        offers: Sequence[Offer],
+        *,
+        principal: Principal | None,
+        decision_id: str,
+    ) -> Decision:
+        """Choose the candidates of one request, best first, with every reason and every rejection.
+
+        Args:
+            request: as `parse_chat` returned it.
+            needs: as `describe` returned it.
+            offers: every deployment as the fleet sees it now, in the order of the configuration.
+            principal: who asks; None where nobody's key limits anything.
+            decision_id: the decision's name in records and headers.
+
+        Raises:
+            ModelUnknown: `model` names nothing.
+            RequestMalformed: a hint names no tier, or the hints exclude each other.
+            ContextTooLong: the prompt fits no context window that is allowed.
+            PermissionDenied: the key allows none of the deployments, or not the tier asked for by name.
+            NoCandidate: they are ruled out for several reasons; `details["rejected"]` lists them.
+        """
+        policy = self._book.find(needs.task_type)
+        complexity = self._estimator.score(
+            needs.text, needs.context_tokens, needs.agent_capabilities, needs.history_length
+        )
+        aim = self._aim(request, needs.task_type, complexity, offers, principal)
+        terms = Terms(
+            needs=needs,
+            tiers=self._tiers,
+            range=aim.range,
+            local_only=request.hints.local_only,
+            principal=principal,
+            pinned=aim.pinned,
+        )
+        eligible, rejected = judge(offers, terms)
+        if not eligible:
+            raise refusal(rejected)
+        candidates = rank(eligible, target_order=aim.order, tier_count=len(self._tiers))
+        chosen = candidates[0].deployment
+        cap, output_reasons = output_cap(request.max_tokens, policy, chosen, needs)
+        # A ceiling whichever candidate serves in the end, so that the hold survives a fallback.
+        template_tokens = max(candidate.deployment.template_tokens for candidate in candidates)
+        temperature = policy.temperature
+        recommended = self._orders[complexity.recommended_tier]
+        free = aim.strategy == "complexity" and aim.order == recommended
+        return Decision(
+            decision_id=decision_id,
+            complexity=complexity,
+            confidence=confidence(complexity.score, self._tiers) if free else 1.0,
+            policy=policy.name,
+            strategy=aim.strategy,
+            reasons=(
+                *aim.reasons,
+                *_availability_reasons(aim, self._tiers, eligible, rejected, candidates),
+                *output_reasons,
+            ),
+            candidates=tuple(candidates),
+            rejected=tuple(_compared(rejection, chosen) for rejection in rejected),
+            temperature=chosen.tier.temperature if temperature is None else temperature,
+            max_output_tokens=cap,
+            estimated=Estimate(prompt_ceiling_tokens(needs, template_tokens), cap),
+        )
+
+    def _aim(
+        self,
+        request: ChatRequest,
+        task_type: str | None,
+        complexity: Complexity,
+        offers: Sequence[Offer],
+        principal: Principal | None,
+    ) -> _Aim:
+        """Find the target tier. A policy limits only what is routed by complexity; hints always limit."""
+        target = find_target(request.model, self._tiers, offers, principal)
+        if isinstance(target, Deployment):
+            limits = tier_range(self._tiers, request.hints)
+            reason = Reason("deployment_requested", f"The caller asked for {target.name} and nothing else.")
+            return _Aim(
+                strategy="pinned",
+                order=target.tier.order,
+                range=limits,
+                reasons=(reason, *limits.reasons),
+                pinned=target,
+            )
+        if target is not None:
+            require_tier(target, offers, principal)
+            limits = tier_range(self._tiers, request.hints)
+            text = f"The caller asked for tier {target.name}; other tiers are fallbacks."
+            return self._clamped("tier", target.order, limits, Reason("tier_requested", text))
+        if not self._enabled:
+            text = f"Routing is switched off: everything goes to tier {self._tiers[self._fixed].name}."
+            limits = tier_range(self._tiers, request.hints)
+            return self._clamped("fixed", self._fixed, limits, Reason("routing_disabled", text))
+        policy = self._book.find(task_type)
+        limits = tier_range(self._tiers, request.hints, policy)
+        return self._clamped(
+            "complexity",
+            self._orders[complexity.recommended_tier],
+            limits,
+            _complexity_reason(complexity),
+            _policy_reason(task_type, policy, self._book),
+        )
+
+    def _clamped(self, strategy: str, order: int, limits: TierRange, *first: Reason) -> _Aim:
+        aimed = limits.clamp(order)
+        moved: tuple[Reason, ...] = ()
+        if aimed != order:
+            text = f"So the target moves from {self._tiers[order].name} to {self._tiers[aimed].name}."
+            moved = (Reason("target_clamped", text),)
+        return _Aim(strategy=strategy, order=aimed, range=limits, reasons=(*first, *limits.reasons, *moved))
+
+
+def _policy(name: str, told: PolicySettings) -> Policy:
+    return Policy(
+        name=name,
+        min_tier=told.min_tier,
+        max_tier=told.max_tier,
+        temperature=told.temperature,
+        max_output_tokens=told.max_output_tokens,
+    )
+
+
+def _complexity_reason(complexity: Complexity) -> Reason:
+    parts = {name: FACTOR_WEIGHTS[name] * value for name, value in complexity.factors.items()}
+    heaviest = max(parts, key=lambda name: parts[name])
+    return Reason(
+        "complexity",
+        f"Complexity {complexity.score:.2f} (most of it from {heaviest}) recommends "
+        f"tier {complexity.recommended_tier}.",
+    )
+
+
+def _policy_reason(task_type: str | None, policy: Policy, book: PolicyBook) -> Reason:
+    if task_type is None:
+        return Reason("policy", f"No task type: policy {policy.name}.")
+    if task_type in book.task_types:
+        return Reason("policy", f"Task type {task_type!a} falls under policy {policy.name}.")
+    return Reason("policy", f"Task type {task_type!a} is not listed: policy {policy.name}.")
+
+
+def _availability_reasons(
+    aim: _Aim,
+    tiers: Sequence[Tier],
+    eligible: Sequence[Offer],
+    rejected: Sequence[Rejection],
+    candidates: Sequence[Candidate],
+) -> list[Reason]:
+    """Tell what kept the request from its target tier, and where it goes."""
+    reasons: list[Reason] = []
+    chosen = candidates[0].deployment
+    for rejection in rejected:
+        wanted = rejection.deployment.tier.order == aim.order
+        if rejection.code == "key_not_allowed" or (wanted and rejection.code != "other_deployment_pinned"):
+            reasons.append(Reason(rejection.code, rejection.reason))
+    for offer in eligible:
+        name, state = offer.deployment.name, offer.state
+        if state == "ready":
+            continue
+        if name == chosen.name:
+            reasons.append(
+                Reason("last_resort", f"{name} is {_STATES.get(state, state)}, but nothing is better.")
+            )
+        else:
+            reasons.append(Reason("unavailable", f"{name} is {_STATES.get(state, state)}: tried last."))
+    distance = chosen.tier.order - aim.order
+    if distance > 0:
+        text = (
+            f"Tier {tiers[aim.order].name} cannot serve now; the next above that can is {chosen.tier.name}."
+        )
+        reasons.append(Reason("escalated", text))
+    elif distance < 0:
+        text = f"No tier from {tiers[aim.order].name} up can serve now; the next below is {chosen.tier.name}."
+        reasons.append(Reason("downgraded", text))
+    reasons.append(Reason("chosen", f"{chosen.name} of tier {chosen.tier.name} is tried first."))
+    return reasons
+
+
+_STATES = {"loading": "loading", "down": "not answering", "open": "resting after failures (circuit open)"}
+
+
+def _compared(rejection: Rejection, chosen: Deployment) -> Rejection:
+    difference = rejection.deployment.tier.cost_weight - chosen.tier.cost_weight
+    return replace(rejection, cost_difference=round(difference, 6))
