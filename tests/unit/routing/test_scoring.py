@@ -1,0 +1,88 @@
+"""The scoring function: its order and its terms."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.routing.parts import UNTIMED, deployment
+from trivet.domain.decisions import Offer
+from trivet.domain.tiers import Tier
+from trivet.routing.scoring import LOAD_RANGE, rank, score_terms
+
+FIVE = tuple(
+    Tier(name=f"t{i}", order=i, cost_weight=1.0 + i, complexity_low=i / 5, complexity_high=(i + 1) / 5)
+    for i in range(5)
+)
+
+
+def offer(tier: int, state: str = "ready", in_flight: int = 0, slots: int = 4, name: str = "") -> Offer:
+    """Return an offer of tier `t<tier>`."""
+    label = name or f"t{tier}-{state}-{in_flight}"
+    return Offer(deployment(label, FIVE[tier], slots=slots), state=state, in_flight=in_flight)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [(0, [0, 1, 2, 3, 4]), (2, [2, 3, 4, 1, 0]), (3, [3, 4, 2, 1, 0]), (4, [4, 3, 2, 1, 0])],
+)
+def test_target_first_then_up_then_down(target: int, expected: list[int]) -> None:
+    """The target tier leads, higher tiers follow from the nearest, then lower ones from the nearest."""
+    candidates = rank([offer(tier) for tier in range(5)], target_order=target, tier_count=5)
+    assert expected == [candidate.deployment.tier.order for candidate in candidates]
+
+
+def test_ready_before_loading_before_down() -> None:
+    """The farthest ready tier comes before a target that is loading, and that before one that is down."""
+    offers = [
+        offer(4, "down"),
+        offer(4, "open"),
+        offer(4, "loading"),
+        offer(0, in_flight=1000),
+        offer(3, "loading"),
+    ]
+    names = [c.deployment.name for c in rank(offers, target_order=4, tier_count=5)]
+    assert names == ["t0-ready-1000", "t4-loading-0", "t3-loading-0", "t4-down-0", "t4-open-0"]
+
+
+def test_the_least_busy_leads_within_a_tier() -> None:
+    """Requests in flight per slot decide within a tier, and only there."""
+    offers = [
+        offer(1, in_flight=900, name="full"),
+        offer(1, in_flight=2, slots=4, name="half"),
+        offer(1, in_flight=2, slots=64, name="wide"),
+        offer(2, name="idle-above"),
+    ]
+    names = [c.deployment.name for c in rank(offers, target_order=1, tier_count=5)]
+    assert names == ["wide", "half", "full", "idle-above"]
+
+
+def test_ties_keep_the_order_of_the_configuration() -> None:
+    """Equal offers stay in the order in which they are configured."""
+    names = ["b", "a", "c"]
+    candidates = rank([offer(1, name=name) for name in names], target_order=1, tier_count=5)
+    assert names == [candidate.deployment.name for candidate in candidates]
+
+
+def test_terms_by_name() -> None:
+    """The terms say what each offer gains and loses."""
+    busy = score_terms(offer(0, "loading", in_flight=4), target_order=2, tier_count=3)
+    assert busy == {"tier_fit": 0.0, "escalation": 0.0, "downgrade": -5.0, "unavailable": -8.0, "load": -0.45}
+    above = score_terms(offer(4), target_order=2, tier_count=5)
+    assert above == {"tier_fit": 0.0, "escalation": -2.0, "downgrade": 0.0, "unavailable": 0.0, "load": 0.0}
+
+
+@UNTIMED
+@given(
+    st.integers(0, 4),
+    st.sampled_from(["ready", "loading", "down", "open", "new"]),
+    st.integers(0, 10**6),
+    st.integers(1, 512),
+    st.integers(0, 4),
+)
+def test_terms_add_up_to_the_score(tier: int, state: str, in_flight: int, slots: int, target: int) -> None:
+    """Whatever the offer, its terms sum to its score, and load costs less than one tier."""
+    (candidate,) = rank([offer(tier, state, in_flight, slots)], target_order=target, tier_count=5)
+    assert candidate.score == pytest.approx(math.fsum(candidate.terms.values()))
+    assert -LOAD_RANGE <= candidate.terms["load"] <= 0.0
