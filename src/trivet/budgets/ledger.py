@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import structlog
 from sqlalchemy import Connection, and_, func, select
@@ -23,7 +23,7 @@ from trivet.budgets.verify import VerifyReport, verify
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import BudgetRow, BudgetStatus, Reservation, Settlement, WindowKind
 from trivet.domain.clock import Clock
-from trivet.domain.errors import BudgetContended, ConfigError
+from trivet.domain.errors import BudgetContended
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import Database
@@ -38,16 +38,12 @@ class Ledger:
     """The owner of all budgets. Usable from any thread; futures may be waited for inside a running loop."""
 
     def __init__(self, database: Database, settings: BudgetSettings, clock: Clock) -> None:
-        """Read where the ledger stands.
-
-        Raises:
-            ConfigError: `budgets.time_zone` is not an IANA time zone.
-        """
+        """Read where the ledger stands; blocks."""
         self._database = database
         self._thresholds = settings.thresholds
         self._defaults = DefaultLimits.of(settings)
         last_seen_ns, open_windows = database.read(_standing)
-        zone = _zone(settings.time_zone)
+        zone = ZoneInfo(settings.time_zone)
         self._calendar = LedgerCalendar(clock, zone, last_seen_ns, open_windows)
         self._operations = Operations(self._calendar, self._defaults)
         self._turnstile = Turnstile()
@@ -233,17 +229,6 @@ class Ledger:
     def _view(self) -> View:
         now_ns = self._calendar.now_ns()
         return View(instant_of(now_ns), self._calendar.windows(now_ns), self._defaults, self._thresholds)
-
-
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"budgets.time_zone: {name!r} is not an IANA time zone.",
-            hint="Use a name such as UTC or Europe/Berlin.",
-            param="budgets.time_zone",
-        ) from error
 
 
 def _standing(connection: Connection) -> tuple[int, dict[WindowKind, tuple[int, int]]]:
