@@ -35,11 +35,13 @@ _CONTEXT_OVERFLOW = re.compile(
 _LOADING = re.compile(r"loading model", re.IGNORECASE)
 _ADDRESS = re.compile(r"\w+://\S+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost:\d+\b", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
+_OVERFLOW_MARKS = ("exceed_context_size_error", "context_length_exceeded")
 _STATUS_OF_TYPE = {
     "invalid_request_error": 400,
     "badrequesterror": 400,
     "bad request": 400,
     "exceed_context_size_error": 400,
+    "context_length_exceeded": 400,
     "authentication_error": 401,
     "permission_error": 403,
     "not_found_error": 404,
@@ -171,9 +173,9 @@ def _words(document: Any) -> str:
         inner = document.get(key)
         if inner:
             words = inner if isinstance(inner, str) else _words(inner) or json.dumps(inner)
-            kind = document.get("type")
-            # The type alone marks an overflow in some answers; keep it where the table can see it.
-            return f"{words} ({kind})" if kind == "exceed_context_size_error" else words
+            # A type or code alone may mark an overflow; it is put where the table looks.
+            marks = [document.get(name) for name in ("type", "code")]
+            return next((f"{words} ({mark})" for mark in marks if mark in _OVERFLOW_MARKS), words)
     return ""
 
 
@@ -192,6 +194,4 @@ def _status_in(error: Any) -> int:
         for name in names
         if isinstance(name, str) and name.lower() in _STATUS_OF_TYPE
     ]
-    if error.get("code") == "context_length_exceeded":
-        return 400
     return found[0] if found else 500

@@ -7,7 +7,6 @@ from typing import Any
 
 import aiohttp
 
-from trivet.domain.errors import EngineError
 from trivet.domain.tiers import Deployment
 from trivet.engines.addresses import api_url, server_url
 from trivet.engines.answers import read_body
@@ -37,13 +36,11 @@ async def probe(
             return await _probe_openai(deployment, asker)
     except TimeoutError:
         return Health("down", f"{asker.url} did not answer within {timeout_s:g} s.")
+    except aiohttp.InvalidURL:
+        return Health("down", f"{deployment.url} is not an HTTP URL: set the deployment's `url`.")
     except (aiohttp.ClientError, OSError) as error:
         fault = fault_from_exception(error, answered=False)
         return Health("down", f"{asker.url}: {fault} {_how_to_start(deployment)}")
-    except EngineError as error:
-        return Health("down", f"{asker.url}: {error}")
-    except ValueError:
-        return Health("down", f"{deployment.url} is not an HTTP URL: set `url`.")
 
 
 @dataclass(frozen=True, slots=True)

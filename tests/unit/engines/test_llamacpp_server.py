@@ -1,0 +1,98 @@
+"""The embedded engine as a program: how it starts, refuses and ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.contract.calls import deployment_of
+from tests.doubles.programs import Programs, free_port
+from trivet.config.settings import LaunchSettings
+from trivet.engines.llamacpp import server_command
+from trivet.engines.llamacpp_server import EXIT_MODEL_UNUSABLE, EXIT_WHEEL_MISSING
+
+SERVER = [sys.executable, "-m", "trivet.engines.llamacpp_server"]
+
+
+def test_command(tmp_path: Path) -> None:
+    """The command is the program with the deployment's context per slot, slots and threads."""
+    deployment = deployment_of(None, "tiny", engine="llamacpp")
+    command = server_command(
+        deployment, LaunchSettings(path=tmp_path / "m.gguf", threads=2, gpu_layers=3), 1234
+    )
+    assert command == [
+        *SERVER,
+        *("--model", str(tmp_path / "m.gguf"), "--port", "1234", "--alias", "tiny"),
+        *("--context", "2048", "--slots", "4", "--threads", "2", "--gpu-layers", "3"),
+    ]
+
+
+def test_terminate(programs: Programs, tiny_models: dict[str, Path]) -> None:
+    """SIGTERM ends it with code 0."""
+    program = programs.start_llama(tiny_models["light"])
+    program.process.terminate()
+    assert program.process.wait(timeout=30) == 0
+
+
+def test_lifeline(programs: Programs, tiny_models: dict[str, Path]) -> None:
+    """It ends by itself when its standard input does: when the parent is gone, however it went."""
+    program = programs.start_llama(tiny_models["light"])
+    assert program.process.stdin is not None
+    program.process.stdin.close()
+    assert program.process.wait(timeout=30) == 0
+
+
+def test_parent_killed(tiny_models: dict[str, Path]) -> None:
+    """After a kill -9 of its parent no engine is left."""
+    script = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    command = [*SERVER, "--model", str(tiny_models["light"]), "--port", str(free_port())]
+    # The engine keeps this pipe open as long as it lives, so reading its end proves that it is gone.
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *command], stdout=subprocess.PIPE, stderr=writing
+    ) as parent:
+        os.close(writing)
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline()) > 0
+        parent.kill()
+    with os.fdopen(reading, "rb") as pipe:
+        pipe.read()
+
+
+def refused(model: Path, **environment: str) -> tuple[int, str]:
+    """Run the program with its lifeline held until it ends; return its exit code and last line on stderr."""
+    with subprocess.Popen(
+        [*SERVER, "--port", str(free_port()), "--model", str(model)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | environment,
+    ) as process:
+        assert process.stderr is not None
+        words = process.stderr.read().decode()
+        return process.wait(timeout=60), words.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a model", b"GGUF" + b"\xff" * 100])
+def test_model_that_cannot_be_loaded(tmp_path: Path, content: bytes | None) -> None:
+    """A missing or broken model file is named, with exit code 4."""
+    model = tmp_path / "model.gguf"
+    if content is not None:
+        model.write_bytes(content)
+    code, words = refused(model)
+    assert (code, str(model) in words) == (EXIT_MODEL_UNUSABLE, True)
+
+
+def test_wheel_missing(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
+    """Without the wheel it says which extra to install, with exit code 3."""
+    # A package of that name that cannot be imported stands before the real one on the path.
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError\n")
+    code, words = refused(tiny_models["light"], PYTHONPATH=str(tmp_path))
+    assert (code, "trivet[llamacpp]" in words) == (EXIT_WHEEL_MISSING, True)
