@@ -1,0 +1,143 @@
+"""What an operator reads off the budgets."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from trivet.budgets import Ledger
+from trivet.domain.clock import ManualClock
+from trivet.domain.outcomes import Usage
+from trivet.domain.scopes import Scope
+
+ACME, SEARCH, ANA = Scope("acme"), Scope("acme.search"), Scope("acme.search.ana")
+
+
+def test_an_unused_budget(ledger: Ledger) -> None:
+    """Before any use all is well: nothing burns, nothing breaks, nothing is known of request sizes."""
+    expected = {
+        "scope": "acme",
+        "status": "ok",
+        "rows": [
+            {
+                "scope": "acme",
+                "meter": "tokens",
+                "window": "daily",
+                "window_start": "2026-01-01T00:00:00+00:00",
+                "resets_at": "2026-01-02T00:00:00+00:00",
+                "used": 0,
+                "held": 0,
+                "limit": 1000,
+                "remaining": 1000,
+                "percent_used": 0.0,
+            },
+            {
+                "scope": "acme",
+                "meter": "tokens",
+                "window": "monthly",
+                "window_start": "2026-01-01T00:00:00+00:00",
+                "resets_at": "2026-02-01T00:00:00+00:00",
+                "used": 0,
+                "held": 0,
+                "limit": 10_000,
+                "remaining": 10_000,
+                "percent_used": 0.0,
+            },
+        ],
+        "burn_rate_per_hour": 0.0,
+        "projected_total": 0,
+        "breach_at": None,
+        "requests_remaining": None,
+        "thresholds": [50, 70, 80, 85, 95, 100],
+        "active_alerts": [],
+    }
+    assert expected == ledger.status(ACME).as_json()
+
+
+def test_rows_above_are_included(ledger: Ledger) -> None:
+    """A user's status shows its own rows and those of the team and the organisation that bind it."""
+    assert [row.scope for row in ledger.status(ANA).rows] == [ACME, ACME, SEARCH, SEARCH, ANA, ANA]
+
+
+def test_burn_rate_and_breach(ledger: Ledger, clock: ManualClock) -> None:
+    """What the last hour charged is the rate; at that rate the breach and the total are projected."""
+    ledger.record(ACME, 100).result()
+    clock.advance(7200)
+    ledger.record(SEARCH, 60).result()
+    ledger.reserve(ANA, 500, reservation_id="r").result()
+    ledger.settle("r", Usage(20, 20)).result()
+    status = ledger.status(ACME)
+    assert status.burn_rate_per_hour == 100.0
+    assert status.breach_at == datetime(2026, 1, 1, 10, tzinfo=UTC)
+    assert status.projected_total == 200 + 22 * 100
+    assert ledger.status(ANA).burn_rate_per_hour == 40.0
+    assert ledger.status(Scope("acme.searching")).burn_rate_per_hour == 0.0
+    clock.advance(3600)
+    assert ledger.status(ACME).burn_rate_per_hour == 0.0
+    assert ledger.status(ACME).breach_at is None
+
+
+def test_no_breach_within_the_window(ledger: Ledger, clock: ManualClock) -> None:
+    """A rate that the reset overtakes breaks nothing; the total at the reset is still told."""
+    clock.advance(23 * 3600)
+    ledger.record(ACME, 10).result()
+    status = ledger.status(ACME)
+    assert status.breach_at is None
+    assert status.projected_total == 20
+
+
+def test_requests_remaining_at_the_recent_mean(ledger: Ledger) -> None:
+    """The room of the tightest row, holds included, is divided by the mean of recent charges."""
+    for index, tokens in enumerate((10, 20, 30)):
+        ledger.reserve(SEARCH, 50, reservation_id=str(index)).result()
+        ledger.settle(str(index), Usage(tokens, 0)).result()
+    ledger.reserve(SEARCH, 135, reservation_id="open").result()
+    ledger.release("2").result()
+    assert ledger.status(SEARCH).requests_remaining == (1000 - 60 - 135) // 20
+
+
+def test_requests_remaining_without_limits(ledger: Ledger) -> None:
+    """Without any limit there is no number of requests that remain."""
+    for window in ("daily", "monthly"):
+        ledger.set_limit(ACME, window, None, author="me").result()
+    ledger.record(ACME, 10).result()
+    status = ledger.status(ACME)
+    assert status.requests_remaining is None
+    assert status.projected_total == 10 + 10 * 24
+
+
+@pytest.mark.parametrize(
+    ("tokens", "status", "threshold"),
+    [
+        (0, "ok", None),
+        (499, "ok", None),
+        (500, "warning", 50),
+        (849, "warning", 80),
+        (1000, "exhausted", 100),
+    ],
+)
+def test_thresholds(ledger: Ledger, tokens: int, status: str, threshold: int | None) -> None:
+    """The highest threshold that use has passed is the alert of a row."""
+    ledger.record(ACME, tokens).result()
+    found = ledger.status(SEARCH)
+    assert found.status == status
+    assert [alert["threshold"] for alert in found.active_alerts] == [threshold] * (threshold is not None)
+
+
+def test_holds_alert_nobody(ledger: Ledger) -> None:
+    """Thresholds look at use: a burst of worst-case holds is no alarm."""
+    ledger.reserve(ACME, 1000, reservation_id="r").result()
+    assert ledger.status(ACME).status == "ok"
+
+
+def test_an_alert_names_its_row(ledger: Ledger) -> None:
+    """An alert tells which row passed which threshold, and until when."""
+    ledger.set_limit(SEARCH, "monthly", 0, author="me").result()
+    (alert,) = ledger.status(SEARCH).active_alerts
+    assert alert == {
+        "scope": "acme.search",
+        "meter": "tokens",
+        "window": "monthly",
+        "threshold": 100,
+        "percent_used": 100.0,
+        "resets_at": "2026-02-01T00:00:00+00:00",
+    }
