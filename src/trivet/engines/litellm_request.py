@@ -1,0 +1,123 @@
+"""Say an EngineCall in LiteLLM's arguments, field by field: nothing from a request steers LiteLLM itself.
+
+LiteLLM's call takes addresses, keys, callbacks and mocks by keyword, so a body is never spread into it.
+"""
+
+import copy
+from typing import Any
+
+from trivet.domain.errors import EngineRejected
+from trivet.domain.tiers import Deployment
+from trivet.engines.addresses import api_url, server_url
+from trivet.engines.protocol import EngineCall
+
+KEEP_ALIVE = "30m"
+"""How long Ollama keeps a model loaded after a request; loading it again costs more than the memory."""
+
+SAMPLING = ("temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens", "reasoning_effort")
+OLLAMA_FIELDS = (*SAMPLING, "tools", "response_format")
+OLLAMA_OPTIONS = ("top_k", "min_p", "typical_p", "repeat_last_n", "repeat_penalty")
+"""Options that Ollama takes without loading the model anew."""
+
+PROVIDER_FIELDS = (
+    *OLLAMA_FIELDS,
+    *("n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"),
+    *(
+        "tool_choice",
+        "parallel_tool_calls",
+        "functions",
+        "function_call",
+        "modalities",
+        "audio",
+        "prediction",
+    ),
+    *("verbosity", "thinking", "web_search_options", "service_tier", "prompt_cache_key", "top_k"),
+)
+
+# What `ollama_chat/` cannot say, with the values that mean nothing is asked for.
+_BEYOND_OLLAMA: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),  # LiteLLM would send it as repeat_penalty, where 0 is no neutral value
+    "logit_bias": (None, {}),
+    "parallel_tool_calls": (None, True),
+    "tool_choice": (None, "auto", "none"),
+    "functions": (None, []),
+    "function_call": (None, "auto", "none"),
+}
+_RELAY_HINT = "Leave it out, or reach the engine with `transport: relay`."
+
+
+def request_arguments(deployment: Deployment, call: EngineCall) -> dict[str, Any]:
+    """Return the keyword arguments of LiteLLM's call that the request stands for.
+
+    Raises:
+        EngineRejected: the request asks for what cannot be passed on; nothing is dropped silently.
+    """
+    model = str(call.body.get("model") or deployment.model)
+    arguments: dict[str, Any] = {
+        # LiteLLM rewrites messages in place.
+        "messages": copy.deepcopy(call.body.get("messages", [])),
+        "stream": call.stream,
+    }
+    if call.stream:
+        if call.body.get("n") not in (None, 1):
+            raise _beyond("n", "several answers in one stream")
+        arguments["stream_options"] = {"include_usage": True}
+    if deployment.engine == "ollama":
+        return arguments | _for_ollama(deployment, call.body, model)
+    if deployment.engine == "litellm":
+        return arguments | _for_any_provider(deployment, call.body, model)
+    named = ("model", "messages", "stream", "stream_options")
+    return arguments | {
+        # Not `hosted_vllm/`: it takes `[DONE]` for a finish, so that a stream cut short would look whole.
+        "model": f"openai/{model}",
+        "api_base": api_url(deployment.url or "", "").rstrip("/"),
+        "extra_body": {name: value for name, value in call.body.items() if name not in named},
+    }
+
+
+def _for_ollama(deployment: Deployment, body: dict[str, Any], model: str) -> dict[str, Any]:
+    for name, neutral in _BEYOND_OLLAMA.items():
+        if body.get(name) not in neutral:
+            raise _beyond(name, f"`{name}` to Ollama")
+    _refuse_remote_images(body)
+    wanted = {name: body[name] for name in (*OLLAMA_FIELDS, *OLLAMA_OPTIONS) if body.get(name) is not None}
+    if "none" in (body.get("tool_choice"), body.get("function_call")):
+        wanted.pop("tools", None)
+    return wanted | {
+        "model": f"ollama_chat/{model}",
+        "api_base": server_url(deployment.url or ""),
+        # Always the same: another value makes Ollama load the model anew.
+        "num_ctx": deployment.context_tokens,
+        "keep_alive": KEEP_ALIVE,
+    }
+
+
+def _for_any_provider(deployment: Deployment, body: dict[str, Any], model: str) -> dict[str, Any]:
+    _refuse_remote_images(body)
+    wanted = {name: body[name] for name in PROVIDER_FIELDS if body.get(name) is not None}
+    if deployment.url is not None:
+        wanted["api_base"] = deployment.url
+    return wanted | {"model": model}
+
+
+def _refuse_remote_images(body: dict[str, Any]) -> None:
+    # For many providers LiteLLM fetches images itself: a tenant could make this machine ask any address.
+    for message in body.get("messages") or ():
+        parts = message.get("content") if isinstance(message, dict) else None
+        for part in parts if isinstance(parts, list) else ():
+            image = part.get("image_url") if isinstance(part, dict) else None
+            url = image.get("url") if isinstance(image, dict) else image
+            if url is not None and not str(url).startswith("data:"):
+                raise EngineRejected(
+                    "This model cannot be given an image by its address.",
+                    hint="Send it as a data: URL.",
+                    param="messages",
+                )
+
+
+def _beyond(name: str, what: str) -> EngineRejected:
+    return EngineRejected(f"LiteLLM cannot pass on {what}.", hint=_RELAY_HINT, param=name)
