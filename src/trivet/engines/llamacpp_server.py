@@ -4,10 +4,13 @@ Run `python -m trivet.engines.llamacpp_server --model FILE --port N`. It listens
 OpenAI's wire format, ends on SIGTERM, and ends by itself when its standard input reaches end-of-file: its
 parent holds the other end of that pipe, so that the engine never outlives it, not even a kill -9.
 
-Exit codes: 0 told to end; 2 usage; 3 the wheel is missing; 4 the model file cannot be loaded.
+Exit codes: 0 told to end (while the model still loads it is ended by the signal itself); 2 usage; 3 the
+wheel is missing; 4 the model file cannot be loaded.
 """
 
 import argparse
+import contextlib
+import fcntl
 import os
 import signal
 import sys
@@ -25,8 +28,9 @@ LOG_ERRORS_ONLY = 1
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to end; return the exit code."""
     options = _parser().parse_args(arguments)
-    # While the model loads no Python code runs, so the signal must end the process by itself until then.
+    # An interrupt at a terminal reaches the whole group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_standard_input_while_loading(True)
     threading.Thread(target=_end_with_standard_input, name="lifeline", daemon=True).start()
     try:
         import xllamacpp
@@ -37,12 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     problem = _model_problem(options.model)
     if problem:
         return _fail(EXIT_MODEL_UNUSABLE, problem)
-    told_to_end = threading.Event()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: told_to_end.set())
     try:
         server = xllamacpp.Server(_parameters(xllamacpp, options))
     except (RuntimeError, ValueError) as error:
         return _fail(EXIT_MODEL_UNUSABLE, f"cannot serve {options.model} on port {options.port}: {error}")
+    told_to_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: told_to_end.set())
+    _end_with_standard_input_while_loading(False)
     print(f"listening on {server.listening_address}", flush=True)
     told_to_end.wait()
     # The library's own shutdown waits for open streams; their clients are gone or will be told by the socket.
@@ -69,6 +74,16 @@ def _end_with_standard_input() -> None:
     except OSError:
         pass
     os._exit(0)
+
+
+def _end_with_standard_input_while_loading(loading: bool) -> None:
+    # No Python code runs while llama.cpp loads, neither the lifeline's thread nor a signal handler. So the
+    # kernel is asked to signal the end of standard input, and to end the process by the signal itself.
+    signal.signal(signal.SIGIO, signal.SIG_DFL if loading else signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        flags = fcntl.fcntl(0, fcntl.F_GETFL)
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC if loading else flags & ~os.O_ASYNC)
 
 
 def _model_problem(model: Path) -> str | None:

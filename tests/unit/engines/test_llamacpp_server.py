@@ -1,14 +1,18 @@
 """The embedded engine as a program: how it starts, refuses and ends."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.contract.calls import deployment_of
-from tests.doubles.programs import Programs, free_port
+from tests.doubles.programs import free_port
 from trivet.config.settings import LaunchSettings
 from trivet.engines.llamacpp import server_command
 from trivet.engines.llamacpp_server import EXIT_MODEL_UNUSABLE, EXIT_WHEEL_MISSING
@@ -29,19 +33,39 @@ def test_command(tmp_path: Path) -> None:
     ]
 
 
-def test_terminate(programs: Programs, tiny_models: dict[str, Path]) -> None:
+@contextlib.contextmanager
+def listening(model: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the program until it says that it listens."""
+    command = [*SERVER, "--port", str(free_port()), "--model", str(model)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"listening on http://127.0.0.1:")
+        yield process
+
+
+def test_terminate(tiny_models: dict[str, Path]) -> None:
     """SIGTERM ends it with code 0."""
-    program = programs.start_llama(tiny_models["light"])
-    program.process.terminate()
-    assert program.process.wait(timeout=30) == 0
+    with listening(tiny_models["light"]) as process:
+        process.terminate()
+        assert process.wait(timeout=30) == 0
 
 
-def test_lifeline(programs: Programs, tiny_models: dict[str, Path]) -> None:
+def test_lifeline(tiny_models: dict[str, Path]) -> None:
     """It ends by itself when its standard input does: when the parent is gone, however it went."""
-    program = programs.start_llama(tiny_models["light"])
-    assert program.process.stdin is not None
-    program.process.stdin.close()
-    assert program.process.wait(timeout=30) == 0
+    with listening(tiny_models["light"]) as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+
+
+def test_lifeline_while_loading(tiny_models: dict[str, Path]) -> None:
+    """The end of its standard input ends it at any moment, be it ready or not."""
+    command = [*SERVER, "--port", str(free_port()), "--model", str(tiny_models["heavy"])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        time.sleep(0.2)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=30) in (0, -signal.SIGIO)
 
 
 def test_parent_killed(tiny_models: dict[str, Path]) -> None:
