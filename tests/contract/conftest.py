@@ -21,7 +21,7 @@ class Connect(Protocol):
         ...
 
 
-@pytest.fixture(scope="session", params=["relay"])
+@pytest.fixture(scope="session", params=["relay", "litellm"])
 def transport_kind(request: pytest.FixtureRequest) -> TransportKind:
     """Give each transport in turn."""
     kind: TransportKind = request.param

@@ -133,14 +133,19 @@ def _from_class(links: list[BaseException], *, answered: bool) -> EngineError:
             return fault_from_status(status, message, _case_insensitive(headers))
     # The message may hold a traceback or an answer's text: neither is for a tenant.
     kind = type(links[-1]).__name__
-    if answered or any(_is_unreadable(link) for link in links):
+    if answered or any(_is_unreadable(link) for link in links) or _is_own(links[-1]):
         return EngineBroken(f"The engine's answer could not be read ({kind}).", status=200)
     return EngineBroken(f"LiteLLM failed to ask the engine ({kind}).")
 
 
+def _is_own(link: BaseException) -> bool:
+    # With nothing below it, LiteLLM made it of what it read.
+    return type(link).__module__.startswith("litellm")
+
+
 def _is_unreadable(link: BaseException) -> bool:
     # LiteLLM reads only the bodies of good answers.
-    return isinstance(link, ValueError | LookupError | TypeError) or "Invalid response object" in str(link)
+    return isinstance(link, ValueError | LookupError | TypeError)
 
 
 def _is(link: BaseException, name: str) -> bool:
