@@ -4,11 +4,10 @@ import aiohttp
 
 from trivet.domain.errors import ConfigError
 from trivet.domain.tiers import Deployment
+from trivet.engines.pool import EngineConnector
 from trivet.engines.protocol import Transport
 from trivet.engines.relay import Relay
 
-CONNECTIONS_KEPT_S = 4.0
-"""Less than the five seconds after which uvicorn (vLLM) and llama.cpp close: a POST must not meet that."""
 READ_BUFFER_BYTES = 256 * 1024
 
 
@@ -18,9 +17,8 @@ def open_session() -> aiohttp.ClientSession:
     It reads no proxy settings from the environment, keeps no cookies and never limits the number of
     connections: admission is the caller's.
     """
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=CONNECTIONS_KEPT_S, ttl_dns_cache=60)
     return aiohttp.ClientSession(
-        connector=connector,
+        connector=EngineConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         # Each call sets its own limits; the default total of five minutes would cut long answers.

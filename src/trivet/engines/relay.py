@@ -11,6 +11,7 @@ from trivet.domain.errors import ConfigError, EngineBroken
 from trivet.engines.addresses import api_url
 from trivet.engines.answers import parse_document, plain_reply, read_body
 from trivet.engines.faults import fault_from_body, fault_from_event, fault_from_exception
+from trivet.engines.pool import was_reused
 from trivet.engines.protocol import EngineCall, Reply
 from trivet.engines.streams import StreamReply
 
@@ -86,17 +87,22 @@ class Relay:
             if call.body.get("stream", False) is call.stream
             else {**call.body, "stream": call.stream}
         )
-        return await self._session.post(
-            self._url,
-            data=json.dumps(body, separators=(",", ":")).encode(),
-            headers={
-                **self._headers,
-                "Accept": "text/event-stream" if call.stream else "application/json",
-                "X-Request-Id": call.request_id,
-            },
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=call.limits.connect_s),
-        )
+        data = json.dumps(body, separators=(",", ":")).encode()
+        headers = {
+            **self._headers,
+            "Accept": "text/event-stream" if call.stream else "application/json",
+            "X-Request-Id": call.request_id,
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=call.limits.connect_s)
+        while True:
+            try:
+                return await self._session.post(
+                    self._url, data=data, headers=headers, allow_redirects=False, timeout=timeout
+                )
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # Each stale connection leaves the pool as it fails, so this ends with a fresh one.
+                if not was_reused():
+                    raise
 
     async def _reply(self, response: aiohttp.ClientResponse, call: EngineCall, deadline_s: float) -> Reply:
         if response.status != 200:
