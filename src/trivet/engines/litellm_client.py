@@ -34,7 +34,14 @@ class LiteLLMClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
         )
-        self._arguments: dict[str, Any] = {"num_retries": 0, "max_retries": 0, "drop_params": False}
+        self._arguments: dict[str, Any] = {
+            "num_retries": 0,
+            "max_retries": 0,
+            "drop_params": False,
+            # Else any request with tools makes LiteLLM look for its own tool servers, which a tenant could
+            # name, in a package that it does not install.
+            "_skip_mcp_handler": True,
+        }
         if deployment.engine == "litellm":
             # Only LiteLLM knows which client its provider needs; over HTTP it takes our session.
             self._arguments["shared_session"] = self._session

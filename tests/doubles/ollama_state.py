@@ -1,0 +1,84 @@
+"""What the Ollama stand-in has, holds and did: installed and loaded models, counts, faults to come."""
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tests.doubles import ollama_wire as wire
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model in memory."""
+
+    context_tokens: int
+    expires_at: datetime
+    running: int = 0
+
+
+@dataclass(slots=True)
+class State:
+    """What the stand-in has, holds and did."""
+
+    backends: dict[str, str]
+    """Base URL of the llama.cpp server behind each installed model."""
+    default_backend: str
+    context_tokens: int
+    loaded: dict[str, Loaded] = field(default_factory=dict)
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    requests: Counter[str] = field(default_factory=Counter)
+    loads: Counter[str] = field(default_factory=Counter)
+    aborted: int = 0
+    last_chat: dict[str, Any] = field(default_factory=dict)
+    faults: dict[str, float] = field(default_factory=dict)
+
+    def take(self, fault: str) -> bool:
+        """Tell whether the next chat shall fail so, and count it."""
+        left = self.faults.get(fault, 0)
+        self.faults[fault] = max(0, left - 1)
+        return left > 0
+
+
+class ProtocolError(Exception):
+    """An error that is answered with a status and a text."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+def named(state: State, body: dict[str, Any]) -> str:
+    """Return the installed model that the body names, tag included."""
+    given = body.get("model") or body.get("name")
+    if not given:
+        raise ProtocolError(400, "model is required")
+    name = given if ":" in given else f"{given}:latest"
+    if name not in state.backends:
+        raise ProtocolError(404, f"model '{given}' not found")
+    return str(name)
+
+
+async def load(state: State, name: str, body: dict[str, Any]) -> int:
+    """Put a model into memory unless it is there with the same window; return the time taken in ns."""
+    options = body.get("options") or {}
+    window = int(options.get("num_ctx") or state.context_tokens)
+    started_ns = time.monotonic_ns()
+    async with state.loading:
+        held = state.loaded.get(name)
+        if held is None or held.context_tokens != window:
+            await asyncio.sleep(state.faults.get("load_delay_s", 0))
+            state.loads[name] += 1
+            state.loaded[name] = Loaded(window, datetime.now(UTC), held.running if held else 0)
+    return time.monotonic_ns() - started_ns
+
+
+def keep(state: State, name: str, body: dict[str, Any]) -> None:
+    """Set until when a model stays in memory."""
+    seconds = wire.keep_alive_s(body.get("keep_alive"))
+    stay = wire.FOR_EVER if seconds < 0 else timedelta(seconds=seconds)
+    if name in state.loaded:
+        state.loaded[name].expires_at = datetime.now(UTC) + stay
