@@ -181,7 +181,7 @@ async def test_quick_start(settings: Settings, capsys: pytest.CaptureFixture[str
 
     assert (model_config.tier, actual_tier.tier) == (ModelTier.HEAVY, ModelTier.HEAVY)
     assert response.choices[0].message.role == "assistant"
-    assert 0 < usage.total_tokens < 512
+    assert 0 < usage.total_tokens <= 512
     assert (savings["tokens_used"], savings["tokens_saved"]) == (usage.total_tokens, 0)
     assert (distribution, savings_estimate["engine_hours_saved"]) == ({"heavy": 100.0}, 0.0)
     assert json.loads(json.dumps(export_data))["requests"] == 1

@@ -95,7 +95,7 @@ def answer_headers(answer: Answer) -> Mapping[str, str]:
         "x-trivet-tier": answer.deployment.tier.name,
         "x-trivet-model": answer.deployment.model,
         "x-trivet-complexity": f"{decision.complexity.score:.3f}",
-        "x-trivet-reason": "; ".join(reason.text for reason in decision.reasons),
+        "x-trivet-reason": " ".join(reason.text for reason in decision.reasons),
         "x-trivet-attempts": str(len(run.attempts)),
         "x-trivet-budget-remaining": "unlimited" if remaining is None else str(remaining),
     }

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ def chat(
       git diff | trivet chat - --task-type fix_bug --model heavy
     """
     text = sys.stdin.read() if prompt == "-" else prompt
-    options = {"max_tokens": max_tokens} if max_tokens is not None else {}
+    options: dict[str, Any] = {"max_tokens": max_tokens} if max_tokens is not None else {}
 
     async def talk() -> None:
         async with reach(Address(url, api_key, config), with_engines=True) as trivet:

@@ -1,0 +1,179 @@
+"""The command line, in processes of its own, against a running server and without one."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import ServerProcess, server_process, write_config
+
+
+@pytest.fixture(scope="module")
+def server(
+    tiny_models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server in a process of its own."""
+    directory = tmp_path_factory.mktemp("cli")
+    config = write_config(directory, tiny_models)
+    with server_process(config, directory / "trivet.db", directory / "serve.log") as found:
+        yield found
+
+
+def trivet(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command and return what it did."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRIVET_", "MODEL_", "TOKEN_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "trivet", *arguments],
+        capture_output=True,
+        text=True,
+        env=clean | (environ or {}),
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def as_json(*arguments: str, environ: Mapping[str, str] | None = None) -> Any:
+    """Run the command with --json and return the document."""
+    done = trivet(*arguments, "--json", environ=environ)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_version() -> None:
+    """`--version` prints name and version."""
+    done = trivet("--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "trivet")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "serve", "chat", "route", "report", "budgets", "keys", "config", "doctor", "bench", "ledger"],
+)
+def test_help(command: str) -> None:
+    """Every command explains itself."""
+    done = trivet(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_life_of_a_tenant(server: ServerProcess) -> None:
+    """Budget, key, chat, route, reports, proof: found through the store, without URL or key."""
+    place = ("--config", str(server.config))
+    status = as_json("budgets", "set", "acme.search", "--daily", "5000", *place)
+    limits = {(row["scope"], row["window"]): row["limit"] for row in status["rows"]}
+    assert limits["acme.search", "daily"] == 5000
+    key = as_json("keys", "create", "acme.search.ana", *place)["key"]
+
+    remote = {"TRIVET_URL": server.url, "TRIVET_API_KEY": key}
+    answer = as_json("chat", "Hello", "--max-tokens", "8", environ=remote)
+    assert (answer["tier"], bool(answer["text"]), bool(answer["reason"])) == ("light", True, True)
+    assert as_json("route", "Hello", "--min-tier", "heavy", environ=remote)["tier"] == "heavy"
+    mine = as_json("budgets", "status", "acme.search.ana", environ=remote)
+    assert {row["scope"] for row in mine["rows"]} == {"acme", "acme.search", "acme.search.ana"}
+
+    listed = as_json("budgets", "list", *place)["rows"]
+    assert {"acme", "acme.search", "acme.search.ana"} <= {row["scope"] for row in listed}
+    assert as_json("report", "savings", "--since", "1h", *place)["gpu_hours_saved"] == 0.0
+    rows = as_json("report", "usage", "--by", "scope,tier", "--since", "1h", *place)["rows"]
+    assert ("acme.search.ana", "light") in {(row["scope"], row["tier"]) for row in rows}
+    assert set(as_json("ledger", "verify", *place)) == {"ok", "rows", "entries", "differences"}
+    assert as_json("doctor", *place)["ok"] is True
+    key_id = next(
+        k["key_id"] for k in as_json("keys", "list", *place)["keys"] if k["scope"] == "acme.search.ana"
+    )
+    assert as_json("keys", "revoke", key_id, *place) == {"key_id": key_id, "revoked": True}
+    assert trivet("chat", "Hello", environ=remote).returncode == 5
+    as_json("budgets", "clear", "acme.search", *place)
+
+
+def test_tables(server: ServerProcess) -> None:
+    """Without --json there are tables for people."""
+    place = ("--config", str(server.config))
+    for arguments, expected in (
+        (("chat", "Hello", "--max-tokens", "6"), "[light"),
+        (("route", "Hello"), "complexity"),
+        (("budgets", "list"), "resets at"),
+        (("budgets", "status", "default"), "Burn rate"),
+        (("keys", "list"), "admin"),
+        (("report", "savings"), "GPU hours saved"),
+        (("report", "usage"), "requests"),
+        (("ledger", "verify"), "ok:"),
+        (("doctor",), "ledger"),
+        (("config", "show", "--changed"), "tiers.light"),
+        (("config", "check"), "llamacpp"),
+    ):
+        done = trivet(*arguments, *place)
+        assert done.returncode == 0, (arguments, done.stderr)
+        assert expected in done.stdout + done.stderr, arguments
+
+
+def test_without_a_server(tiny_models: Mapping[str, Path], tmp_path: Path) -> None:
+    """When nobody owns the store the command opens it itself."""
+    config = write_config(tmp_path, tiny_models)
+    place = ("--config", str(config))
+    as_json("budgets", "set", "solo", "--daily", "1000", *place)
+    assert as_json("chat", "Hello", "--max-tokens", "6", "--scope", "solo", *place)["tier"] == "light"
+    used = [row["used"] for row in as_json("budgets", "list", *place)["rows"] if row["scope"] == "solo"]
+    assert used[0] > 0
+    assert as_json("ledger", "verify", *place)["ok"] is True
+
+
+def test_errors_are_sentences(tmp_path: Path) -> None:
+    """Errors are one sentence on standard error and a status that says their kind."""
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("server:\n  prot: 9\n")
+    for arguments, status, words in (
+        (("config", "check", "--config", str(broken)), 3, "server.port"),
+        (("serve", "--config", str(broken)), 3, "server.port"),
+        (("config", "check", "--config", str(tmp_path / "none.yaml")), 3, "none.yaml"),
+        (("chat", "x", "--url", "http://127.0.0.1:9"), 7, "trivet serve"),
+        (("budgets", "set", "acme"), 2, "--daily"),
+    ):
+        done = trivet(*arguments)
+        assert done.returncode == status, (arguments, done.stderr)
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_taken_port_and_owned_store(server: ServerProcess, tmp_path: Path) -> None:
+    """A second server says who owns the store, or that the port is taken."""
+    owned = trivet("serve", "--config", str(server.config), "--port", "0")
+    assert (owned.returncode, server.url in owned.stderr) == (4, True)
+    port = server.url.rsplit(":", 1)[1]
+    taken = trivet("serve", "--port", port, "--store", str(tmp_path / "other.db"))
+    assert (taken.returncode, "--port" in taken.stderr) == (3, True)
+
+
+def test_engines_down_at_start(tmp_path: Path) -> None:
+    """With every engine down Trivet starts, says what to do for each, and is not ready."""
+    environ = {
+        "OLLAMA_HOST": "127.0.0.1:9",
+        "VLLM_BASE_URL": "http://127.0.0.1:9",
+        "TRIVET_SERVER__PORT": "0",
+    }
+    config = tmp_path / "trivet.yaml"
+    config.write_text(f"store:\n  path: {tmp_path / 'trivet.db'}\n")
+    doctor = trivet("doctor", "--config", str(config), environ=environ)
+    assert doctor.returncode == 1
+    assert "ollama" in doctor.stdout
+
+
+async def test_serve_prints_what_one_needs(server: ServerProcess) -> None:
+    """`serve` prints URL, tiers, engine states, the first key once, and a curl line that works."""
+    log = (server.config.parent / "serve.log").read_text()
+    key = next(word for word in log.split() if word.startswith("tvt_"))
+    assert server.url in log
+    assert all(f"tiny-{tier}" in log for tier in ("light", "standard", "heavy"))
+    assert log.count(key) == 2  # once by itself, once in the curl line
+    script = log[log.index("  curl ") :].strip().split("\n\n")[0]
+    process = await asyncio.create_subprocess_shell(
+        script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert json.loads(output)["choices"]

@@ -1,0 +1,181 @@
+"""The chain in front of engines that fail, next to a real one that works."""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import House, serving, settings_for
+
+MESSAGES = [{"role": "user", "content": "Hello"}]
+FAILING = (
+    "503",
+    "429",
+    "500",
+    "html502",
+    "redirect",
+    "error-in-200",
+    "garbage",
+    "no-choices",
+    "close-no-reply",
+)
+
+
+@pytest.fixture(scope="module")
+async def faulty(
+    fault_server: str,
+    llama_server: Callable[..., str],
+    tiny_models: Mapping[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[House]:
+    """LIGHT holds a deployment for each fault, STANDARD one that works, HEAVY nothing that answers."""
+    others = ("hang", "stall", "cut", "early-end", "role-then-error", "wrong-usage-huge", "no-usage", "400")
+    place = {"url": fault_server, "context_tokens": 4096, "local": True, "devices": ["host"]}
+    light = [{"name": f"fault-{fault}", "model": f"openai/{fault}", **place} for fault in (*FAILING, *others)]
+    real = {"name": "real", "model": "llamacpp/tiny-light", "url": llama_server(tiny_models["light"])}
+    gone = {"name": "gone", "model": "openai/gone", "url": "http://127.0.0.1:9", "context_tokens": 4096}
+    settings = settings_for(
+        tmp_path_factory.mktemp("faulty"),
+        {"light": light, "standard": [real], "heavy": [gone]},
+        execution={
+            "first_content_timeout_s": 1.0,
+            "idle_timeout_s": 1.0,
+            "max_attempts": 30,
+            "breaker_consecutive_failures": 1000,
+        },
+    )
+    async with serving(settings) as found:
+        yield found
+
+
+async def pinned(house: House, name: str, *, stream: bool = False) -> tuple[int, bytes]:
+    """Ask exactly one deployment; return status and body."""
+    body = {"model": name, "messages": MESSAGES, "max_tokens": 16, "stream": stream}
+    async with house.http() as http:
+        answer = await http.post("/v1/chat/completions", json=body)
+        return answer.status_code, answer.content
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ("503", 503, "upstream_busy"),
+        ("429", 503, "upstream_busy"),
+        ("500", 502, "upstream_error"),
+        ("html502", 502, "upstream_error"),
+        ("redirect", 502, "upstream_error"),
+        ("garbage", 502, "upstream_error"),
+        ("no-choices", 502, "upstream_error"),
+        ("close-no-reply", 502, "upstream_error"),
+        ("hang", 504, "upstream_timeout"),
+        ("400", 400, "upstream_rejected"),
+    ],
+)
+async def test_one_engine_and_its_fault(faulty: House, fault: str, status: int, code: str) -> None:
+    """Without another candidate the fault is told as what it is, and the hold is given back."""
+    found, body = await pinned(faulty, f"fault-{fault}")
+    assert (found, json.loads(body)["error"]["code"]) == (status, code)
+
+
+async def test_nobody_answers(faulty: House) -> None:
+    """A refused connection is `upstream_unavailable`."""
+    status, body = await pinned(faulty, "gone")
+    assert (status, json.loads(body)["error"]["code"]) == (502, "upstream_unavailable")
+
+
+async def test_error_inside_a_200_stream(faulty: House) -> None:
+    """vLLM's full queue inside a 200 stream becomes a real 503."""
+    status, body = await pinned(faulty, "fault-error-in-200", stream=True)
+    assert (status, json.loads(body)["error"]["code"]) == (503, "upstream_busy")
+
+
+async def test_error_after_a_role_frame(faulty: House) -> None:
+    """An error after a role-only frame still comes before any content, so it is a real status."""
+    status, body = await pinned(faulty, "fault-role-then-error", stream=True)
+    assert status >= 500
+    assert "error" in json.loads(body)
+
+
+@pytest.mark.parametrize("fault", ["cut", "early-end", "stall"])
+async def test_broken_streams_say_so(faulty: House, fault: str) -> None:
+    """A stream that breaks after its first content ends with an error event and without [DONE]."""
+    status, body = await pinned(faulty, f"fault-{fault}", stream=True)
+    events = [event for event in body.decode().split("\n\n") if event]
+    last = json.loads(events[-1].removeprefix("data: "))
+    assert status == 200
+    assert len(events) > 1
+    assert last["error"]["code"].startswith("upstream_")
+    assert b"[DONE]" not in body
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_falls_through_every_fault(faulty: House, stream: bool) -> None:
+    """Whatever the cheaper engines do before the first byte, the working one answers."""
+    key = faulty.key("through")
+    body = {
+        "model": "light",
+        "messages": MESSAGES,
+        "max_tokens": 8,
+        "stream": stream,
+        "metadata": {"max_tier": "standard"},
+    }
+    async with faulty.http(key) as http:
+        answer = await http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200
+    assert answer.headers["x-trivet-attempts"].isdigit()
+
+
+async def test_everything_fails(faulty: House) -> None:
+    """When no candidate works the error lists what was tried, without addresses."""
+    status, body = await pinned(faulty, "gone")
+    error = json.loads(body)["error"]
+    assert status == 502
+    assert [attempt["deployment"] for attempt in error["trivet"]["attempts"]] == ["gone"]
+    assert "127.0.0.1" not in json.dumps(error)
+
+
+@pytest.mark.parametrize("fault", ["wrong-usage-huge", "no-usage"])
+async def test_usage_that_cannot_be_true_is_not_charged(faulty: House, fault: str) -> None:
+    """A lying or silent engine costs at most the request's own ceiling."""
+    key = faulty.key(f"lied.{fault}")
+    async with faulty.http(key) as http:
+        answer = await http.post(
+            "/v1/chat/completions",
+            json={"model": f"fault-{fault}", "messages": MESSAGES, "max_tokens": 16, "stream": True},
+        )
+        rows = (await http.get(f"/api/v1/budgets/lied.{fault}/status")).json()["rows"]
+    assert answer.status_code == 200
+    assert {row["held"] for row in rows} == {0}
+    assert all(0 < row["used"] <= 5 + 16 + 64 + 16 for row in rows)
+
+
+async def test_failures_cost_nothing(faulty: House) -> None:
+    """An attempt that was refused before generation is not charged."""
+    key = faulty.key("refunded")
+    async with faulty.http(key) as http:
+        for fault in ("503", "500", "garbage"):
+            await http.post("/v1/chat/completions", json={"model": f"fault-{fault}", "messages": MESSAGES})
+        rows: list[dict[str, Any]] = (await http.get("/api/v1/budgets/refunded/status")).json()["rows"]
+    assert [(row["used"], row["held"]) for row in rows] == [(0, 0)] * len(rows)
+
+
+async def test_breaker_opens_and_is_told(
+    fault_server: str, llama_server: Callable[..., str], tiny_models: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """After five failures in a row the broken engine is not asked any more, and the metrics say so."""
+    broken = {"name": "broken", "model": "openai/500", "url": fault_server, "context_tokens": 4096}
+    real = {"name": "real", "model": "llamacpp/tiny-light", "url": llama_server(tiny_models["light"])}
+    gone = {"name": "gone", "model": "openai/gone", "url": "http://127.0.0.1:9"}
+    settings = settings_for(tmp_path, {"light": [broken], "standard": [real], "heavy": [gone]})
+    async with serving(settings) as found, found.http() as http:
+        attempts = []
+        for _ in range(7):
+            answer = await http.post(
+                "/v1/chat/completions", json={"model": "light", "messages": MESSAGES, "max_tokens": 4}
+            )
+            attempts.append(int(answer.headers["x-trivet-attempts"]))
+        metrics = (await http.get("/metrics")).text
+    assert attempts == [2, 2, 2, 2, 2, 1, 1]
+    assert 'trivet_breaker_open{deployment="broken"} 1.0' in metrics
