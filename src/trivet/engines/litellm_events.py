@@ -24,9 +24,12 @@ def plain_body(response: Any, *, model: str) -> bytes:
     return _json(document, model)
 
 
-def stream_event(chunk: Any, *, model: str) -> bytes:
-    """Return a chunk as a server-sent event in the shape of an OpenAI chunk, without usage."""
-    document = chunk.model_dump(mode="json", exclude_none=True)
+def stream_event(chunk: Any, *, model: str, stream_id: str) -> bytes:
+    """Return a chunk as a server-sent event in the shape of an OpenAI chunk, without usage.
+
+    Every chunk gets the stream's one `id`: for Ollama LiteLLM makes up another for each.
+    """
+    document = chunk.model_dump(mode="json", exclude_none=True) | {"id": stream_id}
     document.pop("usage", None)
     for choice in document.get("choices") or ():
         _remove_own_fields(choice)

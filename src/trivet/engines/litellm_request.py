@@ -4,6 +4,7 @@ LiteLLM's call takes addresses, keys, callbacks and mocks by keyword, so a body 
 """
 
 import copy
+import json
 from typing import Any
 
 from trivet.domain.errors import EngineRejected
@@ -83,7 +84,7 @@ def _for_ollama(deployment: Deployment, body: dict[str, Any], model: str) -> dic
     for name, neutral in _BEYOND_OLLAMA.items():
         if body.get(name) not in neutral:
             raise _beyond(name, f"`{name}` to Ollama")
-    _refuse_remote_images(body)
+    _check_messages(body)
     wanted = {name: body[name] for name in (*OLLAMA_FIELDS, *OLLAMA_OPTIONS) if body.get(name) is not None}
     if "none" in (body.get("tool_choice"), body.get("function_call")):
         wanted.pop("tools", None)
@@ -97,26 +98,58 @@ def _for_ollama(deployment: Deployment, body: dict[str, Any], model: str) -> dic
 
 
 def _for_any_provider(deployment: Deployment, body: dict[str, Any], model: str) -> dict[str, Any]:
-    _refuse_remote_images(body)
+    _check_messages(body)
     wanted = {name: body[name] for name in PROVIDER_FIELDS if body.get(name) is not None}
     if deployment.url is not None:
         wanted["api_base"] = deployment.url
     return wanted | {"model": model}
 
 
-def _refuse_remote_images(body: dict[str, Any]) -> None:
-    # For many providers LiteLLM fetches images itself: a tenant could make this machine ask any address.
-    for message in body.get("messages") or ():
-        parts = message.get("content") if isinstance(message, dict) else None
-        for part in parts if isinstance(parts, list) else ():
-            image = part.get("image_url") if isinstance(part, dict) else None
-            url = image.get("url") if isinstance(image, dict) else image
-            if url is not None and not str(url).startswith("data:"):
-                raise EngineRejected(
-                    "This model cannot be given an image by its address.",
-                    hint="Send it as a data: URL.",
-                    param="messages",
-                )
+def _check_messages(body: dict[str, Any]) -> None:
+    # LiteLLM takes messages apart itself; what it stumbles over would look like the engine's failure.
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        raise _malformed("`messages` is not a list.")
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise _malformed("A message has no role.")
+        content = message.get("content")
+        if isinstance(content, list):
+            for part in content:
+                _check_part(part)
+        elif content is not None and not isinstance(content, str):
+            raise _malformed("A message's content is neither text nor a list of parts.")
+        calls = message.get("tool_calls") or []
+        if not isinstance(calls, list) or not all(map(_is_tool_call, calls)):
+            raise _malformed("The arguments of a tool call are not a JSON object.")
+
+
+def _check_part(part: Any) -> None:
+    if not isinstance(part, dict):
+        raise _malformed("A part of a message's content is not an object.")
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    if url is not None and not str(url).startswith("data:"):
+        # For many providers LiteLLM fetches images itself: a tenant could make this machine ask any address.
+        raise EngineRejected(
+            "This model cannot be given an image by its address.",
+            hint="Send it as a data: URL.",
+            param="messages",
+        )
+
+
+def _is_tool_call(call: Any) -> bool:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        return False
+    try:
+        return isinstance(json.loads(function.get("arguments", "{}")), dict)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _malformed(what: str) -> EngineRejected:
+    return EngineRejected(what, param="messages")
 
 
 def _beyond(name: str, what: str) -> EngineRejected:

@@ -35,6 +35,7 @@ class LiteLLMStream:
         self._deadline_s = deadline_s
         self._idle_s = idle_s
         self._held: list[StreamChunk] = []
+        self._stream_id = ""
         self._last_event = b""
 
     async def open(self) -> None:
@@ -111,7 +112,8 @@ class LiteLLMStream:
                 chunk = await anext(self._wrapper, None)
             if chunk is None:
                 return None
-            event = stream_event(chunk, model=self._model)
+            self._stream_id = self._stream_id or str(chunk.id)
+            event = stream_event(chunk, model=self._model, stream_id=self._stream_id)
             said = classify_parsed(event)
             if said.kind == "finish" and self._wrapper.received_finish_reason is None:
                 # LiteLLM says "stop" where a stream just ends.
