@@ -39,6 +39,8 @@ class VllmServer:
     model: str
     context_tokens: int
     process: subprocess.Popen[bytes]
+    client: httpx.Client
+    """For the server's own routes; one client, because each new one costs more than what it asks."""
     log: Path
 
     def wait_ready(self) -> None:
@@ -50,7 +52,7 @@ class VllmServer:
         give_up = time.monotonic() + START_TIMEOUT_S
         while self.process.poll() is None and time.monotonic() < give_up:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
+                if self.client.get("/health").status_code == 200:
                     return
             time.sleep(0.25)
         lines = self.log.read_text(errors="replace").splitlines()[-40:]
@@ -59,7 +61,7 @@ class VllmServer:
     def counter(self, name: str, **labels: str) -> float:
         """Return the sum of a counter or gauge of `/metrics` over the series that carry these labels."""
         total = 0.0
-        for line in httpx.get(f"{self.url}/metrics", timeout=10).text.splitlines():
+        for line in self.client.get("/metrics").text.splitlines():
             series = re.fullmatch(r"(?P<name>[^{ #]+)(\{(?P<labels>.*)\})? (?P<value>\S+)", line)
             if series is None or series["name"] != name:
                 continue
@@ -85,6 +87,15 @@ class VllmServer:
             raise RuntimeError("vLLM still has work after 30 s")
 
     @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hold the engine's scheduler inside the block: requests are accepted and stay unfinished."""
+        self.client.post("/pause", params={"mode": "keep"}).raise_for_status()
+        try:
+            yield
+        finally:
+            self.client.post("/resume").raise_for_status()
+
+    @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Stop the API process inside the block: what is sent meanwhile is read at once when it goes on."""
         self.process.send_signal(signal.SIGSTOP)
@@ -102,6 +113,7 @@ class VllmServer:
 
     def stop(self) -> None:
         """End the whole process group: politely, then by force. A server killed alone leaves its engine."""
+        self.client.close()
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=10)
@@ -151,6 +163,8 @@ def launch(model: Path, home: Path, *, context_tokens: int, arguments: tuple[str
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        # Brings the routes that pause and resume.
+        "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         # One process and some seconds of start-up less; an engine process still exists.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -179,4 +193,6 @@ def launch(model: Path, home: Path, *, context_tokens: int, arguments: tuple[str
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return VllmServer(f"http://127.0.0.1:{port}", MODEL, context_tokens, process, log)
+    url = f"http://127.0.0.1:{port}"
+    client = httpx.Client(base_url=url, timeout=10, trust_env=False)
+    return VllmServer(url, MODEL, context_tokens, process, client, log)

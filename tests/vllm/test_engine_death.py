@@ -108,6 +108,6 @@ async def fault_of(reply: Reply) -> EngineError | None:
 def health_status(server: VllmServer) -> int | None:
     """Return the status of `/health`, None when nobody answers."""
     try:
-        return httpx.get(f"{server.url}/health", timeout=5).status_code
+        return server.client.get("/health").status_code
     except httpx.TransportError:
         return None
