@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from trivet.app import OpenTrivet, serve
+from trivet.app.logs import configure_logging
 from trivet.config.settings import Settings
 from trivet.storage import StoreLock
 
@@ -48,14 +49,16 @@ class House:
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[House]:
     """Serve the settings on a free port until the block ends."""
+    configure_logging(settings.logging)
     stop = asyncio.Event()
     ready: asyncio.Future[House] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
         serve(settings, started=lambda trivet, url: ready.set_result(House(url, trivet)), stop=stop)
     )
-    await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
-    if task.done():
-        await task
+    while not ready.done():
+        await asyncio.sleep(0.01)
+        if task.done():
+            await task  # raises what went wrong
     try:
         yield ready.result()
     finally:

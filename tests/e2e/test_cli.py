@@ -32,7 +32,7 @@ def trivet(*arguments: str, environ: Mapping[str, str] | None = None) -> subproc
         [sys.executable, "-m", "trivet", *arguments],
         capture_output=True,
         text=True,
-        env=clean | (environ or {}),
+        env={**clean, **(environ or {})},
         timeout=60,
         stdin=subprocess.DEVNULL,
     )

@@ -1,10 +1,12 @@
 """The chain in front of engines that fail, next to a real one that works."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.conftest import House, serving, settings_for
@@ -40,6 +42,7 @@ async def faulty(
         tmp_path_factory.mktemp("faulty"),
         {"light": light, "standard": [real], "heavy": [gone]},
         execution={
+            "deadline_s": 4.0,
             "first_content_timeout_s": 1.0,
             "idle_timeout_s": 1.0,
             "max_attempts": 30,
@@ -141,14 +144,15 @@ async def test_usage_that_cannot_be_true_is_not_charged(faulty: House, fault: st
     """A lying or silent engine costs at most the request's own ceiling."""
     key = faulty.key(f"lied.{fault}")
     async with faulty.http(key) as http:
-        answer = await http.post(
-            "/v1/chat/completions",
-            json={"model": f"fault-{fault}", "messages": MESSAGES, "max_tokens": 16, "stream": True},
-        )
+        body = {"model": f"fault-{fault}", "messages": MESSAGES, "max_tokens": 16, "stream": True}
+        estimate = (await http.post("/api/v1/route", json=body)).json()["estimated"]
+        answer = await http.post("/v1/chat/completions", json=body)
         rows = (await http.get(f"/api/v1/budgets/lied.{fault}/status")).json()["rows"]
     assert answer.status_code == 200
     assert {row["held"] for row in rows} == {0}
-    assert all(0 < row["used"] <= 5 + 16 + 64 + 16 for row in rows)
+    own = [row["used"] for row in rows if row["scope"] == f"lied.{fault}"]
+    ceiling = estimate["prompt_tokens"] + estimate["max_output_tokens"]
+    assert [used for used in own if not 0 < used <= ceiling] == []
 
 
 async def test_failures_cost_nothing(faulty: House) -> None:
@@ -159,6 +163,34 @@ async def test_failures_cost_nothing(faulty: House) -> None:
             await http.post("/v1/chat/completions", json={"model": f"fault-{fault}", "messages": MESSAGES})
         rows: list[dict[str, Any]] = (await http.get("/api/v1/budgets/refunded/status")).json()["rows"]
     assert [(row["used"], row["held"]) for row in rows] == [(0, 0)] * len(rows)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_leaving_before_the_first_byte(faulty: House, fault_server: str, stream: bool) -> None:
+    """A client that leaves while the engine is silent cancels upstream at once and closes the hold."""
+    scope = f"early.{'stream' if stream else 'plain'}"
+    body = {"model": "fault-hang", "messages": MESSAGES, "max_tokens": 16, "stream": stream}
+
+    async def aborted() -> int:
+        async with httpx.AsyncClient(trust_env=False) as direct:
+            return int((await direct.get(f"{fault_server}/stats")).json()["aborted"])
+
+    before = await aborted()
+    async with faulty.http(faulty.key(scope)) as http:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.4):
+                await http.post("/v1/chat/completions", json=body)
+    for _ in range(100):
+        if await aborted() > before:
+            break
+        await asyncio.sleep(0.005)
+    assert await aborted() == before + 1
+    async with faulty.http() as admin:
+        rows = (await admin.get(f"/api/v1/budgets/{scope}/status")).json()["rows"]
+        proof = (await admin.post("/api/v1/ledger/verify")).json()
+    assert {row["held"] for row in rows} == {0}
+    assert min(row["used"] for row in rows) > 0
+    assert proof["ok"]
 
 
 async def test_breaker_opens_and_is_told(

@@ -2,7 +2,7 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from trivet.config.deployments import (
 )
 from trivet.config.settings import Settings
 from trivet.domain.clock import Clock, SystemClock
-from trivet.domain.tiers import Deployment
+from trivet.domain.tiers import Deployment, Tier
 from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
 from trivet.fleet import Fleet
@@ -78,8 +78,11 @@ async def open_trivet(
         keyring = Keyring(database, settings.access, store_path, clock)
         first_key = _first_key(keyring)
         device_clock = DeviceClock(clock)
-        records = UsageRecords(database, clock, device_clock, tiers)
+        records = UsageRecords(
+            database, clock, device_clock, tiers, baseline_tier=_heaviest_at_home(tiers, deployments)
+        )
         records.prune(settings.metering.retention_days)
+        exits.callback(records.flush)
         metrics = Metrics()
         fleet = await exits.enter_async_context(
             Fleet(
@@ -129,6 +132,12 @@ def store_path_of(settings: Settings) -> Path:
     return settings.store.path.expanduser()
 
 
+def _heaviest_at_home(tiers: Sequence[Tier], deployments: Sequence[Deployment]) -> str | None:
+    """Return the dearest tier that works on devices of ours: what savings are compared with."""
+    at_home = {deployment.tier.name for deployment in deployments if deployment.devices}
+    return next((tier.name for tier in reversed(tiers) if tier.name in at_home), None)
+
+
 def _first_key(keyring: Keyring) -> str | None:
     """Make the first admin key. It exists before anything listens, so Trivet is never open to all."""
     if not keyring.is_empty():
@@ -168,8 +177,8 @@ def _collector(
     )
     collector.register_snapshot(
         "trivet_budget_overrun_tokens",
-        "Tokens charged beyond their hold since the start; the target is 0.",
+        "Tokens charged beyond a hold or a limit since the start; the target is 0.",
         (),
-        lambda: [((), float(ledger.overruns()))],
+        lambda: [((), float(ledger.overrun_tokens))],
     )
     return collector

@@ -30,3 +30,9 @@ def configure_logging(settings: LoggingSettings) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
+
+
+def quiet_unless_configured() -> None:
+    """In a program that has set up no logging of its own, let only warnings through, on standard error."""
+    if not structlog.is_configured():
+        configure_logging(LoggingSettings(level="warning"))

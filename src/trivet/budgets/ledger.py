@@ -48,6 +48,8 @@ class Ledger:
         self._operations = Operations(self._calendar, self._defaults)
         self._turnstile = Turnstile()
         self._log = structlog.get_logger(__name__)
+        self.overrun_tokens = 0
+        """Tokens charged beyond holds and limits since this start; the target is 0."""
 
     def recover(self) -> int:
         """Charge every hold that an earlier opening of the store left behind, in full; return how many.
@@ -218,6 +220,7 @@ class Ledger:
             self._turnstile.freed(closing.scope)
             settlement = closing.settlement
             if settlement.overrun:
+                self.overrun_tokens += settlement.overrun
                 self._log.warning(
                     "budget.overrun",
                     scope=closing.scope,

@@ -21,7 +21,7 @@ def parse_scope(text: str) -> Scope:
     if len(parts) > MAX_DEPTH or not all(_SLUG.fullmatch(part) for part in parts):
         raise RequestMalformed(
             f"{text[:80]!r} is not a scope.",
-            hint="A scope is up to eight dotted slugs of a-z, 0-9, '-' and '_': acme, acme.search, acme.search.ana.",
+            hint="A scope is up to eight dotted slugs of a-z, 0-9, '-' and '_': acme, acme.search.ana.",
             param="scope",
         )
     return Scope(text)

@@ -109,7 +109,7 @@ class Chain:
         """
         errors: list[EngineError] = []
         retry_after_s: float | None = None
-        for candidate in decision.candidates:
+        for index, candidate in enumerate(decision.candidates):
             if len(attempts) >= self._settings.max_attempts:
                 break
             left_s = self._settings.deadline_s - (self.clock.monotonic_ns() - started_ns) / 1e9
@@ -124,7 +124,9 @@ class Chain:
             call = EngineCall(
                 body=upstream_body(request, decision, candidate.deployment),
                 stream=request.stream,
-                limits=self._limits(left_s),
+                limits=self._limits(
+                    left_s, plain=not request.stream, last=index == len(decision.candidates) - 1
+                ),
                 request_id=request_id,
             )
             try:
@@ -165,9 +167,11 @@ class Chain:
         running.first_content()
         return reply, running
 
-    def _limits(self, left_s: float) -> CallLimits:
+    def _limits(self, left_s: float, *, plain: bool, last: bool) -> CallLimits:
+        # A plain answer shows no first content, so a hang cannot be told from a long answer. While
+        # another candidate waits it may take half of the time that is left, not all of it.
         return CallLimits(
-            total_s=left_s,
+            total_s=left_s / 2 if plain and not last else left_s,
             connect_s=min(left_s, self._settings.connect_timeout_s),
             first_content_s=min(left_s, self._settings.first_content_timeout_s),
             idle_s=self._settings.idle_timeout_s,

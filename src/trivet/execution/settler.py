@@ -15,7 +15,7 @@ import structlog
 
 from trivet.budgets import Ledger
 from trivet.domain.budgets import Reservation, Settlement
-from trivet.domain.errors import BudgetError, StoreUnavailable
+from trivet.domain.errors import BudgetError, StoreError
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 
@@ -69,7 +69,7 @@ class Settler:
         async def write() -> None:
             try:
                 await asyncio.wrap_future(self._ledger.note(also))
-            except (StoreUnavailable, sqlite3.Error) as error:
+            except StoreError as error:
                 log.exception("outcome.lost", error=str(error))
 
         self._own(write())
@@ -88,7 +88,7 @@ class Settler:
     async def _release_when_granted(self, task: asyncio.Task[Reservation]) -> None:
         try:
             reservation = await task
-        except (BudgetError, StoreUnavailable):
+        except (BudgetError, StoreError):
             return
         await self._carry_out(
             lambda extra: self._ledger.release(reservation.reservation_id, also=extra), None
@@ -106,7 +106,7 @@ class Settler:
         for delay_s in (*RETRY_DELAYS_S, None):
             try:
                 return await asyncio.wrap_future(operation(extra))
-            except (StoreUnavailable, sqlite3.Error) as error:
+            except StoreError as error:
                 log.exception("settlement.failed", error=str(error), with_outcome=extra is not None)
                 extra = None
                 if delay_s is None:

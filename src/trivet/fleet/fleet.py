@@ -10,6 +10,7 @@ from typing import Any, Self
 from trivet.config.settings import FleetSettings
 from trivet.domain.decisions import Offer
 from trivet.engines.connect import open_session
+from trivet.engines.litellm import load_library
 from trivet.engines.protocol import Transport
 from trivet.fleet.endpoint import Endpoint, EndpointPlan
 
@@ -31,6 +32,9 @@ class Fleet:
                 endpoint = Endpoint(plan, self._settings, session)
                 self._endpoints[plan.deployment.name] = endpoint
                 exits.push_async_callback(endpoint.close)
+            if any(plan.deployment.transport == "litellm" for plan in self._plans):
+                # Seconds of import, which the first request should not pay for.
+                await asyncio.to_thread(load_library)
             await asyncio.gather(*(endpoint.begin() for endpoint in self._endpoints.values()))
             watchers = [
                 asyncio.create_task(endpoint.watch(), name=f"watch-{name}")

@@ -71,8 +71,10 @@ class Trivet:
             transport: httpx.AsyncBaseTransport | None = None
             if self._settings is not None:
                 from trivet.app import open_trivet
+                from trivet.app.logs import quiet_unless_configured
                 from trivet.sdk.in_process import InProcessTransport
 
+                quiet_unless_configured()
                 opened = await exits.enter_async_context(
                     open_trivet(self._settings, with_engines=self._with_engines)
                 )
