@@ -15,7 +15,7 @@ Send = Callable[[Message], Awaitable[None]]
 BODY_TIMEOUT_S = 30.0
 
 
-class ClientGone(Exception):  # noqa: N818 - an event, not a fault
+class ClientGone(Exception):
     """The client closed the connection."""
 
 

@@ -50,7 +50,8 @@ async def serve(
     """Serve until `stop` is set, or without one until SIGINT or SIGTERM.
 
     `started` is told the URL once the socket listens. On stopping no new connection is accepted, running
-    answers get `server.drain_timeout_s` to end, then every hold is settled and the launched engines are stopped.
+    answers get `server.drain_timeout_s` to end, then every hold is settled and the launched engines are
+    stopped.
 
     Raises:
         ConfigError: the address cannot be bound.
