@@ -37,10 +37,10 @@ def trip(breaker: Breaker) -> None:
 def test_stays_closed_below_the_limits(breaker: Breaker) -> None:
     """Four failures in a row between successes do not open it."""
     for _ in range(20):
-        for _ in range(4):
-            breaker.failed(passed(breaker))
         for _ in range(5):
             breaker.succeeded(passed(breaker))
+        for _ in range(4):
+            breaker.failed(passed(breaker))
     assert breaker.state == "closed"
 
 

@@ -72,14 +72,18 @@ def request(body: dict[str, Any], *, stream: bool = False) -> ChatRequest:
         ),
     ],
 )
-def test_only_owned_fields_are_rewritten(body: dict[str, Any], stream: bool, expected: dict[str, Any]) -> None:
+def test_only_owned_fields_are_rewritten(
+    body: dict[str, Any], stream: bool, expected: dict[str, Any]
+) -> None:
     """The model, the cap and the usage option are Trivet's; everything else passes."""
     before = dict(body)
     assert upstream_body(request(body, stream=stream), decision(), DEPLOYMENT) == expected
     assert body == before
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, 0.2), ({"temperature": 0.9}, 0.9), ({"temperature": 0}, 0)])
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, 0.2), ({"temperature": 0.9}, 0.9), ({"temperature": 0}, 0)]
+)
 def test_temperature_default(given: dict[str, Any], expected: float) -> None:
     """The decision's temperature is sent only when the caller named none."""
     assert upstream_body(request(given), decision(temperature=0.2), DEPLOYMENT)["temperature"] == expected
