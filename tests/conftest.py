@@ -7,10 +7,16 @@ from typing import Protocol
 import aiohttp
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
+from tests.counts import scaled
 from tests.doubles.programs import Programs
 from trivet.engines.connect import open_session
 from trivet.lab.tiny_models import write_tiny_models
+
+# Timing says nothing on a shared machine; the count follows the one setting that all long runs obey.
+settings.register_profile("trivet", deadline=None, max_examples=scaled(100))
+settings.load_profile("trivet")
 
 
 class StartLlama(Protocol):

@@ -38,7 +38,7 @@ BEFORE_CONTENT: list[tuple[str, type[EngineError], int | None]] = [
     ("role-then-error", EngineBroken, 500),
     ("400-context", ContextOverflow, 400),
     ("400", EngineRejected, 400),
-    ("404", EngineRejected, 404),
+    ("404", EngineBroken, 404),
     ("401", EngineBroken, 401),
 ]
 

@@ -9,8 +9,10 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
+from tests.contract.calls import call_for, deployment_of, read_whole
 from tests.contract.conftest import StandIn
 from trivet.domain.errors import EngineBroken, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from trivet.engines.litellm import LiteLLMTransport
 from trivet.engines.ollama import LoadedModel, OllamaAdmin, PullProgress, ShownModel
 from trivet.engines.protocol import ServedModel
 
@@ -82,6 +84,18 @@ async def test_preload_and_unload(admin: OllamaAdmin) -> None:
     assert timedelta(minutes=5) < left <= timedelta(minutes=10, seconds=5)
     await admin.unload("tiny")
     await until_gone(admin)
+
+
+async def test_a_chat_finds_the_preloaded_model(admin: OllamaAdmin, ollama: StandIn) -> None:
+    """A model is preloaded exactly as chats ask for it, so that the first chat does not load it anew."""
+    await admin.unload("tiny")
+    await until_gone(admin)
+    await admin.preload("tiny", 2048, "10m")
+    loads = (await ollama.stats())["loads"][TINY]
+    transport = LiteLLMTransport(deployment_of(ollama.url, "tiny", engine="ollama"), api_key=None)
+    await read_whole(transport, call_for("tiny"))
+    await transport.aclose()
+    assert (await ollama.stats())["loads"][TINY] == loads
 
 
 async def test_keep_for_ever(admin: OllamaAdmin) -> None:

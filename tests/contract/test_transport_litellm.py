@@ -23,11 +23,12 @@ from trivet.domain.errors import (
     EngineBroken,
     EngineBusy,
     EngineError,
-    EngineRejected,
+    EngineIncapable,
     EngineUnavailable,
     StreamIncomplete,
 )
 from trivet.domain.outcomes import Usage
+from trivet.engines.faults import fault_from_body
 from trivet.engines.litellm import LiteLLMTransport
 from trivet.engines.protocol import CallLimits
 
@@ -132,9 +133,9 @@ async def test_full_queue(transport: LiteLLMTransport, ollama: StandIn, stream: 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_absent_model(ollama: StandIn, stream: bool) -> None:
-    """A model that is not installed is EngineRejected."""
+    """A model that is not installed is no fault of the request: another engine may be asked."""
     transport = LiteLLMTransport(deployment_of(ollama.url, "nope", engine="ollama"), api_key=None)
-    with pytest.raises(EngineRejected) as caught:
+    with pytest.raises(EngineBroken, match="does not serve") as caught:
         await transport.chat(call_for("nope", stream=stream))
     assert caught.value.status == 404
     await transport.aclose()
@@ -142,9 +143,38 @@ async def test_absent_model(ollama: StandIn, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_context_overflow(transport: LiteLLMTransport, stream: bool) -> None:
-    """Ollama's words for a prompt beyond the window, which LiteLLM does not know, are ContextOverflow."""
-    with pytest.raises(ContextOverflow):
+    """A prompt beyond the window, which Ollama would cut silently, is ContextOverflow."""
+    with pytest.raises(ContextOverflow) as caught:
         await transport.chat(call_for(MODEL, stream=stream, text="x" * 6000))
+    assert caught.value.status == 400
+
+
+async def test_no_message_is_dropped(transport: LiteLLMTransport, ollama: StandIn) -> None:
+    """A chat that is too long is refused as a whole, although its last message alone would fit."""
+    messages = [
+        {"role": "user", "content": "x" * 6000},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Hello"},
+    ]
+    with pytest.raises(ContextOverflow):
+        await transport.chat(call_for(MODEL, messages=messages))
+    asked = (await ollama.stats())["last_chat"]
+    assert (asked["truncate"], asked["shift"]) == (False, False)
+    async with ollama.session.post(
+        f"{ollama.url}/api/chat", json={"model": MODEL, "messages": messages, "stream": False, "shift": False}
+    ) as cut:
+        # What would happen without: the stand-in drops messages, as Ollama does.
+        assert (cut.status, (await cut.json())["done"]) == (200, True)
+
+
+async def test_ollamas_own_words_for_an_overflow(ollama: StandIn) -> None:
+    """Without shifting Ollama refuses a last message that is too long, which is ContextOverflow."""
+    messages = [{"role": "user", "content": "x" * 6000}]
+    async with ollama.session.post(
+        f"{ollama.url}/api/chat", json={"model": MODEL, "messages": messages, "shift": False}
+    ) as refused:
+        fault = fault_from_body(refused.status, await refused.read())
+    assert type(fault) is ContextOverflow
 
 
 @pytest.mark.parametrize(("fault", "expected"), [("error_line", EngineBroken), ("cut", StreamIncomplete)])
@@ -227,7 +257,7 @@ async def test_field_that_a_provider_does_not_know(ollama: StandIn) -> None:
     """What LiteLLM cannot say to a provider is refused, not dropped."""
     deployment = deployment_of(ollama.url, f"ollama_chat/{MODEL}", engine="litellm")
     transport = LiteLLMTransport(deployment, api_key=None)
-    with pytest.raises(EngineRejected, match="field"):
+    with pytest.raises(EngineIncapable, match="field"):
         await transport.chat(call_for(deployment.model, logit_bias={"5": 1}))
     await transport.aclose()
 

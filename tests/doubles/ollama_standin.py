@@ -1,9 +1,9 @@
 """A stand-in for Ollama: its native protocol in front of a real llama.cpp server. It is NOT Ollama.
 
 Run `python -m tests.doubles.ollama_standin --port N --backend URL [--model NAME[=BACKEND] ...]`. Inference is
-real, the backend's; models, loading, keep-alive and pulls are simulated after Ollama's source. Not simulated:
-truncation of long prompts (Ollama's default; here they are refused with 400, as with `truncate: false`),
-eviction, embeddings, and any command that changes a model. It ends when its standard input does.
+real, the backend's; models, loading, keep-alive, pulls and the silent truncation of long prompts (unless
+`truncate` is false) are simulated after Ollama's source. Not simulated: eviction, embeddings, and any command
+that changes a model. It ends when its standard input does.
 
 For tests only: `GET /standin/stats` counts requests, loads and aborted answers and shows the last /api/chat
 body; `POST /standin/faults {"queue_full": N, "cut": N, "error_line": N, "load_delay_s": S}` makes the next N
@@ -22,11 +22,10 @@ import aiohttp
 from aiohttp import web
 
 from tests.doubles import ollama_wire as wire
-from tests.doubles.ollama_state import ProtocolError, State, keep, load, named
+from tests.doubles.ollama_state import ProtocolError, State, keep, load, named, shortened
 
 VERSION = "0.33.0"
 QUEUE_FULL = "server busy, please try again.  maximum pending requests exceeded"
-TOO_LONG = "the prompt is longer than the context length currently available to the model; shorten it"
 LAYER_BYTES = 4_000_000
 PULL_STEPS = 4
 PULL_STEP_S = 0.02
@@ -218,7 +217,11 @@ async def answer_chat(
     url = request.app[STATE].backends[name] + "/v1/chat/completions"
     async with request.app[SESSION].post(url, json=asked) as backend:
         if backend.status != 200:
-            raise_backend_error(backend.status, await backend.text())
+            text = await backend.text()
+            if "exceed_context_size_error" not in text or body.get("truncate") is False:
+                raise_backend_error(backend.status, text)
+            fewer = shortened(body["messages"], shift=body.get("shift") is not False)
+            return await answer_chat(request, name, body | {"messages": fewer}, load_ns)
         if not stream:
             document = await backend.json()
             choice = document["choices"][0]
@@ -275,10 +278,12 @@ def line(body: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
 
 
 def raise_backend_error(status: int, text: str) -> None:
-    """Say the backend's error in Ollama's words."""
-    if "exceed_context_size_error" in text or "exceeds the available context size" in text:
-        raise ProtocolError(400, TOO_LONG)
-    raise ProtocolError(status if status == 400 else 500, f"llama runner: {text[:200]}")
+    """Say the backend's error as Ollama does: with the backend's words and status."""
+    try:
+        words = json.loads(text)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        words = f"llama runner: {text[:200]}"
+    raise ProtocolError(status if status == 400 else 500, words)
 
 
 async def begin_lines(request: web.Request) -> web.StreamResponse:

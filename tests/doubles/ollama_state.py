@@ -9,6 +9,8 @@ from typing import Any
 
 from tests.doubles import ollama_wire as wire
 
+TOO_LONG = "the prompt is longer than the context length currently available to the model; shorten it"
+
 
 @dataclass(slots=True)
 class Loaded:
@@ -16,6 +18,7 @@ class Loaded:
 
     context_tokens: int
     expires_at: datetime
+    shift: bool = True
     running: int = 0
 
 
@@ -63,17 +66,38 @@ def named(state: State, body: dict[str, Any]) -> str:
 
 
 async def load(state: State, name: str, body: dict[str, Any]) -> int:
-    """Put a model into memory unless it is there with the same window; return the time taken in ns."""
+    """Put a model into memory unless it is there, loaded the same way; return the time taken in ns.
+
+    As in Ollama, the window and `shift` are told to a model when it is loaded.
+    """
     options = body.get("options") or {}
     window = int(options.get("num_ctx") or state.context_tokens)
+    shift = body.get("shift") is not False
     started_ns = time.monotonic_ns()
     async with state.loading:
         held = state.loaded.get(name)
-        if held is None or held.context_tokens != window:
+        if held is None or (held.context_tokens, held.shift) != (window, shift):
             await asyncio.sleep(state.faults.get("load_delay_s", 0))
             state.loads[name] += 1
-            state.loaded[name] = Loaded(window, datetime.now(UTC), held.running if held else 0)
+            state.loaded[name] = Loaded(window, datetime.now(UTC), shift, held.running if held else 0)
     return time.monotonic_ns() - started_ns
+
+
+def shortened(messages: list[dict[str, Any]], *, shift: bool) -> list[dict[str, Any]]:
+    """Return a chat that is too long without its oldest words, as Ollama does without a word.
+
+    The oldest message goes that is neither a system's nor the last; then half of the longest text, if the
+    model was loaded to shift its context.
+    """
+    oldest = next((index for index, each in enumerate(messages[:-1]) if each.get("role") != "system"), None)
+    if oldest is not None:
+        return messages[:oldest] + messages[oldest + 1 :]
+    longest = max(range(len(messages)), key=lambda index: len(messages[index].get("content") or ""))
+    text = messages[longest].get("content") or ""
+    if not shift or len(text) < 2:
+        raise ProtocolError(400, TOO_LONG)
+    cut = messages[longest] | {"content": text[len(text) // 2 :]}
+    return [*messages[:longest], cut, *messages[longest + 1 :]]
 
 
 def keep(state: State, name: str, body: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """kill -9 of the server under load: every hold is resolved at the next start, no engine is left."""
 
 import asyncio
-import os
 import signal
 import sqlite3
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.counts import scaled
 from tests.e2e.conftest import ServerProcess, server_process, write_config
 
-SCALE = int(os.environ.get("TRIVET_TEST_SCALE", "1"))
 BODY = {
     "model": "auto",
     "messages": [{"role": "user", "content": "Tell me a long story."}],
@@ -53,7 +52,7 @@ async def pids_of(server: ServerProcess) -> list[int]:
     return [engine["pid"] for engine in engines]
 
 
-@pytest.mark.parametrize("round_", range(SCALE))
+@pytest.mark.parametrize("round_", range(scaled(1)))
 async def test_kill_under_load(tiny_models: Mapping[str, Path], tmp_path: Path, round_: int) -> None:
     """After the kill there are open holds; after the restart there are none, and the ledger verifies."""
     config, store, log = write_config(tmp_path, tiny_models), tmp_path / "trivet.db", tmp_path / "serve.log"

@@ -6,7 +6,7 @@ import pytest
 
 from tests.vllm.calls import LONG_TOKENS, ask, read_plain, read_stream, text_of
 from tests.vllm.server import QUEUE_LIMIT, VllmServer
-from trivet.domain.errors import ContextOverflow, EngineBusy, EngineRejected
+from trivet.domain.errors import ContextOverflow, EngineBroken, EngineBusy
 from trivet.domain.outcomes import Usage
 from trivet.engines.protocol import EngineCall, Transport
 
@@ -72,11 +72,13 @@ async def test_a_prompt_beyond_the_context_is_an_overflow(transport: Transport, 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_unknown_model_is_rejected(transport: Transport, stream: bool) -> None:
-    """A model that the engine does not serve is the request's fault, not the engine's."""
-    with pytest.raises(EngineRejected) as refusal:
+async def test_a_model_that_is_not_served_is_no_fault_of_the_request(
+    transport: Transport, stream: bool
+) -> None:
+    """Trivet chose the model's name: a model that the engine does not serve lets another engine try."""
+    with pytest.raises(EngineBroken) as refusal:
         await transport.chat(ask(model="nope", stream=stream))
-    assert refusal.value.status == 404
+    assert (refusal.value.status, refusal.value.retryable) == (404, True)
 
 
 @pytest.mark.parametrize("stream", [False, True])

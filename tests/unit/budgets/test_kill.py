@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy
 from sqlalchemy import select
 
-from tests.unit.budgets.counts import scaled
+from tests.counts import scaled
 from tests.unit.budgets.spender import CLIENTS, HOLD, LIMIT
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings

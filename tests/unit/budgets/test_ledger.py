@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tests.unit.budgets.counts import scaled
+from tests.counts import scaled
 from trivet.budgets import Ledger
 from trivet.budgets.rows import LARGEST_AMOUNT
 from trivet.config.settings import BudgetSettings

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.budgets.counts import scaled
+from tests.counts import scaled
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import WINDOW_KINDS, WindowKind

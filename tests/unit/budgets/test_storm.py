@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.budgets.counts import scaled
+from tests.counts import scaled
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
 from trivet.domain.clock import ManualClock

@@ -46,7 +46,7 @@ NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
         (400, "the input length exceeds the context length", ContextOverflow),
         (401, "", EngineBroken),
         (403, "", EngineBroken),
-        (404, "model 'x' not found", EngineRejected),
+        (404, "model 'x' not found", EngineBroken),
         (408, "", EngineTimeout),
         (413, "", EngineRejected),
         (422, "", EngineRejected),
@@ -143,6 +143,14 @@ def test_error_objects_inside_a_200(error: Any, expected: type[EngineError], sta
 def test_words_in_bodies(body: bytes, expected: str) -> None:
     """The engine's words are found in every known shape."""
     assert message_in(body) == expected
+
+
+def test_a_model_that_is_not_served() -> None:
+    """A 404 is the operator's to mend, and another engine may be tried."""
+    fault = fault_from_status(404, "The model `x` does not exist.")
+    assert fault.retryable
+    assert "`x`" in fault.message
+    assert "does not serve that model now" in str(fault)
 
 
 def test_messages_are_fit_for_tenants() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.contract.calls import call_for, deployment_of
-from trivet.domain.errors import EngineRejected
+from trivet.domain.errors import EngineIncapable, EngineRejected
 from trivet.engines.litellm_request import KEEP_ALIVE, request_arguments
 
 OLLAMA = deployment_of("http://127.0.0.1:11434/", "qwen2.5:7b", engine="ollama")
@@ -25,6 +25,7 @@ def test_ollama() -> None:
         "temperature": 0.2,
         "num_ctx": 2048,
         "keep_alive": KEEP_ALIVE,
+        "extra_body": {"truncate": False, "shift": False},
     }
     asked = call_for("qwen2.5:7b", temperature=0.2, top_p=None, user="ana", num_ctx=9, metadata={"a": 1})
     assert request_arguments(OLLAMA, asked) == expected
@@ -77,10 +78,10 @@ def test_any_provider() -> None:
     ],
 )
 def test_beyond_ollama(field: str, value: Any) -> None:
-    """What cannot be said to Ollama is refused by name, not dropped."""
-    with pytest.raises(EngineRejected, match="relay") as caught:
+    """What cannot be said to Ollama is refused by name, not dropped; another engine may be asked."""
+    with pytest.raises(EngineIncapable, match="relay") as caught:
         request_arguments(OLLAMA, call_for(OLLAMA.model, **{field: value}))
-    assert caught.value.param == field
+    assert (caught.value.param, caught.value.retryable) == (field, True)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_values_that_ask_for_nothing(field: str, value: Any) -> None:
 @pytest.mark.parametrize("deployment", [OLLAMA, VLLM, CLOUD])
 def test_several_answers_in_one_stream(deployment: Any) -> None:
     """LiteLLM's streams know one finish only, so several answers are refused for every engine."""
-    with pytest.raises(EngineRejected):
+    with pytest.raises(EngineIncapable):
         request_arguments(deployment, call_for(deployment.model, stream=True, n=2))
 
 
@@ -118,14 +119,22 @@ def test_several_answers_in_one_stream(deployment: Any) -> None:
         [{"role": "assistant", "tool_calls": [{"function": {"name": "now", "arguments": "{bad"}}]}],
         [{"role": "assistant", "tool_calls": [{"function": {"name": "now", "arguments": "[]"}}]}],
         [{"role": "assistant", "tool_calls": ["now"]}],
-        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/a.png"}}]}],
-        [{"role": "user", "content": [{"type": "image_url", "image_url": "file:///etc/passwd"}]}],
     ],
 )
 @pytest.mark.parametrize("deployment", [OLLAMA, CLOUD])
 def test_malformed_messages(deployment: Any, messages: Any) -> None:
-    """Messages that LiteLLM would stumble over, and images that it would fetch, are the request's fault."""
+    """Messages that LiteLLM would stumble over are the request's fault."""
     with pytest.raises(EngineRejected) as caught:
+        request_arguments(deployment, call_for(deployment.model, messages=messages))
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("image", [{"url": "http://10.0.0.1/a.png"}, "file:///etc/passwd"])
+@pytest.mark.parametrize("deployment", [OLLAMA, CLOUD])
+def test_images_by_address(deployment: Any, image: Any) -> None:
+    """Images that LiteLLM would fetch are left to engines that are asked without it."""
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": image}]}]
+    with pytest.raises(EngineIncapable) as caught:
         request_arguments(deployment, call_for(deployment.model, messages=messages))
     assert caught.value.param == "messages"
 

@@ -13,6 +13,7 @@ from trivet.domain.errors import (
     ContextOverflow,
     EngineBroken,
     EngineBusy,
+    EngineIncapable,
     EngineRejected,
     EngineUnavailable,
     RequestMalformed,
@@ -149,7 +150,10 @@ async def test_a_failing_model_is_left_alone_for_a_while(chain: FallbackChain, c
     assert (await chain.execute_with_fallback(engines, MESSAGES))[1] == LIGHT
 
 
-@pytest.mark.parametrize("fault", [ContextOverflow("too long"), EngineRejected("bad"), ConfigError("mine")])
+@pytest.mark.parametrize(
+    "fault",
+    [ContextOverflow("too long"), EngineIncapable("no n"), EngineRejected("bad"), ConfigError("mine")],
+)
 async def test_what_is_not_the_models_fault_opens_no_breaker(chain: FallbackChain, fault: Exception) -> None:
     """Bad requests say nothing about the model."""
     engines = Engines(**dict.fromkeys(("light", "standard", "heavy"), fault))

@@ -15,7 +15,7 @@ import httpx
 import yaml
 
 from trivet.domain.errors import ServerUnreachable
-from trivet.lab.tiny_models import TINY_SIZES, write_tiny_model
+from trivet.lab.tiny_models import write_tiny_models
 from trivet.storage import StoreLock
 
 START_TIMEOUT_S = 60.0
@@ -31,22 +31,6 @@ class Stage:
 
     url: str
     owner_token: str
-
-
-def write_models(directory: Path) -> dict[str, Path]:
-    """Write one tiny model per tier and return their paths."""
-    paths = {}
-    for seed, (tier, size) in enumerate(TINY_SIZES.items()):
-        paths[tier] = directory / f"tiny-{tier}.gguf"
-        write_tiny_model(
-            paths[tier],
-            width=size.width,
-            layers=size.layers,
-            heads=size.heads,
-            seed=seed,
-            context_tokens=CONTEXT_TOKENS,
-        )
-    return paths
 
 
 def write_config(directory: Path, models: dict[str, Path], *, port: int) -> Path:
@@ -89,7 +73,7 @@ async def open_stage(port: int) -> AsyncIterator[Stage]:
     """
     with TemporaryDirectory(prefix="trivet-demo-") as name:
         directory = Path(name)
-        models = await asyncio.to_thread(write_models, directory)
+        models = await asyncio.to_thread(write_tiny_models, directory, context_tokens=CONTEXT_TOKENS)
         config = write_config(directory, models, port=port)
         log_path = directory / "serve.log"
         environment = {key: value for key, value in os.environ.items() if not key.startswith(SEED_NAMES)}
