@@ -46,4 +46,5 @@ def open_transport(
             hint="Set `url`, or `transport: litellm`.",
             param="url",
         )
-    return Relay(deployment.url, session=session, api_key=api_key)
+    join_plain = deployment.engine == "llamacpp"
+    return Relay(deployment.url, session=session, api_key=api_key, join_plain=join_plain)

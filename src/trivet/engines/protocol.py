@@ -1,6 +1,6 @@
 """The one protocol that every transport speaks.
 
-A transport takes an EngineCall and either raises an EngineError *before any content was produced*, or
+A transport takes an EngineCall and either raises an EngineError *before anybody has seen any content*, or
 returns a Reply. A streamed Reply is returned only once the first content event has been read: role-only
 frames are held back and an error inside a 200 stream (vLLM's full queue) is raised as the error it is.
 """

@@ -9,8 +9,9 @@ from yarl import URL
 from trivet.domain.clock import Clock, SystemClock
 from trivet.domain.errors import ConfigError, EngineBroken
 from trivet.engines.addresses import api_url
-from trivet.engines.answers import parse_document, plain_reply, read_body
+from trivet.engines.answers import PlainReply, parse_document, plain_reply, read_body
 from trivet.engines.faults import fault_from_body, fault_from_event, fault_from_exception
+from trivet.engines.joined import join_stream, joinable
 from trivet.engines.pool import was_reused
 from trivet.engines.protocol import EngineCall, Reply
 from trivet.engines.streams import StreamReply
@@ -28,9 +29,18 @@ class Relay:
         *,
         session: aiohttp.ClientSession,
         api_key: str | None = None,
+        join_plain: bool = False,
         clock: Clock | None = None,
     ) -> None:
         """Take the server's base URL, with or without `/v1`, and the caller's shared session.
+
+        Args:
+            url: the server.
+            session: carries all requests; the caller closes it.
+            api_key: sent to the server.
+            join_plain: ask for a stream also where a whole answer is wanted, and join it: for llama.cpp,
+                see `joined`.
+            clock: tells the wall time that a `Retry-After` date is compared with.
 
         Raises:
             ConfigError: the URL is not an HTTP URL.
@@ -42,6 +52,7 @@ class Relay:
         if self._url.scheme not in ("http", "https") or not self._url.host:
             raise ConfigError(f"{url!r} is not an HTTP URL.", param="url")
         self._session = session
+        self._join_plain = join_plain
         self._clock = clock or SystemClock()
         # The caller's own credentials never go upstream; the deployment's do.
         self._headers = {
@@ -55,19 +66,21 @@ class Relay:
     async def chat(self, call: EngineCall) -> Reply:
         """Dispatch; a streamed reply is returned once its first content, or its finish, has been read.
 
-        A plain answer arrives as a whole, so only `total_s` limits it.
+        A plain answer arrives as a whole, so only `total_s` limits it; one that is joined from a stream is
+        held to the limits of a stream, and every fault of that stream is raised here.
 
         Raises:
             EngineError: nothing was generated that the caller could have seen; see `domain.errors`.
         """
+        streamed = call.stream or (self._join_plain and joinable(call.body))
         started_s = asyncio.get_running_loop().time()
         deadline_s = started_s + call.limits.total_s
-        first_by_s = min(deadline_s, started_s + call.limits.first_content_s) if call.stream else deadline_s
+        first_by_s = min(deadline_s, started_s + call.limits.first_content_s) if streamed else deadline_s
         response: aiohttp.ClientResponse | None = None
         try:
             async with asyncio.timeout_at(first_by_s):
-                response = await self._post(call)
-                return await self._reply(response, call, deadline_s)
+                response = await self._post(call, streamed=streamed)
+                reply = await self._reply(response, call, deadline_s, streamed=streamed)
         except (aiohttp.ClientError, OSError) as error:
             if response is not None:
                 response.close()
@@ -77,20 +90,23 @@ class Relay:
             if response is not None:
                 response.close()
             raise
+        if isinstance(reply, StreamReply) and not call.stream:
+            return await join_stream(reply)
+        return reply
 
     async def aclose(self) -> None:
         """Do nothing: the session is shared and its owner closes it."""
 
-    async def _post(self, call: EngineCall) -> aiohttp.ClientResponse:
-        body = (
-            call.body
-            if call.body.get("stream", False) is call.stream
-            else {**call.body, "stream": call.stream}
-        )
+    async def _post(self, call: EngineCall, *, streamed: bool) -> aiohttp.ClientResponse:
+        body = call.body
+        if body.get("stream", False) is not streamed:
+            body = {**body, "stream": streamed}
+        if streamed and not call.stream:
+            body = {**body, "stream_options": {"include_usage": True}}
         data = json.dumps(body, separators=(",", ":")).encode()
         headers = {
             **self._headers,
-            "Accept": "text/event-stream" if call.stream else "application/json",
+            "Accept": "text/event-stream" if streamed else "application/json",
             "X-Request-Id": call.request_id,
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=call.limits.connect_s)
@@ -104,13 +120,15 @@ class Relay:
                 if not was_reused():
                     raise
 
-    async def _reply(self, response: aiohttp.ClientResponse, call: EngineCall, deadline_s: float) -> Reply:
+    async def _reply(
+        self, response: aiohttp.ClientResponse, call: EngineCall, deadline_s: float, *, streamed: bool
+    ) -> StreamReply | PlainReply:
         if response.status != 200:
             body = await read_body(response, ERROR_BODY_LIMIT_BYTES) or b""
             raise fault_from_body(response.status, body, response.headers, now=self._clock.now())
-        if call.stream and response.content_type == "text/event-stream":
-            wanted = call.body.get("n")
-            choices = wanted if isinstance(wanted, int) and wanted > 0 else 1
+        wanted = call.body.get("n")
+        choices = wanted if isinstance(wanted, int) and wanted > 0 else 1
+        if streamed and response.content_type == "text/event-stream":
             reply = StreamReply(response, deadline_s=deadline_s, idle_s=call.limits.idle_s, choices=choices)
             await reply.open()
             return reply
@@ -122,4 +140,8 @@ class Relay:
             if document.get("error"):
                 raise fault_from_event(document["error"])
             raise EngineBroken("The engine answered whole although a stream was asked for.", status=200)
-        return plain_reply(whole)
+        plain = plain_reply(whole)
+        if self._join_plain and choices > 1:
+            # llama.cpp's count is of one choice: better none than one that is too small.
+            plain.usage = None
+        return plain

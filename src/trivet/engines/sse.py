@@ -123,11 +123,35 @@ def classify_parsed(event: bytes) -> ChatEvent:
     usage = parse_usage(document.get("usage"))
     if not choices:
         return ChatEvent("usage" if document.get("usage") is not None else "role", usage=usage)
-    ended = frozenset(_index(choice) for choice in choices if choice.get("finish_reason") is not None)
+    ended = frozenset(choice_index(choice) for choice in choices if choice.get("finish_reason") is not None)
     kind: EventKind = "finish" if ended else "role"
     if any(_is_generated(choice) for choice in choices):
         kind = "content"
-    return ChatEvent(kind, seen=frozenset(map(_index, choices)), ended=ended, usage=usage)
+    return ChatEvent(kind, seen=frozenset(map(choice_index, choices)), ended=ended, usage=usage)
+
+
+def chunk_document(event: bytes) -> dict[str, Any] | None:
+    """Return the document that an event carries, or None where it carries none: a comment, `[DONE]`.
+
+    Raises:
+        EngineBroken: what it carries is not a JSON object.
+    """
+    _, data = _fields(event)
+    if data is None or data.strip() == b"[DONE]":
+        return None
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise EngineBroken("The engine sent an event that is not a chat completion chunk.", status=200)
+    return document
+
+
+def choice_index(choice: dict[str, Any]) -> int:
+    """Return which choice a part of a chunk speaks of, the first one where it does not say."""
+    index = choice.get("index", 0)
+    return index if isinstance(index, int) else 0
 
 
 def _fields(event: bytes) -> tuple[bytes, bytes | None]:
@@ -152,11 +176,6 @@ def _with_code(document: dict[str, Any]) -> Any:
     if isinstance(error, dict):
         return error
     return {"message": error, "code": document.get("code", document.get("status"))}
-
-
-def _index(choice: dict[str, Any]) -> int:
-    index = choice.get("index", 0)
-    return index if isinstance(index, int) else 0
 
 
 def _is_generated(choice: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from trivet.domain.outcomes import Usage
 from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk
 from trivet.engines.sse import EVENT_LIMIT_BYTES, ChatEvent, EventSplitter, classify, classify_parsed
+from trivet.engines.usage import shared_prompt
 
 AFTER_FINISH_S = 2.0
 """How long usage and `[DONE]` are waited for once the answer is complete."""
@@ -185,11 +186,7 @@ class StreamReply:
     def _note_usage(self, usage: Usage, *, final: bool) -> None:
         # With n > 1 llama.cpp sends one final usage per choice, others one for all; so finals are added up.
         if final and self._final_usage is not None:
-            usage = Usage(
-                prompt_tokens=max(usage.prompt_tokens, self._final_usage.prompt_tokens),
-                completion_tokens=usage.completion_tokens + self._final_usage.completion_tokens,
-                cached_tokens=min(usage.cached_tokens, self._final_usage.cached_tokens),
-            )
+            usage = shared_prompt((self._final_usage, usage))
         if final and self._choices > 1:
             self._final_usage = usage
         if final or self._final_usage is None:

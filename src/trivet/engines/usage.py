@@ -1,5 +1,6 @@
 """Read an engine's own token counts, trusting none of them to be well formed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from trivet.domain.outcomes import Usage
@@ -26,6 +27,18 @@ def parse_usage(reported: Any) -> Usage | None:
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         cached_tokens=min(cached_tokens or 0, prompt_tokens),
+    )
+
+
+def shared_prompt(usages: Sequence[Usage]) -> Usage:
+    """Return the usage of several choices of one request, each counted by itself, together.
+
+    They share the prompt, which is therefore counted once; at least one usage must be given.
+    """
+    return Usage(
+        prompt_tokens=max(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        cached_tokens=min(usage.cached_tokens for usage in usages),
     )
 
 
