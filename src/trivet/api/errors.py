@@ -30,6 +30,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "store_locked": 409,
     "upstream_busy": 503,
     "upstream_error": 502,
+    "upstream_incapable": 400,
     "upstream_incomplete": 502,
     "upstream_rejected": 400,
     "upstream_timeout": 504,

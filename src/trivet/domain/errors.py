@@ -27,6 +27,7 @@ TrivetError
     ├── EngineBusy ............. upstream_busy          (503 queue full, 429)
     ├── EngineBroken ........... upstream_error         (5xx, garbage)
     ├── EngineRejected ......... upstream_rejected      (4xx: the request itself)
+    ├── EngineIncapable ........ upstream_incapable     (cannot do what it asks)
     ├── ContextOverflow ........ context_length_exceeded (said by the engine)
     └── StreamIncomplete ....... upstream_incomplete    (ended without a finish)
 
@@ -236,6 +237,12 @@ class EngineRejected(EngineError):
 
     code = "upstream_rejected"
     retryable = False
+
+
+class EngineIncapable(EngineError):
+    """This engine cannot do what the request asks; another may."""
+
+    code = "upstream_incapable"
 
 
 class ContextOverflow(EngineError):

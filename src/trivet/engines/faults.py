@@ -23,6 +23,7 @@ from trivet.domain.errors import (
 MESSAGE_LIMIT_CHARS = 400
 RETRY_AFTER_LIMIT_S = 24 * 3600.0
 API_KEY_HINT = "Check the deployment's `api_key`."
+SERVED_HINT = "The engine does not serve that model now: check the deployment's `model` and `url`."
 
 _CONTEXT_OVERFLOW = re.compile(
     r"maximum context length"  # vLLM, OpenAI
@@ -82,6 +83,11 @@ def fault_from_status(
         )
     if status in (408, 504):
         return EngineTimeout(f"The engine timed out ({status}){said}", status=status)
+    if status == 404:
+        # Trivet chose the model's name and the path, so this is never the caller's fault.
+        return EngineBroken(
+            f"The engine does not know what it was asked for (404){said}", status=status, hint=SERVED_HINT
+        )
     if 400 <= status < 500:
         if _CONTEXT_OVERFLOW.search(message):
             return ContextOverflow(f"The prompt does not fit the engine's context{said}", status=status)

@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 
-from trivet.domain.errors import EngineBroken, EngineError, EngineRejected, EngineTimeout
+from trivet.domain.errors import EngineBroken, EngineError, EngineIncapable, EngineTimeout
 from trivet.engines.faults import fault_from_event, fault_from_exception, fault_from_status, message_in
 
 MODEL_HINT = "Write the deployment's `model` as LiteLLM does: provider/model."
@@ -120,7 +120,7 @@ def _from_class(links: list[BaseException], *, answered: bool) -> EngineError:
     for link in links:
         message = _PREFIXES.sub("", str(getattr(link, "message", None) or link))
         if _is(link, "UnsupportedParamsError"):
-            return EngineRejected("The provider does not know a field of this request.", hint=message[:200])
+            return EngineIncapable("The provider does not know a field of this request.", hint=message[:200])
         if "LLM Provider NOT provided" in message:
             return EngineBroken("LiteLLM does not know this model's provider.", hint=MODEL_HINT)
         if _is(link, "ContextWindowExceededError"):

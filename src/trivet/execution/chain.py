@@ -16,6 +16,7 @@ from trivet.domain.errors import (
     ContextOverflow,
     EngineBusy,
     EngineError,
+    EngineIncapable,
     EngineRejected,
     EngineTimeout,
     EngineUnavailable,
@@ -66,7 +67,7 @@ class RunningAttempt:
         if error is None:
             if cancelled and self.attempt.first_token_ns is None:
                 breaker.returned(self._leave)
-        elif isinstance(error, EngineRejected | ContextOverflow):
+        elif isinstance(error, EngineRejected | EngineIncapable | ContextOverflow):
             breaker.returned(self._leave)
         else:
             breaker.failed(self._leave)
@@ -188,8 +189,10 @@ def _most_telling(
             hint="`trivet doctor` shows what each engine says.",
             retry_after_s=retry_after_s or 1.0,
         )
-    # A context overflow matters to the caller only if nothing else went wrong on the way.
-    telling = [error for error in errors if not isinstance(error, ContextOverflow)] or errors
+    # What one engine cannot do matters to the caller only if nothing else went wrong on the way.
+    telling = [
+        error for error in errors if not isinstance(error, ContextOverflow | EngineIncapable)
+    ] or errors
     error = next((e for e in telling if not e.retryable), telling[-1])
     error.details["attempts"] = [
         {

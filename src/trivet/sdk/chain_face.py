@@ -9,6 +9,7 @@ from trivet.domain.errors import (
     ConfigError,
     ContextOverflow,
     EngineError,
+    EngineIncapable,
     EngineRejected,
     EngineUnavailable,
     RequestMalformed,
@@ -122,7 +123,7 @@ class FallbackChain:
         arguments = {"temperature": config.temperature, "max_tokens": config.max_tokens, **options}
         try:
             answer = await llm_client.complete(messages=messages, model=config.model_id, **arguments)
-        except (EngineRejected, ContextOverflow):
+        except (EngineRejected, EngineIncapable, ContextOverflow):
             breaker.returned(leave)
             raise
         except EngineError:
