@@ -7,7 +7,7 @@ import copy
 import json
 from typing import Any
 
-from trivet.domain.errors import EngineRejected
+from trivet.domain.errors import EngineIncapable, EngineRejected
 from trivet.domain.tiers import Deployment
 from trivet.engines.addresses import api_url, server_url
 from trivet.engines.protocol import EngineCall
@@ -19,6 +19,11 @@ SAMPLING = ("temperature", "top_p", "seed", "stop", "max_tokens", "max_completio
 OLLAMA_FIELDS = (*SAMPLING, "tools", "response_format")
 OLLAMA_OPTIONS = ("top_k", "min_p", "typical_p", "repeat_last_n", "repeat_penalty")
 """Options that Ollama takes without loading the model anew."""
+
+OLLAMA_NEVER_CUTS = {"truncate": False, "shift": False}
+"""Fields of Ollama's own requests. By default it drops the oldest messages of a prompt that is too long, and
+the oldest tokens while it generates, and says nothing; so it answers 400 instead, or ends with `length`.
+A model is loaded for one value of `shift`, and anew for another: every request must carry the same."""
 
 PROVIDER_FIELDS = (
     *OLLAMA_FIELDS,
@@ -55,7 +60,8 @@ def request_arguments(deployment: Deployment, call: EngineCall) -> dict[str, Any
     """Return the keyword arguments of LiteLLM's call that the request stands for.
 
     Raises:
-        EngineRejected: the request asks for what cannot be passed on; nothing is dropped silently.
+        EngineIncapable: the request asks for what cannot be passed on; nothing is dropped silently.
+        EngineRejected: its messages are malformed.
     """
     model = str(call.body.get("model") or deployment.model)
     arguments: dict[str, Any] = {
@@ -94,6 +100,8 @@ def _for_ollama(deployment: Deployment, body: dict[str, Any], model: str) -> dic
         # Always the same: another value makes Ollama load the model anew.
         "num_ctx": deployment.context_tokens,
         "keep_alive": KEEP_ALIVE,
+        # LiteLLM puts what it does not know among Ollama's `options`, except for this.
+        "extra_body": dict(OLLAMA_NEVER_CUTS),
     }
 
 
@@ -131,7 +139,7 @@ def _check_part(part: Any) -> None:
     url = image.get("url") if isinstance(image, dict) else image
     if url is not None and not str(url).startswith("data:"):
         # For many providers LiteLLM fetches images itself: a tenant could make this machine ask any address.
-        raise EngineRejected(
+        raise EngineIncapable(
             "This model cannot be given an image by its address.",
             hint="Send it as a data: URL.",
             param="messages",
@@ -152,5 +160,5 @@ def _malformed(what: str) -> EngineRejected:
     return EngineRejected(what, param="messages")
 
 
-def _beyond(name: str, what: str) -> EngineRejected:
-    return EngineRejected(f"LiteLLM cannot pass on {what}.", hint=_RELAY_HINT, param=name)
+def _beyond(name: str, what: str) -> EngineIncapable:
+    return EngineIncapable(f"LiteLLM cannot pass on {what}.", hint=_RELAY_HINT, param=name)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from ollama import AsyncClient, ProgressResponse, ResponseError
+from ollama import AsyncClient, GenerateResponse, ProgressResponse, ResponseError
 
 from trivet.domain.errors import EngineBroken, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from trivet.engines.addresses import server_url
 from trivet.engines.faults import clean_message, fault_from_status
+from trivet.engines.litellm_request import OLLAMA_NEVER_CUTS
 from trivet.engines.protocol import ServedModel
 
 ANSWER_TIMEOUT_S = 5.0
@@ -64,7 +65,7 @@ class OllamaAdmin:
     def __init__(self, url: str) -> None:
         """Take the server's base URL; nothing is sent yet."""
         # The environment's proxies do not stand before the operator's own machine.
-        self._client = AsyncClient(host=server_url(url), follow_redirects=False, trust_env=False)
+        self._client = _Client(host=server_url(url), follow_redirects=False, trust_env=False)
 
     async def show(self, model: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> ShownModel:
         """Return what Ollama knows of an installed model.
@@ -151,14 +152,22 @@ class OllamaAdmin:
 
         Args:
             model: an installed model.
-            context_tokens: its window; a request with another one makes Ollama load it anew.
+            context_tokens: its window; a request with another one makes Ollama load it anew. (So does
+                another value of `shift`; this sends the one that chats carry.)
             keep_alive: seconds, or a duration such as `30m`; negative for ever.
             timeout_s: Ollama itself gives up after five minutes by default.
         """
         with _engine_faults(model):
             async with asyncio.timeout(timeout_s):
-                await self._client.generate(
-                    model, prompt="", keep_alive=keep_alive, options={"num_ctx": context_tokens}
+                await self._client.load(
+                    {
+                        "model": model,
+                        "prompt": "",
+                        "stream": False,
+                        "keep_alive": keep_alive,
+                        "options": {"num_ctx": context_tokens},
+                        **OLLAMA_NEVER_CUTS,
+                    }
                 )
 
     async def unload(self, model: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -170,6 +179,12 @@ class OllamaAdmin:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.close()  # type: ignore[no-untyped-call]
+
+
+class _Client(AsyncClient):
+    async def load(self, body: dict[str, Any]) -> None:
+        # The client's own `generate` cannot say `shift`.
+        await self._request(GenerateResponse, "POST", "/api/generate", json=body)
 
 
 @contextmanager
