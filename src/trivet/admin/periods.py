@@ -8,15 +8,30 @@ from trivet.domain.errors import RequestMalformed
 _SPAN = re.compile(r"(\d{1,6})(s|m|h|d|w)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(2262, 1, 1, tzinfo=UTC)
+"""Instants are stored as 64-bit nanoseconds since 1970, which end in April 2262."""
+
 
 def parse_instant(text: str, now: datetime, *, param: str) -> datetime:
     """Read an instant: a span before `now` (`90m`, `24h`, `7d`), or ISO 8601 (UTC when it names no zone).
 
     Raises:
-        RequestMalformed: it is neither.
+        RequestMalformed: it is neither, or does not lie between EARLIEST and LATEST.
     """
     if match := _SPAN.fullmatch(text.strip()):
-        return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        span = timedelta(**{_UNITS[match[2]]: int(match[1])})
+        # Compared before it is subtracted: six digits of weeks lead out of the calendar.
+        if span > now - EARLIEST:
+            raise _out_of_bounds(text, param)
+        return now - span
+    instant = _iso_instant(text, param)
+    if not EARLIEST <= instant <= LATEST:
+        raise _out_of_bounds(text, param)
+    return instant
+
+
+def _iso_instant(text: str, param: str) -> datetime:
     try:
         # A '+' of an ISO offset arrives as a blank where a client forgot to encode it.
         instant = datetime.fromisoformat(
@@ -29,3 +44,11 @@ def parse_instant(text: str, now: datetime, *, param: str) -> datetime:
             param=param,
         ) from None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _out_of_bounds(text: str, param: str) -> RequestMalformed:
+    return RequestMalformed(
+        f"{param}={text[:40]!r} lies outside of what can be kept.",
+        hint=f"Use a time from {EARLIEST:%Y-%m-%d} to {LATEST:%Y-%m-%d}.",
+        param=param,
+    )

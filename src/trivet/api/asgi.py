@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -13,6 +15,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 BODY_TIMEOUT_S = 30.0
+
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class ClientGone(Exception):
@@ -53,7 +57,7 @@ async def read_body(receive: Receive, *, limit_bytes: int) -> bytes:
 
 
 def parse_json(body: bytes) -> Any:
-    """Parse a JSON body strictly: no NaN, no repeated keys, no lone surrogates.
+    """Parse a JSON body strictly: no NaN, no number beyond a double, no repeated keys, no lone surrogates.
 
     Raises:
         RequestMalformed: with the position of the fault.
@@ -63,16 +67,43 @@ def parse_json(body: bytes) -> Any:
             "The body is empty.", hint='Send JSON, for example {"model": "auto", "messages": [...]}.'
         )
     try:
-        text = body.decode("utf-8")
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+        return _strict(body)
     except json.JSONDecodeError as error:
         raise RequestMalformed(
             f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
         ) from None
     except UnicodeDecodeError:
         raise RequestMalformed("The body is not UTF-8.") from None
+    except UnicodeEncodeError:
+        raise RequestMalformed(
+            "The body holds half a surrogate pair, which is no character.",
+            hint="Escape what lies beyond U+FFFF as a pair, or send it as UTF-8.",
+        ) from None
+    except ValueError:
+        # What is left is Python's bound on the digits that it converts; the work grows with their square.
+        raise RequestMalformed("The body holds a whole number with thousands of digits.") from None
     except RecursionError:
         raise RequestMalformed("The body is nested too deeply.") from None
+
+
+def _strict(body: bytes) -> Any:
+    document = json.loads(
+        body.decode("utf-8"),
+        parse_float=_finite,
+        parse_constant=_refuse_constant,
+        object_pairs_hook=_unique_keys,
+    )
+    # Decoded UTF-8 holds no surrogates, so only escapes can make them: most bodies skip this.
+    if _SURROGATE_ESCAPE.search(body):
+        json.dumps(document, ensure_ascii=False).encode("utf-8")
+    return document
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise RequestMalformed(f"The body holds a number that is too large: {text[:40]}.")
+    return value
 
 
 def _refuse_constant(name: str) -> Any:
