@@ -110,7 +110,9 @@ def config_page() -> str:
             shown = f"`{key}`" + (f"<br>`{variable}`" if variable else "")
             shape = shape_at(path_of(key))
             allowed = shape.allowed() if shape else ""
-            parts.append(f"| {shown} | {cell(allowed)} | {cell(default_of(key))} | {cell(remarks[key])} |\n")
+            parts.append(
+                f"| {shown} | {cell(allowed)} | {cell(default_of(key))} | {cell(remarks.get(key, ''))} |\n"
+            )
     return "".join(parts)
 
 
