@@ -53,7 +53,7 @@ async def serving(settings: Settings) -> AsyncIterator[House]:
     stop = asyncio.Event()
     ready: asyncio.Future[House] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
-        serve(settings, started=lambda trivet, url: ready.set_result(House(url, trivet)), stop=stop)
+        serve(settings, started=lambda trivet, url, _: ready.set_result(House(url, trivet)), stop=stop)
     )
     while not ready.done():
         await asyncio.sleep(0.01)

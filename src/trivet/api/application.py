@@ -43,6 +43,7 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         doors.pipeline,
         doors.doorkeeper,
         body_limit_bytes=server.body_limit_bytes,
+        write_timeout_s=server.write_timeout_s,
         exhausted_status=budgets.exhausted_status,
     )
     decide = DecisionDoor(

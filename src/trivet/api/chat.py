@@ -1,9 +1,10 @@
 """`POST /v1/chat/completions` as a plain ASGI endpoint."""
 
 import asyncio
-import json
+import contextlib
+import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import structlog
 
@@ -20,8 +21,9 @@ from trivet.api.asgi import (
     start_stream,
 )
 from trivet.api.auth import Doorkeeper
-from trivet.api.errors import error_body, error_event, error_headers, http_status
-from trivet.domain.errors import EngineError, TrivetError
+from trivet.api.errors import error_event
+from trivet.api.replies import send_error
+from trivet.domain.errors import EngineError, EngineUnavailable, TrivetError
 from trivet.execution import Answer, Pipeline
 from trivet.routing import parse_chat
 
@@ -32,16 +34,24 @@ class ChatCompletions:
     """Serves chat completions; a client that goes away cancels the work upstream, at any moment."""
 
     def __init__(
-        self, pipeline: Pipeline, doorkeeper: Doorkeeper, *, body_limit_bytes: int, exhausted_status: int
+        self,
+        pipeline: Pipeline,
+        doorkeeper: Doorkeeper,
+        *,
+        body_limit_bytes: int,
+        write_timeout_s: float,
+        exhausted_status: int,
     ) -> None:
         self._pipeline = pipeline
         self._doorkeeper = doorkeeper
         self._body_limit_bytes = body_limit_bytes
+        self._write_timeout_s = write_timeout_s
         self._exhausted_status = exhausted_status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, from its headers to its settlement."""
         request_id = uuid.uuid4().hex
+        delivery = _Delivery(send, self._write_timeout_s)
         try:
             headers = header_map(scope)
             principal = self._doorkeeper.principal(headers)
@@ -50,38 +60,91 @@ class ChatCompletions:
             async with _Presence(receive):
                 answer = await self._pipeline.execute(request, principal, request_id=request_id)
                 try:
-                    await _deliver(answer, send)
+                    await delivery.of(answer)
                 finally:
                     await answer.aclose()
         except ClientGone:
             return
         except TrivetError as error:
-            await self._refuse(send, error, request_id)
-        except Exception:  # the last line of defence: a fault of ours becomes an honest 500
-            log.exception("request.fault", request_id=request_id)
-            await self._refuse(send, TrivetError("Trivet failed; the log names the request id."), request_id)
+            await self._refuse(delivery, error, request_id)
+        except Exception as fault:  # noqa: BLE001 - the last line of defence: our fault is an honest error
+            # Frames only: an exception's text and its locals may hold a prompt or a key.
+            where = "".join(traceback.format_tb(fault.__traceback__))
+            log.error("request.fault", request_id=request_id, error=type(fault).__name__, where=where)  # noqa: TRY400
+            await self._refuse(delivery, TrivetError("Trivet failed; the log has the request id."), request_id)
 
-    async def _refuse(self, send: Send, error: TrivetError, request_id: str) -> None:
-        status = http_status(error, exhausted_status=self._exhausted_status)
-        body = json.dumps(error_body(error, status=status, request_id=request_id)).encode()
-        await send_whole(
-            send, status=status, body=body, headers={"x-request-id": request_id, **error_headers(error)}
+    async def _refuse(self, delivery: "_Delivery", error: TrivetError, request_id: str) -> None:
+        if delivery.begun:
+            await delivery.break_off(error, request_id)
+            return
+        await send_error(
+            delivery.send,
+            error,
+            request_id=request_id,
+            exhausted_status=self._exhausted_status,
+            headers=_decided_headers(error),
         )
 
 
-async def _deliver(answer: Answer, send: Send) -> None:
-    headers = answer_headers(answer)
-    if not answer.run.request.stream:
-        await send_whole(send, status=200, body=answer.body, headers=headers)
-        return
-    await start_stream(send, headers=headers)
-    try:
-        async for data in answer.chunks():
-            await send_part(send, data)
-    except EngineError as error:
-        # The 200 is out, so the event says it; without [DONE] no client takes this for a whole answer.
-        await send_part(send, error_event(error, request_id=answer.run.request_id))
-    await send_part(send, b"", more=False)
+class _Delivery:
+    """The response on its way to the client, which may read slowly, or stop reading."""
+
+    def __init__(self, send: Send, write_timeout_s: float) -> None:
+        self.send = send
+        self.begun = False
+        self._write_timeout_s = write_timeout_s
+
+    async def of(self, answer: Answer) -> None:
+        """Deliver the answer.
+
+        Raises:
+            ClientGone: the client took nothing for the write timeout; the answer must be closed.
+        """
+        headers = answer_headers(answer)
+        if not answer.run.request.stream:
+            async with self._patience():
+                self.begun = True
+                await send_whole(self.send, status=200, body=answer.body, headers=headers)
+            return
+        self.begun = True
+        await start_stream(self.send, headers=headers)
+        try:
+            async for data in answer.chunks():
+                async with self._patience():
+                    await send_part(self.send, data)
+        except EngineError as error:
+            await self.break_off(error, answer.run.request_id)
+            return
+        except asyncio.CancelledError:
+            # Either the client has gone, or Trivet stops: then the client is told.
+            await self.break_off(EngineUnavailable("Trivet is stopping."), answer.run.request_id)
+            raise
+        await send_part(self.send, b"", more=False)
+
+    async def break_off(self, error: TrivetError, request_id: str) -> None:
+        """End a begun stream with an error event; without [DONE] no client takes it for a whole answer."""
+        async with self._patience():
+            await send_part(self.send, error_event(error, request_id=request_id))
+            await send_part(self.send, b"", more=False)
+
+    @contextlib.asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                yield
+        except TimeoutError:
+            raise ClientGone from None
+
+
+def _decided_headers(error: TrivetError) -> dict[str, str]:
+    """Return what is known of the decision when a request fails after it."""
+    if "decision_id" not in error.details:
+        return {}
+    return {
+        "x-trivet-decision-id": error.details["decision_id"],
+        "x-trivet-tier": error.details["tier"],
+        "x-trivet-attempts": str(len(error.details.get("attempts", ()))),
+    }
 
 
 def answer_headers(answer: Answer) -> Mapping[str, str]:

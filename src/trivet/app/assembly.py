@@ -48,10 +48,18 @@ class OpenTrivet:
     keyring: Keyring
     owner_token: str
     lock: StoreLock
-    first_key: str | None
-    """The admin key made at a first start, to be shown once."""
     recovered_holds: int
     """Holds of a process that died, charged in full at this start."""
+
+    def make_first_key(self) -> str | None:
+        """Make an admin key if there is no key at all, and return its text, to be shown this once.
+
+        A server calls this before it listens, so Trivet is never open to all.
+        """
+        if not self.keyring.is_empty():
+            return None
+        text, _ = self.keyring.create(OWNER_SCOPE, role="admin", label="first start")
+        return text
 
 
 @asynccontextmanager
@@ -76,7 +84,6 @@ async def open_trivet(
         ledger = Ledger(database, settings.budgets, clock)
         recovered = ledger.recover()
         keyring = Keyring(database, settings.access, store_path, clock)
-        first_key = _first_key(keyring)
         device_clock = DeviceClock(clock)
         records = UsageRecords(
             database, clock, device_clock, tiers, baseline_tier=_heaviest_at_home(tiers, deployments)
@@ -122,7 +129,6 @@ async def open_trivet(
             keyring=keyring,
             owner_token=owner_token,
             lock=lock,
-            first_key=first_key,
             recovered_holds=recovered,
         )
 
@@ -136,14 +142,6 @@ def _heaviest_at_home(tiers: Sequence[Tier], deployments: Sequence[Deployment]) 
     """Return the dearest tier that works on devices of ours: what savings are compared with."""
     at_home = {deployment.tier.name for deployment in deployments if deployment.devices}
     return next((tier.name for tier in reversed(tiers) if tier.name in at_home), None)
-
-
-def _first_key(keyring: Keyring) -> str | None:
-    """Make the first admin key. It exists before anything listens, so Trivet is never open to all."""
-    if not keyring.is_empty():
-        return None
-    text, _ = keyring.create(OWNER_SCOPE, role="admin", label="first start")
-    return text
 
 
 def _plan(settings: Settings, name: str, deployment: Deployment) -> EndpointPlan:

@@ -10,10 +10,14 @@ import uvicorn
 from uvicorn.config import Config
 
 from trivet.app.assembly import OpenTrivet, open_trivet
+from trivet.app.bounded_http import BoundedHttp
 from trivet.config.settings import ServerSettings, Settings
 from trivet.domain.errors import ConfigError
+from trivet.storage import StoreLock
 
 PORTS_TRIED = 20
+Started = Callable[[OpenTrivet, str, str | None], None]
+"""Told of the open Trivet, its URL, and the first admin key when there was none before."""
 
 
 class _Server(uvicorn.Server):
@@ -34,6 +38,13 @@ class _Server(uvicorn.Server):
         """Leave the signals to `serve`."""
         yield
 
+    async def end_requests(self) -> None:
+        """Cancel what the drain has left over, and wait until each has told the settler its end."""
+        tasks = tuple(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def stop(self) -> None:
         """Drain on the first signal, stop at once on the second; both settle."""
         self.force_exit = self.should_exit
@@ -43,7 +54,7 @@ class _Server(uvicorn.Server):
 async def serve(
     settings: Settings,
     *,
-    started: Callable[[OpenTrivet, str], None],
+    started: Started,
     stop: asyncio.Event | None = None,
     other_port_if_taken: bool = False,
 ) -> None:
@@ -57,12 +68,15 @@ async def serve(
         ConfigError: the address cannot be bound.
         StoreLocked: another process owns the store.
     """
+    with StoreLock.acquire(settings.store.path.expanduser()):
+        pass  # whoever owns the store is worth more to know than whose port it is
     listener = bind(settings.server, other_port_if_taken=other_port_if_taken)
     with contextlib.closing(listener):
         async with open_trivet(settings) as trivet:
             url = url_of(settings.server.host, listener.getsockname()[1])
             config = Config(
                 trivet.application,
+                http=BoundedHttp,
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -70,16 +84,19 @@ async def serve(
                 timeout_graceful_shutdown=max(1, round(settings.server.drain_timeout_s)),
                 server_header=False,
                 ws="none",
-                h11_max_incomplete_event_size=32 * 1024,
             )
+            first_key = trivet.make_first_key()
 
             def ready() -> None:
                 trivet.lock.announce(url, trivet.owner_token)
-                started(trivet, url)
+                started(trivet, url, first_key)
 
             server = _Server(config, ready)
             async with _stopped_by(stop, server):
-                await server.serve(sockets=[listener])
+                try:
+                    await server.serve(sockets=[listener])
+                finally:
+                    await server.end_requests()
 
 
 @contextlib.asynccontextmanager

@@ -46,7 +46,7 @@ def serve(
     asyncio.run(serve_until_stopped(loaded.settings, started=_announce))
 
 
-def _announce(trivet: "OpenTrivet", url: str) -> None:
+def _announce(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
     say(f"\nTrivet listens on {url}")
     if trivet.recovered_holds:
         say(f"Charged {trivet.recovered_holds} holds that an earlier process left open.")
@@ -54,9 +54,9 @@ def _announce(trivet: "OpenTrivet", url: str) -> None:
         mark = {"ready": "ready  ", "loading": "loading"}.get(engine["state"], "DOWN   ")
         note = f": {engine['detail']}" if engine["state"] != "ready" and engine["detail"] else ""
         say(f"  {engine['tier']:<10} {mark}  {engine['name']} ({engine['engine']}){note}")
-    if trivet.first_key is not None:
-        say(f"\nFirst start. The admin key, shown only this once:\n  {trivet.first_key}")
-    key = trivet.first_key or "$TRIVET_API_KEY"
+    if first_key is not None:
+        say(f"\nFirst start. The admin key, shown only this once:\n  {first_key}")
+    key = first_key or "$TRIVET_API_KEY"
     say(
         "\nTry:\n"
         f"  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\\n"

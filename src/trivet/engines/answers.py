@@ -22,6 +22,7 @@ class PlainReply:
     usage: Usage | None
     finished: bool
     content_events: int
+    content_bytes: int
 
     async def chunks(self) -> AsyncIterator[StreamChunk]:
         """Yield nothing: the answer is `body`."""
@@ -57,6 +58,7 @@ def plain_reply(body: bytes) -> PlainReply:
         content_events=sum(
             1 for message in messages if isinstance(message, dict) and _says_something(message)
         ),
+        content_bytes=len(body),
     )
 
 

@@ -54,6 +54,7 @@ async def join_stream(stream: StreamReply) -> PlainReply:
         usage=parse_usage(whole.get("usage")),
         finished=stream.finished,
         content_events=stream.content_events,
+        content_bytes=stream.content_bytes,
     )
 
 

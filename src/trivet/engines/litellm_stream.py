@@ -9,7 +9,7 @@ from trivet.domain.outcomes import Usage
 from trivet.engines.litellm_events import finish_event, stream_event, usage_event, usage_in
 from trivet.engines.litellm_faults import connection_broke, engine_faults
 from trivet.engines.protocol import StreamChunk
-from trivet.engines.sse import EVENT_LIMIT_BYTES, classify_parsed
+from trivet.engines.sse import EVENT_LIMIT_BYTES, classify_parsed, content_size
 from trivet.engines.usage import parse_usage
 
 
@@ -30,6 +30,7 @@ class LiteLLMStream:
         self.usage: Usage | None = None
         self.finished = False
         self.content_events = 0
+        self.content_bytes = 0
         self._wrapper = wrapper
         self._model = model
         self._deadline_s = deadline_s
@@ -120,7 +121,9 @@ class LiteLLMStream:
                 raise self._incomplete()
             if said.kind == "role" and (self.finished or not said.seen or not chunk.choices[0].delta.role):
                 continue
-            self.content_events += said.kind == "content"
+            if said.kind == "content":
+                self.content_events += 1
+                self.content_bytes += content_size(event)
             self.finished = self.finished or bool(said.ended)
             self._last_event = event
             return StreamChunk(event, content_events=int(said.kind == "content"))

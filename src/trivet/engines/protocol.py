@@ -61,6 +61,8 @@ class Reply(Protocol):
     finished: bool
     content_events: int
     """Content events read so far."""
+    content_bytes: int
+    """Bytes of the content read so far, escapes included: a ceiling on its tokens when no usage arrives."""
 
     def chunks(self) -> AsyncIterator[StreamChunk]:
         """Yield the stream's events in order."""

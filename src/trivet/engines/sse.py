@@ -73,6 +73,7 @@ class ChatEvent:
     """The `error` object, for kind `error`."""
 
 
+_TEXT = re.compile(rb'"(?:reasoning_)?content":\s*"((?:[^"\\]|\\.)*)"')
 _PLAIN_CONTENT = ChatEvent("content")
 _DONE = ChatEvent("done")
 _COMMENT = ChatEvent("comment")
@@ -96,6 +97,14 @@ def classify(event: bytes) -> ChatEvent:
     ):
         return _PLAIN_CONTENT
     return classify_parsed(event)
+
+
+def content_size(event: bytes) -> int:
+    """Return the bytes of text in a content event, escapes included, and at least 1.
+
+    Where the content is no plain text (a tool call, say) it is the whole event: a ceiling on its tokens.
+    """
+    return sum(len(text) for text in _TEXT.findall(event)) or (1 if _TEXT.search(event) else len(event))
 
 
 def classify_parsed(event: bytes) -> ChatEvent:

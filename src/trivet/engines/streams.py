@@ -10,7 +10,14 @@ from trivet.domain.errors import EngineBroken, EngineError, EngineTimeout, Strea
 from trivet.domain.outcomes import Usage
 from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk
-from trivet.engines.sse import EVENT_LIMIT_BYTES, ChatEvent, EventSplitter, classify, classify_parsed
+from trivet.engines.sse import (
+    EVENT_LIMIT_BYTES,
+    ChatEvent,
+    EventSplitter,
+    classify,
+    classify_parsed,
+    content_size,
+)
 from trivet.engines.usage import shared_prompt
 
 AFTER_FINISH_S = 2.0
@@ -37,6 +44,7 @@ class StreamReply:
         self.usage: Usage | None = None
         self.finished = False
         self.content_events = 0
+        self.content_bytes = 0
         self._response = response
         self._deadline_s = deadline_s
         self._idle_s = idle_s
@@ -150,7 +158,9 @@ class StreamReply:
                 chunks.append(StreamChunk(raw, content_events=0, usage_only=True))
             elif event.kind != "comment":
                 together.append(raw)
-                content_events += event.kind == "content"
+                if event.kind == "content":
+                    content_events += 1
+                    self.content_bytes += content_size(raw)
         flush()
         self._over = self._over or not data
         self.finished = self._fault is None and self._is_finished()

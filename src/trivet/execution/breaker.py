@@ -19,11 +19,12 @@ RATE_THRESHOLD = 0.5
 PROBES_TO_CLOSE = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pass:
     """Leave to send one request; give it back with what became of it."""
 
     probe: bool
+    """A probe is spent with the first word about it; what follows counts as an ordinary request's."""
 
 
 class Breaker:
@@ -69,8 +70,7 @@ class Breaker:
         """Record that content arrived."""
         self._consecutive = 0
         self._recent.append((self._clock.monotonic_ns(), True))
-        if leave.probe:
-            self._probing = False
+        if self._spend(leave):
             self._probe_successes += 1
             if self._probe_successes >= PROBES_TO_CLOSE:
                 self._close()
@@ -80,16 +80,19 @@ class Breaker:
         now_ns = self._clock.monotonic_ns()
         self._recent.append((now_ns, False))
         self._consecutive += 1
-        if leave.probe:
-            self._probing = False
-            self._open(now_ns)
-        elif self._open_until_ns is None and self._too_many(now_ns):
+        if self._spend(leave) or (self._open_until_ns is None and self._too_many(now_ns)):
             self._open(now_ns)
 
     def returned(self, leave: Pass) -> None:
         """Record nothing: the client left, or the request itself was at fault."""
-        if leave.probe:
-            self._probing = False
+        self._spend(leave)
+
+    def _spend(self, leave: Pass) -> bool:
+        if not leave.probe:
+            return False
+        leave.probe = False
+        self._probing = False
+        return True
 
     def _too_many(self, now_ns: int) -> bool:
         if self._consecutive >= self._settings.breaker_consecutive_failures:

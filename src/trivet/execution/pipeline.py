@@ -103,7 +103,12 @@ class Pipeline:
                 request, decision, run.attempts, request_id=request_id, started_ns=started_ns
             )
         except BaseException as error:
-            run.close(_status_of(error), error=error if isinstance(error, TrivetError) else None)
+            refused = error if isinstance(error, TrivetError) else None
+            settlement = run.close(_status_of(error), error=refused)
+            if refused is not None:
+                refused.details.update(decision_id=decision.decision_id, tier=decision.deployment.tier.name)
+                if settlement is not None:
+                    await asyncio.shield(settlement)
             raise
         answer = Answer(run, reply, running)
         if not request.stream:

@@ -2,17 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
+
+import structlog
 
 from trivet.domain.budgets import Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import EngineTimeout, TrivetError
-from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus, Usage
+from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus, Usage, UsageSource
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.engines.protocol import Reply
-from trivet.execution.settler import AlsoWrite, Settler
+from trivet.execution.settler import AlsoWrite, MakeAlso, Settler
 from trivet.execution.upstream import believable
+
+log = structlog.get_logger(__name__)
 
 
 class Announce(Protocol):
@@ -97,8 +102,14 @@ class Run:
             usage=usage,
             error_code=error.code if error else None,
         )
-        also = self._row_writer(outcome)
-        self._announce(outcome)
+        task = self._settle(usage, lambda: self._row_writer(outcome))
+        try:
+            self._announce(outcome)
+        except Exception as fault:  # noqa: BLE001 - listeners get copies, and may fail without loss
+            log.warning("announcement.failed", error=type(fault).__name__)
+        return task
+
+    def _settle(self, usage: Usage | None, also: MakeAlso) -> asyncio.Task[Settlement | None] | None:
         if self.reservation is None:
             self._settler.note(also)
             return None
@@ -114,31 +125,45 @@ class Run:
             self.settlement = task.result()
 
     def _charge(self, status: OutcomeStatus, reply: Reply | None) -> Usage | None:
-        """Return what the tenant owes: the engine's word if believable, else our count, else the ceiling."""
-        prompt_ceiling = self.decision.estimated.prompt_tokens
+        """Return what the tenant owes: the engine's word if believable, else a bound on what it did."""
         if self.reservation is None or not self.attempts:
             return None
-        if reply is None:
-            return self._charge_without_reply(status, prompt_ceiling)
+        usage = self._charge_of_reply(reply) if reply is not None else self._charge_without_reply(status)
+        unseen = self._unseen_prompts(skip_last=reply is None)
+        if usage is None or not unseen:
+            return usage
+        # The hold is a ceiling for one attempt's work; what silent attempts read is charged up to it.
+        room = max(0, self.reservation.amount - usage.total_tokens)
+        return replace(usage, prompt_tokens=usage.prompt_tokens + min(room, unseen), source="ceiling")
+
+    def _charge_of_reply(self, reply: Reply) -> Usage:
         deployment = self.attempts[-1].deployment
+        prompt_ceiling = self.decision.estimated.prompt_tokens
         told = believable(
             reply.usage,
-            output_cap=self.output_cap,
+            output_ceiling=max(self.output_cap, reply.content_bytes),
             context_tokens=max(deployment.context_tokens, prompt_ceiling),
             content_events=reply.content_events,
         )
         if told is not None:
             return told
-        if self.request.stream:
-            return Usage(prompt_ceiling, min(self.output_cap, reply.content_events), "counted")
-        # A token is at least one byte of the body that carries it.
-        return Usage(prompt_ceiling, min(self.output_cap, len(reply.body or b"")), "ceiling")
+        source: UsageSource = "counted" if self.request.stream else "ceiling"
+        # A token is at least one byte of what carries it.
+        return Usage(prompt_ceiling, min(self.output_cap, reply.content_bytes), source)
 
-    def _charge_without_reply(self, status: OutcomeStatus, prompt_ceiling: int) -> Usage | None:
-        if status == "cancelled":
-            # The engine was at work when the client left. A plain answer shows nothing of how far it
-            # came, so its whole ceiling is charged: else timing out would be a way to free tokens.
-            return Usage(prompt_ceiling, 0 if self.request.stream else self.output_cap, "ceiling")
-        if any(attempt.error_code == EngineTimeout.code for attempt in self.attempts):
-            return Usage(prompt_ceiling, 0, "ceiling")
-        return None
+    def _charge_without_reply(self, status: OutcomeStatus) -> Usage | None:
+        """Return the charge of a request whose client left, or whose engine fell silent, before content.
+
+        The engine was at work. A plain answer shows nothing of how far it came, so its whole ceiling is
+        charged: else timing out would be a way to free tokens.
+        """
+        if status != "cancelled" and self.attempts[-1].error_code != EngineTimeout.code:
+            return None
+        return Usage(
+            self.decision.estimated.prompt_tokens, 0 if self.request.stream else self.output_cap, "ceiling"
+        )
+
+    def _unseen_prompts(self, *, skip_last: bool) -> int:
+        attempts = self.attempts[:-1] if skip_last else self.attempts
+        silent = [attempt for attempt in attempts if attempt.error_code == EngineTimeout.code]
+        return self.decision.estimated.prompt_tokens * len(silent)

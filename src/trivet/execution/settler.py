@@ -15,15 +15,17 @@ import structlog
 
 from trivet.budgets import Ledger
 from trivet.domain.budgets import Reservation, Settlement
-from trivet.domain.errors import BudgetError, StoreError
+from trivet.domain.errors import BudgetError, StoreError, StoreUnavailable
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 
 log = structlog.get_logger(__name__)
 
 AlsoWrite = Callable[[sqlite3.Connection], None]
+MakeAlso = Callable[[], AlsoWrite]
 T = TypeVar("T")
 RETRY_DELAYS_S = (0.1, 0.5, 2.0)
+STORE_TIMEOUT_S = 5.0
 
 
 class Settler:
@@ -45,30 +47,37 @@ class Settler:
             self._ledger.reserve_or_wait(scope, amount, reservation_id=reservation_id, wait_s=wait_s)
         )
         try:
-            return await asyncio.shield(task)
+            async with asyncio.timeout(wait_s + STORE_TIMEOUT_S):
+                return await asyncio.shield(task)
         except asyncio.CancelledError:
             # Nobody waits any more, but the hold may still be granted: release it when it is.
             self._own(self._release_when_granted(task))
             raise
+        except TimeoutError:
+            self._own(self._release_when_granted(task))
+            raise StoreUnavailable(
+                f"The ledger did not answer within {STORE_TIMEOUT_S:g} s, and nothing passes unmetered.",
+                retry_after_s=1.0,
+            ) from None
 
-    def settle(self, reservation_id: str, usage: Usage, also: AlsoWrite) -> asyncio.Task[Settlement | None]:
+    def settle(self, reservation_id: str, usage: Usage, also: MakeAlso) -> asyncio.Task[Settlement | None]:
         """Replace the hold by what was used, and write the outcome in the same transaction."""
         return self._own(
             self._carry_out(lambda extra: self._ledger.settle(reservation_id, usage, also=extra), also)
         )
 
-    def release(self, reservation_id: str, also: AlsoWrite | None) -> asyncio.Task[Settlement | None]:
+    def release(self, reservation_id: str, also: MakeAlso) -> asyncio.Task[Settlement | None]:
         """Give the hold back: no engine generated anything that the tenant owes."""
         return self._own(
             self._carry_out(lambda extra: self._ledger.release(reservation_id, also=extra), also)
         )
 
-    def note(self, also: AlsoWrite) -> None:
+    def note(self, also: MakeAlso) -> None:
         """Write an outcome that has no hold, such as a refusal."""
 
         async def write() -> None:
             try:
-                await asyncio.wrap_future(self._ledger.note(also))
+                await asyncio.wrap_future(self._ledger.note(also()))
             except StoreError as error:
                 log.exception("outcome.lost", error=str(error))
 
@@ -91,25 +100,31 @@ class Settler:
         except (BudgetError, StoreError):
             return
         await self._carry_out(
-            lambda extra: self._ledger.release(reservation.reservation_id, also=extra), None
+            lambda extra: self._ledger.release(reservation.reservation_id, also=extra), _nothing_to_write
         )
 
     async def _carry_out(
-        self, operation: Callable[[AlsoWrite | None], Future[Settlement]], also: AlsoWrite | None
+        self, operation: Callable[[AlsoWrite], Future[Settlement]], also: MakeAlso
     ) -> Settlement | None:
         """Run a closing operation until it is in the ledger; a hold that cannot close stays held.
 
         The outcome row is wanted but not worth a hold: after a first failure it is left out. What is
         still held when Trivet starts again is charged then, so a lost settlement never undercharges.
         """
-        extra = also
-        for delay_s in (*RETRY_DELAYS_S, None):
-            try:
-                return await asyncio.wrap_future(operation(extra))
-            except StoreError as error:
-                log.exception("settlement.failed", error=str(error), with_outcome=extra is not None)
-                extra = None
-                if delay_s is None:
-                    break
+        for delay_s in (0.0, *RETRY_DELAYS_S):
+            if delay_s:
                 await asyncio.sleep(delay_s)
+            try:
+                return await asyncio.wrap_future(operation(also()))
+            except Exception as error:  # noqa: BLE001 - whatever fails here, the hold must still be closed
+                log.warning("settlement.failed", error=type(error).__name__, detail=str(error))
+                also = _nothing_to_write
         return None
+
+
+def _write_nothing(_: sqlite3.Connection) -> None:
+    """Write nothing beside the settlement."""
+
+
+def _nothing_to_write() -> AlsoWrite:
+    return _write_nothing

@@ -28,16 +28,17 @@ def upstream_body(request: ChatRequest, decision: Decision, deployment: Deployme
 
 
 def believable(
-    usage: Usage | None, *, output_cap: int, context_tokens: int, content_events: int
+    usage: Usage | None, *, output_ceiling: int, context_tokens: int, content_events: int
 ) -> Usage | None:
     """Return the engine's usage if it can be true, else None (facts: engines report wrong numbers).
 
-    It cannot be true when more was generated than the cap allows, when the prompt alone exceeds the
-    context window, or when nothing is said to have been generated although content arrived.
+    It cannot be true when more tokens were generated than `output_ceiling` (the cap, or the bytes that
+    arrived, if an engine ignored the cap: then its word is charged, as an overrun), when the prompt alone
+    exceeds the context window, or when nothing is said to have been generated although content arrived.
     """
     if usage is None:
         return None
-    if not 0 <= usage.completion_tokens <= output_cap:
+    if not 0 <= usage.completion_tokens <= output_ceiling:
         return None
     if not 0 <= usage.prompt_tokens <= context_tokens:
         return None

@@ -186,7 +186,7 @@ def _usage(reply: Reply, request: ChatRequest, deployment: Deployment, cap: int)
     output_most = cap * request.n
     used = believable(
         reply.usage,
-        output_cap=output_most,
+        output_ceiling=output_most,
         context_tokens=max(deployment.context_tokens, ceiling),
         content_events=reply.content_events,
     )

@@ -104,5 +104,5 @@ def test_temperature_default(given: dict[str, Any], expected: float) -> None:
 )
 def test_what_is_believed(usage: Usage | None, content_events: int, believed: bool) -> None:
     """Usage that cannot be true is not believed."""
-    found = believable(usage, output_cap=100, context_tokens=1000, content_events=content_events)
+    found = believable(usage, output_ceiling=100, context_tokens=1000, content_events=content_events)
     assert found == (usage if believed else None)

@@ -1,0 +1,79 @@
+"""uvicorn's httptools protocol with bounds on a request's head: its size, its fields, its time.
+
+uvicorn has no deadline for receiving a request and httptools no limit on its head, so one dripping or
+endless client would hold a connection, and memory, for as long as it likes.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_LIMIT_BYTES = 64 * 1024
+HEAD_FIELDS_MAX = 100
+HEAD_TIMEOUT_S = 10.0
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Closes a connection whose request head is too large, has too many fields, or takes too long."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._head_fields = 0
+        self._head_open = True
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time for the first head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the time."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what belongs to a head that is not complete yet."""
+        if self._head_open:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_open and (self._head_bytes > HEAD_LIMIT_BYTES or self._head_fields > HEAD_FIELDS_MAX):
+            self._refuse()
+
+    def on_message_begin(self) -> None:
+        """Begin a head; on a kept connection its time starts now."""
+        super().on_message_begin()
+        self._head_open = True
+        self._head_fields = 0
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a field."""
+        super().on_header(name, value)
+        self._head_fields += 1
+
+    def on_headers_complete(self) -> None:
+        """End the head; its time and size are no longer counted."""
+        self._stop_timer()
+        self._head_open = False
+        self._head_bytes = 0
+        if self._head_fields > HEAD_FIELDS_MAX:
+            self._refuse()
+            return
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self) -> None:
+        self._stop_timer()
+        if not self.transport.is_closing():
+            self.send_400_response("The request's head is too large or too slow.")
