@@ -6,9 +6,11 @@ from typing import Any
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.requests import ChatRequest
 from trivet.routing.hints import METADATA_KEYS, VALUE_LIMIT_CHARS, read_hints
+from trivet.routing.messages import check_messages
+from trivet.routing.refused_fields import refuse_fields
+from trivet.routing.tools import check_tools
 
 AUTO = "auto"
-MESSAGES_LIMIT = 2048
 CHOICES_LIMIT = 16
 DEPTH_LIMIT = 64
 
@@ -16,8 +18,8 @@ DEPTH_LIMIT = 64
 def parse_chat(body: Any, *, body_bytes: int, headers: Mapping[str, str]) -> ChatRequest:
     """Check a decoded body and return it with its hints apart.
 
-    What is not checked here passes untouched: tools, response_format, logprobs, seed, stop, temperature
-    and whatever an engine adds. `body` itself is not changed.
+    What is not checked here passes untouched: logprobs, seed, stop, temperature and whatever an engine
+    adds, except for REFUSED_FIELDS. `body` itself is not changed.
 
     Args:
         body: what the JSON decoder gave.
@@ -34,15 +36,19 @@ def parse_chat(body: Any, *, body_bytes: int, headers: Mapping[str, str]) -> Cha
         )
     if nesting_depth(body) > DEPTH_LIMIT:
         raise RequestMalformed(f"The body is nested deeper than {DEPTH_LIMIT} levels.")
-    _check_messages(body.get("messages"))
+    refuse_fields(body)
+    check_messages(body.get("messages"))
+    check_tools(body)
     metadata = _object(body, "metadata")
+    max_tokens = _max_tokens(body)
+    _check_min_tokens(body.get("min_tokens"), max_tokens)
     return ChatRequest(
         body=_forwarded(body, metadata),
         body_bytes=body_bytes,
         model=_model(body.get("model")),
         stream=_flag(body, "stream"),
         include_usage=_flag(_object(body, "stream_options"), "include_usage", inside="stream_options."),
-        max_tokens=_max_tokens(body),
+        max_tokens=max_tokens,
         n=_choices(body.get("n")),
         hints=read_hints(headers, metadata),
     )
@@ -64,47 +70,6 @@ def nesting_depth(value: Any) -> int:
             if isinstance(child, (dict, list))
         ]
     return depth
-
-
-def _check_messages(messages: Any) -> None:
-    if not isinstance(messages, list) or not messages:
-        raise RequestMalformed(
-            "messages must be a list with at least one message.",
-            hint='For example [{"role": "user", "content": "Hello"}].',
-            param="messages",
-        )
-    if len(messages) > MESSAGES_LIMIT:
-        raise RequestMalformed(
-            f"messages has {len(messages)} entries; {MESSAGES_LIMIT} are allowed.",
-            hint="Drop or summarise the oldest turns.",
-            param="messages",
-        )
-    for position, message in enumerate(messages):
-        param = f"messages[{position}]"
-        if not isinstance(message, dict):
-            raise RequestMalformed(f"{param} must be an object.", param=param)
-        role = message.get("role")
-        if not isinstance(role, str) or not role:
-            raise RequestMalformed(
-                f"{param}.role must be a string.",
-                hint="One of system, user, assistant, tool.",
-                param=f"{param}.role",
-            )
-        _check_content(message.get("content"), f"{param}.content")
-
-
-def _check_content(content: Any, param: str) -> None:
-    if content is None or isinstance(content, str):
-        return
-    if isinstance(content, list) and all(
-        isinstance(part, dict) and isinstance(part.get("type"), str) for part in content
-    ):
-        return
-    raise RequestMalformed(
-        f"{param} must be a string, a list of content parts, or null.",
-        hint='A part is an object such as {"type": "text", "text": "Hello"}.',
-        param=param,
-    )
 
 
 def _model(model: Any) -> str:
@@ -148,6 +113,18 @@ def _max_tokens(body: Mapping[str, Any]) -> int | None:
             raise RequestMalformed(f"{key} must be a whole number of at least 1.", param=key)
         told.append(value)
     return min(told, default=None)
+
+
+def _check_min_tokens(least: Any, most: int | None) -> None:
+    if least is None:
+        return
+    if not isinstance(least, int) or isinstance(least, bool) or least < 0:
+        raise RequestMalformed("min_tokens must be a whole number of at least 0.", param="min_tokens")
+    if most is not None and least > most:
+        raise RequestMalformed(
+            f"min_tokens is above the limit of {most} tokens that the request sets itself.",
+            param="min_tokens",
+        )
 
 
 def _choices(n: Any) -> int:

@@ -15,6 +15,8 @@ from trivet.routing.complexity import DEFAULT_TIERS
 LIGHT, STANDARD, HEAVY = DEFAULT_TIERS
 ALL_CAPABILITIES = frozenset({"tools", "vision", "json_schema", "logprobs"})
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """For property tests on a shared machine, where an example may take its time."""
 

@@ -62,7 +62,7 @@ def test_parts_are_joined_and_capped() -> None:
     ("body", "expected"),
     [
         (chat(), set()),
-        (chat(tools=[]), set()),
+        (chat(tools=None), set()),
         (chat(tools=[TOOL]), {"tools"}),
         (chat(functions=[TOOL["function"]]), {"tools"}),
         (conversation(("user", [IMAGE]), ("user", "?")), {"vision"}),

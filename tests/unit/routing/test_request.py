@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.routing.parts import UNTIMED, chat, decide
+from tests.unit.routing.parts import TOOL, UNTIMED, chat, decide
 from trivet.domain.errors import RequestError, RequestMalformed
 from trivet.domain.requests import ChatRequest, Hints
 from trivet.routing import describe, parse_chat
 from trivet.routing.hints import METADATA_KEYS
+from trivet.routing.refused_fields import REFUSED_FIELDS
 from trivet.routing.request import nesting_depth
 
 
@@ -66,6 +67,11 @@ def test_max_tokens_is_the_smaller_of_both_fields(fields: dict[str, Any], expect
     assert expected == parsed(chat(**fields)).max_tokens
 
 
+def assistant(tool_calls: Any) -> dict[str, Any]:
+    """Return a body with one assistant message that calls tools."""
+    return {"messages": [{"role": "assistant", "content": None, "tool_calls": tool_calls}]}
+
+
 DEEP: list[Any] = []
 for _ in range(64):
     DEEP = [DEEP]
@@ -112,6 +118,29 @@ for _ in range(64):
         (chat(metadata={"capabilities": [{}]}), "metadata.capabilities"),
         (chat(metadata={"capabilities": ["a"] * 65}), "metadata.capabilities"),
         (chat(extra=DEEP), None),
+        (chat(tools={}), "tools"),
+        (chat(tools=[]), "tools"),
+        (chat(tools=["f"]), "tools[0]"),
+        (chat(tools=[{}]), "tools[0]"),
+        (chat(tools=[TOOL, {"type": "function"}]), "tools[1].function"),
+        (chat(tools=[{"type": "function", "function": {}}]), "tools[0].function"),
+        (chat(tools=[{"type": "function", "function": {"name": 3}}]), "tools[0].function"),
+        (
+            chat(tools=[{"type": "function", "function": {"name": "f", "parameters": "x"}}]),
+            "tools[0].function.parameters",
+        ),
+        (chat(tool_choice=["auto"]), "tool_choice"),
+        (chat(tool_choice=True), "tool_choice"),
+        (chat(response_format="json"), "response_format"),
+        (chat(response_format={}), "response_format"),
+        (chat(response_format={"type": 3}), "response_format"),
+        (assistant({}), "messages[0].tool_calls"),
+        (assistant(["f"]), "messages[0].tool_calls[0]"),
+        (assistant([{"type": "function"}]), "messages[0].tool_calls[0].function"),
+        (assistant([{"function": {"arguments": "{}"}}]), "messages[0].tool_calls[0].function"),
+        (chat(min_tokens=-1), "min_tokens"),
+        (chat(min_tokens="1"), "min_tokens"),
+        (chat(min_tokens=9, max_tokens=8), "min_tokens"),
     ],
 )
 def test_a_malformed_body_is_refused_and_the_field_named(body: Any, param: str | None) -> None:
@@ -121,9 +150,73 @@ def test_a_malformed_body_is_refused_and_the_field_named(body: Any, param: str |
     assert param == caught.value.param
 
 
+@pytest.mark.parametrize("name", REFUSED_FIELDS)
+def test_a_field_that_goes_behind_trivet_is_refused_by_name(name: str) -> None:
+    """It is not dropped silently: the error names it, and null is as good as absent."""
+    with pytest.raises(RequestMalformed, match=f"^{name} is not accepted") as caught:
+        parsed(chat() | {name: 1})
+    assert caught.value.param == name
+    parsed(chat() | {name: None})
+
+
+def test_fields_of_one_engine_that_harm_nobody_pass() -> None:
+    """A minimum within the limit, the prompt cache and sampling are the caller's business."""
+    body = chat(min_tokens=8, max_tokens=8, cache_prompt=False, ignore_eos=True, tool_choice=None)
+    assert parsed(body).body == body
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest/meta-data"}},
+        {"type": "image_url", "image_url": {"url": " data:image/png;base64,AA"}},
+        {"type": "image_url", "image_url": "https://example.com/a.png"},
+        {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}},
+        {"type": "image_url", "image_url": ["https://example.com/a.png"]},
+        {"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}},
+        {"type": "audio_url", "audio_url": {"url": "https://example.com/a.wav"}},
+        {"type": "input_image", "image_url": "https://example.com/a.png"},
+        {"type": "input_image", "file_id": "file-1"},
+        {"type": "file", "file": {"file_id": "gs://bucket/a.pdf"}},
+        {"type": "file", "file": {"file_data": "https://example.com/a.pdf"}},
+        {"type": "input_audio", "input_audio": {"data": "https://example.com/a.wav", "format": "wav"}},
+        {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}},
+        {"type": "image", "image": "/etc/passwd"},
+        {"type": "text", "text": "Hello", "image_url": {"url": "https://example.com/a.png"}},
+        {"type": "odd", "image_url": {"url": "https://example.com/a.png"}},
+        {"type": "odd", "where": "https://example.com/a.png"},
+    ],
+)
+def test_a_part_that_would_be_fetched_is_refused(part: dict[str, Any]) -> None:
+    """No engine is sent to an address of the caller's choice; the hint tells to send the data itself."""
+    text = {"type": "text", "text": "See https://example.com/a.png"}
+    with pytest.raises(RequestMalformed, match="data: URL") as caught:
+        parsed({"messages": [{"role": "user", "content": [text, part]}]})
+    assert caught.value.param == "messages[0].content[1]"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "low"}},
+        {"type": "image_url", "image_url": "data:image/png;base64,AA"},
+        {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,AA", "filename": "a: b.pdf"}},
+        {"type": "text", "text": "http://example.com", "cache_control": {"type": "ephemeral"}},
+        {"type": "refusal", "refusal": "https://example.com"},
+        {"type": "tool_result", "content": [{"type": "text", "text": "https://example.com"}]},
+    ],
+)
+def test_a_part_that_holds_its_data_passes(part: dict[str, Any]) -> None:
+    """Inline data goes upstream as it came, and so does an address within prose."""
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    assert parsed(body).body == body
+
+
 def test_nulls_count_as_absent() -> None:
     """A field that is null is as good as not there."""
-    body = chat(model=None, stream=None, stream_options=None, n=None, metadata=None, max_tokens=None)
+    nulls = ("model", "stream", "stream_options", "n", "metadata", "max_tokens", "min_tokens", "tools")
+    body = chat() | dict.fromkeys((*nulls, "tool_choice", "response_format"))
     request = parsed(body)
     assert (request.model, request.stream, request.n, request.max_tokens) == ("auto", False, 1, None)
     assert request.hints == Hints()

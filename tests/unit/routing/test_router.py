@@ -8,6 +8,7 @@ from tests.unit.routing.parts import (
     HEAVY,
     LIGHT,
     STANDARD,
+    TOOL,
     ZERO_TRUST,
     chat,
     codes,
@@ -199,7 +200,7 @@ def test_when_nothing_is_ready_the_loading_one_is_tried() -> None:
     ("body", "change", "code"),
     [
         (with_hints(local_only=True), {"local": False}, "not_local"),
-        (chat(tools=[{"type": "function"}]), {"capabilities": frozenset({"vision"})}, "capability_missing"),
+        (chat(tools=[TOOL]), {"capabilities": frozenset({"vision"})}, "capability_missing"),
         (chat(logprobs=True), {"capabilities": frozenset()}, "capability_missing"),
         (chat("x" * 9000), {"context_tokens": 1000}, "context_too_small"),
     ],
@@ -223,7 +224,7 @@ def test_missing_capabilities_are_named() -> None:
     """The rejection says which capabilities a deployment lacks."""
     offers = [Offer(deployment("plain", LIGHT, capabilities=frozenset({"tools"})))]
     with pytest.raises(NoCandidate, match="plain lacks json_schema, logprobs"):
-        decide(chat(tools=[{}], logprobs=True, response_format={"type": "json_object"}), offers)
+        decide(chat(tools=[TOOL], logprobs=True, response_format={"type": "json_object"}), offers)
 
 
 def test_a_context_window_that_might_do_is_kept() -> None:
@@ -276,7 +277,7 @@ def test_several_causes_are_listed() -> None:
         Offer(deployment("plain", HEAVY, capabilities=frozenset())),
     ]
     with pytest.raises(NoCandidate) as caught:
-        decide(chat(tools=[{}], metadata={"local_only": "1"}), offers)
+        decide(chat(tools=[TOOL], metadata={"local_only": "1"}), offers)
     assert [(r["tier"], r["code"], r["cost_difference"]) for r in caught.value.details["rejected"]] == [
         ("light", "not_local", None),
         ("heavy", "capability_missing", None),
