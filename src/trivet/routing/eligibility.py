@@ -102,9 +102,17 @@ def _fault(deployment: Deployment, terms: Terms) -> tuple[str, str] | None:
     return None
 
 
-def refusal(rejected: Sequence[Rejection]) -> TrivetError:
+def told(rejected: Sequence[Rejection], principal: Principal | None) -> list[Rejection]:
+    """Return the rejections that the caller may see: a tenant learns of no deployment beyond its key."""
+    if principal is None or principal.is_admin:
+        return list(rejected)
+    return [rejection for rejection in rejected if may_use(principal, rejection.deployment)]
+
+
+def refusal(rejected: Sequence[Rejection], principal: Principal | None) -> TrivetError:
     """Return the error to raise when no deployment may serve: it tells the caller what to change."""
-    details: dict[str, Any] = {"rejected": [rejection_as_json(rejection) for rejection in rejected]}
+    shown = told(rejected, principal)
+    details: dict[str, Any] = {"rejected": [rejection_as_json(rejection) for rejection in shown]}
     judged = [rejection for rejection in rejected if rejection.code != "other_deployment_pinned"]
     codes = {rejection.code for rejection in judged}
     if codes == {"key_not_allowed"}:
@@ -122,7 +130,8 @@ def refusal(rejected: Sequence[Rejection]) -> TrivetError:
         "below_min_tier",
     }:
         return _context_refusal(judged, codes, details)
-    causes = "; ".join(dict.fromkeys(rejection.reason for rejection in judged[:5]))
+    reasons = [rejection.reason for rejection in shown if rejection in judged]
+    causes = "; ".join(dict.fromkeys(reasons[:5]))
     return NoCandidate(
         f"No deployment can serve this request. {causes}".rstrip(),
         hint="`error.trivet.rejected` lists every deployment with its reason."

@@ -8,7 +8,7 @@ from trivet.domain.decisions import Candidate, Complexity, Decision, Estimate, O
 from trivet.domain.requests import ChatRequest, Needs, Principal
 from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.complexity import FACTOR_WEIGHTS, ComplexityEstimator, confidence
-from trivet.routing.eligibility import Terms, judge, refusal, require_tier
+from trivet.routing.eligibility import Terms, judge, refusal, require_tier, told
 from trivet.routing.features import prompt_ceiling_tokens
 from trivet.routing.output import output_cap
 from trivet.routing.policies import Policy, PolicyBook, TierRange, tier_range
@@ -88,7 +88,8 @@ class Router:
         )
         eligible, rejected = judge(offers, terms)
         if not eligible:
-            raise refusal(rejected)
+            raise refusal(rejected, principal)
+        rejected = told(rejected, principal)
         candidates = rank(eligible, target_order=aim.order, tier_count=len(self._tiers))
         chosen = candidates[0].deployment
         cap, output_reasons = output_cap(request.max_tokens, policy, chosen, needs)

@@ -1,5 +1,6 @@
 """Decisions: which tier, which candidates, which reasons, which refusals."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -257,9 +258,36 @@ def test_a_limited_key_stays_within_its_limits(principal: Principal) -> None:
     """Demanding work of a limited key is served by what the key allows, with the reason."""
     decision = decide(chat(ZERO_TRUST, metadata=DEMANDING), principal=principal)
     assert order(decision) == ["light-1"]
+    assert "downgraded" in codes(decision)
+
+
+@pytest.mark.parametrize("body", [chat(ZERO_TRUST, metadata=DEMANDING), chat(model="light-1")])
+def test_a_tenant_is_told_of_no_deployment_beyond_its_key(body: dict[str, Any]) -> None:
+    """Neither the rejections nor the reasons name what a limited key may not use."""
+    decision = decide(body, principal=key(tiers={"light"}))
+    assert decision.rejected == ()
+    assert [r for r in decision.reasons if "standard-1" in r.text or "heavy-1" in r.text] == []
+    assert "key_not_allowed" not in codes(decision)
+
+
+def test_an_admin_is_told_what_its_key_rules_out() -> None:
+    """An administrator sees every deployment with its reason."""
+    admin = replace(key(tiers={"light"}), role="admin")
+    decision = decide(chat(ZERO_TRUST, metadata=DEMANDING), principal=admin)
     assert [r.code for r in decision.rejected] == ["key_not_allowed", "key_not_allowed"]
     assert "key_not_allowed" in codes(decision)
-    assert "downgraded" in codes(decision)
+
+
+def test_a_refusal_names_nothing_beyond_the_key() -> None:
+    """A tenant that is refused for several reasons gets those of its own deployments only."""
+    offers = [
+        Offer(deployment("plain", LIGHT, capabilities=frozenset())),
+        Offer(deployment("secret", HEAVY, capabilities=frozenset())),
+    ]
+    with pytest.raises(NoCandidate, match="plain lacks tools") as caught:
+        decide(chat(tools=[TOOL]), offers, principal=key(tiers={"light"}))
+    assert [entry["model"] for entry in caught.value.details["rejected"]] == ["plain-model"]
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("model", ["auto", "heavy-1", "heavy"])
