@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from trivet.admin import Office
-from trivet.api.auth import Doorkeeper
+from trivet.api.guard import PRINCIPAL
 from trivet.domain.requests import Principal
 
 
@@ -33,11 +33,12 @@ ScopeFilter = Annotated[
 ]
 
 
-def router(office: Office, doorkeeper: Doorkeeper) -> APIRouter:
-    """Return the administrative routes."""
+def router(office: Office) -> APIRouter:
+    """Return the administrative routes; the guard has put the caller into the request's scope."""
 
     async def caller(request: Request) -> Principal:
-        return doorkeeper.principal({name.lower(): value for name, value in request.headers.items()})
+        principal: Principal = request.scope[PRINCIPAL]
+        return principal
 
     routes = APIRouter(prefix="/api/v1")
     for part in (_budgets, _keys, _reports):

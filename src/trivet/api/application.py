@@ -10,12 +10,15 @@ from trivet.api import administration, observation
 from trivet.api.auth import Doorkeeper
 from trivet.api.chat import ChatCompletions
 from trivet.api.faults import install_fault_pages
+from trivet.api.guard import Guard
 from trivet.api.routing import DecisionDoor, ModelList
 from trivet.config.settings import BudgetSettings, ServerSettings
 from trivet.execution import Pipeline
 from trivet.fleet import Fleet
 from trivet.metering import TrivetCollector
 from trivet.version import __version__
+
+DECIDE_PATH = "/api/v1/route"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +56,10 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
     app.router.routes += [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
-        Route("/api/v1/route", decide, methods=["POST"]),
+        Route(DECIDE_PATH, decide, methods=["POST"]),
     ]
-    app.include_router(administration.router(doors.office, doors.doorkeeper))
+    app.include_router(administration.router(doors.office))
     app.include_router(observation.router(doors.fleet, doors.collector))
+    app.add_middleware(Guard, doorkeeper=doors.doorkeeper, own_doors=frozenset({DECIDE_PATH}))
     install_fault_pages(app, exhausted_status=budgets.exhausted_status)
     return app

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import re
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -13,6 +14,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_TIMEOUT_S = 30.0
 
@@ -21,6 +23,11 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 class ClientGone(Exception):
     """The client closed the connection."""
+
+
+def new_request_id() -> str:
+    """Return a name for a request; always Trivet's own, never the client's."""
+    return uuid.uuid4().hex
 
 
 def header_map(scope: Scope) -> dict[str, str]:

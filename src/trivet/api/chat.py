@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import traceback
-import uuid
 from collections.abc import AsyncIterator, Mapping
 
 import structlog
@@ -14,6 +13,7 @@ from trivet.api.asgi import (
     Scope,
     Send,
     header_map,
+    new_request_id,
     parse_json,
     read_body,
     send_part,
@@ -28,6 +28,8 @@ from trivet.execution import Answer, Pipeline
 from trivet.routing import parse_chat
 
 log = structlog.get_logger(__name__)
+
+STOPPING = EngineUnavailable("Trivet is stopping.", retry_after_s=5.0)
 
 
 class ChatCompletions:
@@ -50,7 +52,7 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, from its headers to its settlement."""
-        request_id = uuid.uuid4().hex
+        request_id = new_request_id()
         delivery = _Delivery(send, self._write_timeout_s)
         try:
             headers = header_map(scope)
@@ -65,13 +67,17 @@ class ChatCompletions:
                     await answer.aclose()
         except ClientGone:
             return
+        except asyncio.CancelledError:
+            # The server stops and has waited long enough. This task is the request's last, and ends here.
+            if not delivery.begun:
+                await self._refuse(delivery, STOPPING, request_id)
         except TrivetError as error:
             await self._refuse(delivery, error, request_id)
         except Exception as fault:  # noqa: BLE001 - the last line of defence: our fault is an honest error
             # Frames only: an exception's text and its locals may hold a prompt or a key.
             where = "".join(traceback.format_tb(fault.__traceback__))
             log.error("request.fault", request_id=request_id, error=type(fault).__name__, where=where)  # noqa: TRY400
-            await self._refuse(delivery, TrivetError("Trivet failed; the log has the request id."), request_id)
+            await self._refuse(delivery, TrivetError("Trivet failed; its log has the id."), request_id)
 
     async def _refuse(self, delivery: "_Delivery", error: TrivetError, request_id: str) -> None:
         if delivery.begun:
@@ -117,7 +123,7 @@ class _Delivery:
             return
         except asyncio.CancelledError:
             # Either the client has gone, or Trivet stops: then the client is told.
-            await self.break_off(EngineUnavailable("Trivet is stopping."), answer.run.request_id)
+            await self.break_off(STOPPING, answer.run.request_id)
             raise
         await send_part(self.send, b"", more=False)
 

@@ -37,6 +37,8 @@ def install_fault_pages(app: FastAPI, *, exhausted_status: int) -> None:
     async def missing(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 405:
             return answer(RequestMalformed(f"{request.method} is not offered here."), 405)
+        if error.status_code != 404:
+            return answer(RequestMalformed(f"The request cannot be read: {error.detail}."), error.status_code)
         return answer(
             NotFound("There is nothing at this path.", hint="GET /openapi.json lists the routes."),
             error.status_code,

@@ -1,19 +1,23 @@
 """`POST /api/v1/route` and `GET /v1/models`: what Trivet would do, and what it can serve."""
 
-import json
 import uuid
+from collections.abc import Awaitable
 from typing import Any
 
+import structlog
+
 from trivet.admin import Office
-from trivet.api.asgi import Receive, Scope, Send, header_map, parse_json, read_body, send_whole
+from trivet.api.asgi import ClientGone, Receive, Scope, Send, header_map, parse_json, read_body
 from trivet.api.auth import Doorkeeper
-from trivet.api.errors import error_body, error_headers, http_status
+from trivet.api.replies import send_error, send_json
 from trivet.domain.budgets import BudgetStatus
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import TrivetError
 from trivet.execution import Pipeline
 from trivet.fleet import Fleet
 from trivet.routing import decision_as_json, parse_chat
+
+log = structlog.get_logger(__name__)
 
 
 class DecisionDoor:
@@ -29,18 +33,16 @@ class DecisionDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the decision, every reason, and what it would mean for the budget."""
-        request_id = uuid.uuid4().hex
-        try:
-            headers = header_map(scope)
-            principal = self._doorkeeper.principal(headers)
-            body = await read_body(receive, limit_bytes=self._body_limit_bytes)
-            request = parse_chat(parse_json(body), body_bytes=len(body), headers=headers)
-            decision = self._pipeline.decide(request, principal)
-            status = await self._office.budget_status(principal, principal.scope)
-            answer = {**decision_as_json(decision), "budget": _budget_impact(decision, request.n, status)}
-            await _send_json(send, 200, answer, request_id)
-        except TrivetError as error:
-            await _send_error(send, error, request_id)
+        await _reply(send, self._answer(scope, receive))
+
+    async def _answer(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        headers = header_map(scope)
+        principal = self._doorkeeper.principal(headers)
+        body = await read_body(receive, limit_bytes=self._body_limit_bytes)
+        request = parse_chat(parse_json(body), body_bytes=len(body), headers=headers)
+        decision = self._pipeline.decide(request, principal)
+        status = await self._office.budget_status(principal, principal.scope)
+        return {**decision_as_json(decision), "budget": _budget_impact(decision, request.n, status)}
 
 
 class ModelList:
@@ -53,12 +55,10 @@ class ModelList:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with OpenAI's list of models, those that the key may use."""
-        request_id = uuid.uuid4().hex
-        try:
-            caller = self._doorkeeper.principal(header_map(scope))
-        except TrivetError as error:
-            await _send_error(send, error, request_id)
-            return
+        await _reply(send, self._answer(scope))
+
+    async def _answer(self, scope: Scope) -> dict[str, Any]:
+        caller = self._doorkeeper.principal(header_map(scope))
         tiers = [name for name in self._tier_names if not caller.tiers or name in caller.tiers]
         deployments = [
             offer.deployment
@@ -71,7 +71,22 @@ class ModelList:
             {**_model(d.name, d.engine), "tier": d.tier.name, "max_model_len": d.context_tokens}
             for d in deployments
         ]
-        await _send_json(send, 200, {"object": "list", "data": entries}, request_id)
+        return {"object": "list", "data": entries}
+
+
+async def _reply(send: Send, answer: Awaitable[Any]) -> None:
+    """Send the answer or the error; nothing to a client that has gone."""
+    request_id = uuid.uuid4().hex
+    try:
+        await send_json(send, await answer, request_id=request_id)
+    except ClientGone:
+        return
+    except TrivetError as error:
+        await send_error(send, error, request_id=request_id)
+    except Exception:  # the last line of defence: a fault of ours becomes an honest 500
+        log.exception("request.fault", request_id=request_id)
+        fault = TrivetError("Trivet failed; the log names the request id.")
+        await send_error(send, fault, request_id=request_id)
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:
@@ -94,16 +109,3 @@ def _budget_impact(decision: Decision, n: int, status: BudgetStatus) -> dict[str
         "percent_of_remaining": percent,
         "status": status.status,
     }
-
-
-async def _send_json(send: Send, status: int, content: Any, request_id: str) -> None:
-    body = json.dumps(content).encode()
-    await send_whole(send, status=status, body=body, headers={"x-request-id": request_id})
-
-
-async def _send_error(send: Send, error: TrivetError, request_id: str) -> None:
-    status = http_status(error)
-    body = json.dumps(error_body(error, status=status, request_id=request_id)).encode()
-    await send_whole(
-        send, status=status, body=body, headers={"x-request-id": request_id, **error_headers(error)}
-    )

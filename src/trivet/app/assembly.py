@@ -77,7 +77,8 @@ async def open_trivet(
     clock = clock or SystemClock()
     store_path = settings.store.path.expanduser()
     tiers = build_tiers(settings)
-    deployments = build_deployments(settings, gpus=gpu_uuids()) if with_engines else ()
+    configured = build_deployments(settings, gpus=gpu_uuids())
+    deployments = configured if with_engines else ()
     async with contextlib.AsyncExitStack() as exits:
         lock = exits.enter_context(StoreLock.acquire(store_path))
         database = exits.enter_context(Database.open(store_path))
@@ -86,7 +87,7 @@ async def open_trivet(
         keyring = Keyring(database, settings.access, store_path, clock)
         device_clock = DeviceClock(clock)
         records = UsageRecords(
-            database, clock, device_clock, tiers, baseline_tier=_heaviest_at_home(tiers, deployments)
+            database, clock, device_clock, tiers, baseline_tier=_heaviest_at_home(tiers, configured)
         )
         records.prune(settings.metering.retention_days)
         exits.callback(records.flush)
@@ -113,13 +114,23 @@ async def open_trivet(
             clock=clock,
         )
         owner_token = secrets.token_urlsafe(32)
+        tier_names = tuple(tier.name for tier in tiers)
+        office = Office(
+            ledger=ledger,
+            keyring=keyring,
+            records=records,
+            fleet=fleet,
+            tier_names=tier_names,
+            deployment_names=tuple(deployment.name for deployment in configured),
+            clock=clock,
+        )
         doors = Doors(
             pipeline=pipeline,
-            office=Office(ledger=ledger, keyring=keyring, records=records, fleet=fleet, clock=clock),
+            office=office,
             fleet=fleet,
             doorkeeper=Doorkeeper(keyring, owner_token),
             collector=_collector(metrics, device_clock, fleet, breakers, ledger),
-            tier_names=tuple(tier.name for tier in tiers),
+            tier_names=tier_names,
         )
         yield OpenTrivet(
             settings=settings,

@@ -1,11 +1,31 @@
 """Log lines: structlog on standard error, for people or as JSON. Prompts and keys never enter them."""
 
+import contextlib
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
 
 from trivet.config.settings import LoggingSettings
+
+
+class SteadyStream:
+    """Standard error as it is now; a line that cannot be written (disk full, pipe closed) is dropped.
+
+    A log line is never worth a request, nor the settlement that comes after it.
+    """
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            return sys.stderr.write(text)
+        return 0
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def configure_logging(settings: LoggingSettings) -> None:
@@ -24,7 +44,7 @@ def configure_logging(settings: LoggingSettings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", SteadyStream())),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(

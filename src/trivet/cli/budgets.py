@@ -1,5 +1,6 @@
 """`trivet budgets`"""
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -115,13 +116,13 @@ def clear(
 
 
 def _print_status(answer: dict[str, Any]) -> None:
-    say(f"{answer['scope']}: {answer['status']}")
+    sys.stdout.write(f"{answer['scope']}: {answer['status']}\n")
     _print_rows(answer["rows"])
-    say(
+    sys.stdout.write(
         f"Burn rate: {answer['burn_rate_per_hour']:,.0f} tokens/h; "
         f"projected for the tightest window: {grouped(answer['projected_total'])}; "
         f"requests remaining at the recent mean: {grouped(answer['requests_remaining'])}; "
-        f"runs out: {answer['breach_at'] or 'not in this window'}."
+        f"runs out: {answer['breach_at'] or 'not in this window'}.\n"
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Exit after the report.")] = False,
-    requests: Annotated[int, typer.Option(help="Chat requests to send.", min=30, max=5000)] = 200,
+    requests: Annotated[int, typer.Option(help="Chat requests to send.", min=100, max=5000)] = 200,
     port: Annotated[int, typer.Option(help="Port to listen on; a free one is taken if it is in use.")] = 8748,
     as_json: JsonOption = False,
 ) -> None:

@@ -39,6 +39,9 @@ def savings(
     if as_json:
         print_json(report)
         return
+    if not report["requests"]:
+        say("No requests in this period.")
+        return
     unit = report["unit"].replace("_", " ") + (" on CPU" if report["unit"] == "engine_seconds" else "")
     say(f"{report['since']} to {report['until']}, {unit}")
     print_table(

@@ -1,6 +1,10 @@
 """`trivet serve`"""
 
 import asyncio
+import contextlib
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +30,10 @@ def serve(
         Path | None, typer.Option(help="SQLite file of the ledger and the records.", show_default=False)
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="console or json.", show_default=False)] = None,
+    exit_with_stdin: Annotated[
+        bool,
+        typer.Option("--exit-with-stdin", help="Stop when standard input closes; for supervisors."),
+    ] = False,
 ) -> None:
     """Serve the tiers of the configuration on an OpenAI-compatible port.
 
@@ -42,14 +50,25 @@ def serve(
     flags = {"server.host": host, "server.port": port, "store.path": store, "logging.format": log_format}
     loaded = load_settings(config_path=config, flags=flags)
     configure_logging(loaded.settings.logging)
+    if exit_with_stdin:
+        threading.Thread(target=_stop_with_standard_input, name="lifeline", daemon=True).start()
     say(f"Configuration: {loaded.path or 'environment and defaults'}. Starting engines ...")
     asyncio.run(serve_until_stopped(loaded.settings, started=_announce))
+
+
+def _stop_with_standard_input() -> None:
+    """Wait for the end of the input, then stop as on SIGTERM: drain, settle, end the engines."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _announce(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
     say(f"\nTrivet listens on {url}")
     if trivet.recovered_holds:
-        say(f"Charged {trivet.recovered_holds} holds that an earlier process left open.")
+        holds = "hold" if trivet.recovered_holds == 1 else "holds"
+        say(f"Charged {trivet.recovered_holds} {holds} that an earlier process left open.")
     for engine in trivet.fleet.report():
         mark = {"ready": "ready  ", "loading": "loading"}.get(engine["state"], "DOWN   ")
         note = f": {engine['detail']}" if engine["state"] != "ready" and engine["detail"] else ""
@@ -59,7 +78,7 @@ def _announce(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
     key = first_key or "$TRIVET_API_KEY"
     say(
         "\nTry:\n"
-        f"  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\\n"
+        f'  curl {url}/v1/chat/completions -H "Authorization: Bearer {key}" \\\n'
         "    -H 'Content-Type: application/json' \\\n"
         '    -d \'{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}\'\n'
     )

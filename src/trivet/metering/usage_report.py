@@ -68,7 +68,7 @@ def usage_rows(
         raise RequestMalformed(
             f"Usage cannot be grouped by {unknown[0][:40]!r}.",
             hint=f"Group by any of {', '.join(DIMENSIONS)}.",
-            param="group_by",
+            param="by",
         )
     names = list(dict.fromkeys(group_by))
     groups: dict[tuple[Any, ...], dict[str, Any]] = {} if names else {(): dict(_NOTHING)}

@@ -215,7 +215,7 @@ class Trivet:
                 document = response.json()
             except ValueError:
                 document = None
-            raise error_from(document)
+            raise error_from(document, response.headers)
         return response
 
 

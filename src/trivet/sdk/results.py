@@ -1,7 +1,7 @@
 """What the Python API returns; the same whether Trivet runs here or elsewhere."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -140,13 +140,19 @@ class CompletionStream:
         await self._response.aclose()
 
 
-def error_from(document: Any) -> TrivetError:
+def error_from(document: Any, headers: Mapping[str, str] | None = None) -> TrivetError:
     """Turn an error in OpenAI's shape back into the TrivetError that it was."""
     error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, dict):
         return TrivetError("The server answered with something that is not Trivet's error.")
     kind = _classes().get(str(error.get("code")), TrivetError)
-    return kind(str(error.get("message")), param=error.get("param"), details=error.get("trivet") or {})
+    retry_after = (headers or {}).get("retry-after", "")
+    return kind(
+        str(error.get("message")),
+        param=error.get("param"),
+        retry_after_s=float(retry_after) if retry_after.isdigit() else None,
+        details=error.get("trivet") or {},
+    )
 
 
 def _classes() -> dict[str, type[TrivetError]]:

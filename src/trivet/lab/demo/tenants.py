@@ -21,7 +21,7 @@ BUDGETS: tuple[tuple[str, int], ...] = (
     ("acme", 400_000),
     ("acme.search", 200_000),
     ("acme.search.ana", 120_000),
-    ("acme.search.dana", 1_200),
+    ("acme.search.dana", 500),
     ("acme.support", 150_000),
     ("globex", 300_000),
     ("globex.research", 250_000),
