@@ -4,11 +4,12 @@ Every method takes the caller first and checks it; blocking reads run in threads
 """
 
 import asyncio
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
 from trivet.access import KeyRecord, Keyring, require_admin, require_scope
-from trivet.admin.periods import parse_instant
+from trivet.admin.periods import EARLIEST, parse_instant
 from trivet.budgets import Ledger
 from trivet.domain.budgets import WINDOW_KINDS, BudgetStatus, WindowKind
 from trivet.domain.clock import Clock
@@ -17,17 +18,34 @@ from trivet.domain.requests import Principal
 from trivet.domain.scopes import Scope, parse_scope
 from trivet.fleet import Fleet
 from trivet.metering import UsageRecords
+from trivet.routing.eligibility import may_use
 
 DEFAULT_PERIOD = timedelta(days=30)
 ROLES = ("tenant", "admin")
+LIMIT_TOKENS = 10**15
+"""The largest limit: sums of a few of them stay within the store's 64 bits."""
+
+_OPERATORS_FACTS = frozenset({"url", "pid", "detail", "in_flight", "restarts", "slots"})
+_MACHINES_TOTALS = ("busy", "busy_check", "wall_times_devices")
 
 
 class Office:
     """Budgets, keys, reports and the ledger's proof, behind permission checks."""
 
     def __init__(
-        self, *, ledger: Ledger, keyring: Keyring, records: UsageRecords, fleet: Fleet, clock: Clock
+        self,
+        *,
+        ledger: Ledger,
+        keyring: Keyring,
+        records: UsageRecords,
+        fleet: Fleet,
+        tier_names: Collection[str],
+        deployment_names: Collection[str],
+        clock: Clock,
     ) -> None:
+        """Take the rooms, and the names that the configuration has, whether engines run or not."""
+        self._tier_names = tuple(tier_names)
+        self._deployment_names = tuple(deployment_names)
         self._ledger = ledger
         self._keyring = keyring
         self._records = records
@@ -59,11 +77,12 @@ class Office:
                 raise RequestMalformed(
                     f"{window[:40]!r} is not a budget window.",
                     hint=f"Use {' or '.join(WINDOW_KINDS)}.",
-                    param=window[:40],
+                    param=window[:40] if window.isprintable() else None,
                 )
-            if amount is not None and (isinstance(amount, bool) or not isinstance(amount, int) or amount < 0):
+            if amount is not None and not _is_limit(amount):
                 raise RequestMalformed(
-                    f"{window}: a limit is a whole number of tokens, 0 or more, or null for none.",
+                    f"{window}: a limit is a whole number of tokens from 0 to {LIMIT_TOKENS:,}, "
+                    "or null for none.",
                     param=window,
                 )
         if not limits:
@@ -98,13 +117,21 @@ class Office:
         label: str,
         expires_at: str | None,
     ) -> tuple[str, KeyRecord]:
-        """Make an API key; its text is returned this once and never stored."""
+        """Make an API key; its text is returned this once and never stored.
+
+        Raises:
+            RequestMalformed: the role, a tier or a model is unknown, or `expires_at` is no future time.
+        """
         require_admin(caller)
         scope: Scope = parse_scope(scope_text)
         if role not in ROLES:
             raise RequestMalformed(
                 f"{role[:40]!r} is not a role.", hint=f"Use {' or '.join(ROLES)}.", param="role"
             )
+        _check_names(tiers, self._tier_names, "tiers")
+        _check_names(models, self._deployment_names, "models")
+        if not label.isprintable():
+            raise RequestMalformed("label holds control characters.", hint="Send plain text.", param="label")
         expiry = self._future_instant(expires_at)
         return await asyncio.to_thread(
             lambda: self._keyring.create(
@@ -132,11 +159,12 @@ class Office:
     async def savings(
         self, caller: Principal, *, since: str | None, until: str | None, scope_text: str | None
     ) -> dict[str, Any]:
-        """Return the savings report of a period."""
+        """Return the savings report of a period; the whole machine's totals are null for tenants."""
         scope = self._reportable(caller, scope_text)
         start, end = self._period(since, until)
         report = await asyncio.to_thread(lambda: self._records.savings(since=start, until=end, scope=scope))
-        return report.as_json()
+        shown = report.as_json()
+        return shown if caller.is_admin else shown | dict.fromkeys(_MACHINES_TOTALS)
 
     async def usage(
         self,
@@ -161,12 +189,18 @@ class Office:
         return report.as_json()
 
     async def deployments(self, caller: Principal) -> list[dict[str, Any]]:
-        """Return the engines' states; addresses and process ids only to admins."""
+        """Return the engines' states. Tenants see those that their key may use, without operators' facts."""
         reports = self._fleet.report()
         if caller.is_admin:
             return reports
-        hidden = ("url", "pid", "detail")
-        return [{key: value for key, value in report.items() if key not in hidden} for report in reports]
+        usable = {
+            offer.deployment.name for offer in self._fleet.offers() if may_use(caller, offer.deployment)
+        }
+        return [
+            {key: value for key, value in report.items() if key not in _OPERATORS_FACTS}
+            for report in reports
+            if report["name"] in usable
+        ]
 
     def _reportable(self, caller: Principal, scope_text: str | None) -> Scope | None:
         if scope_text is None:
@@ -178,7 +212,7 @@ class Office:
     def _period(self, since: str | None, until: str | None) -> tuple[datetime, datetime]:
         now = self._clock.now()
         end = parse_instant(until, now, param="until") if until else now
-        start = parse_instant(since, now, param="since") if since else end - DEFAULT_PERIOD
+        start = parse_instant(since, now, param="since") if since else max(EARLIEST, end - DEFAULT_PERIOD)
         if start >= end:
             raise RequestMalformed("The period is empty: `since` must lie before `until`.", param="since")
         return start, end
@@ -190,3 +224,18 @@ class Office:
         if instant <= self._clock.now():
             raise RequestMalformed("`expires_at` lies in the past.", param="expires_at")
         return instant
+
+
+def _is_limit(amount: Any) -> bool:
+    return isinstance(amount, int) and not isinstance(amount, bool) and 0 <= amount <= LIMIT_TOKENS
+
+
+def _check_names(wanted: Collection[str], known: Collection[str], param: str) -> None:
+    """Refuse a name that the configuration lacks: a key limited to it could be used for nothing."""
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise RequestMalformed(
+            f"{param}: {unknown[0][:80]!a} is not configured.",
+            hint=f"Use {', '.join(known)}." if known else "None is configured.",
+            param=param,
+        )

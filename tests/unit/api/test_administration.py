@@ -1,0 +1,93 @@
+"""What operators and tenants may ask: which names are known, which figures are whose, which times can be."""
+
+from typing import Any
+
+import pytest
+
+from tests.unit.api.conftest import Rooms
+
+MACHINES = ("busy", "busy_check", "wall_times_devices")
+
+
+@pytest.mark.parametrize(
+    ("field", "names", "known"),
+    [
+        ("tiers", ["light", "huge"], "light, standard, heavy"),
+        ("models", ["heavy"], "vllm/light-model, vllm/standard-model, vllm/heavy-model"),
+        ("label", "a\nb", "plain text"),
+        ("label", "\ud800", "plain text"),
+        ("expires_at", "9999-12-31", "2262-01-01"),
+        ("expires_at", "1971-01-01", "lies in the past"),
+    ],
+)
+async def test_a_key_is_made_of_known_names_only(either: Rooms, field: str, names: Any, known: str) -> None:
+    """A tier or deployment that is not configured is refused with those that are, engines or none."""
+    answer = await either.ask("POST", "/api/v1/keys", json={"scope": "acme", field: names})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_request", field)
+    assert known in error["message"]
+
+
+async def test_a_key_with_known_names_is_made(either: Rooms) -> None:
+    """Configured names and a far expiry are accepted."""
+    wanted = {"scope": "acme", "tiers": ["light"], "models": ["vllm/light-model"], "expires_at": "2261-12-31"}
+    answer = await either.ask("POST", "/api/v1/keys", json=wanted)
+    assert (answer.status_code, answer.json()["models"]) == (201, ["vllm/light-model"])
+
+
+@pytest.mark.parametrize("path", ["/api/v1/savings", "/api/v1/usage"])
+@pytest.mark.parametrize(
+    "period",
+    [{"since": "999999w"}, {"since": "0001-01-01"}, {"until": "9999-12-31"}, {"until": "1969-01-01"}],
+)
+async def test_a_period_beyond_the_calendar_is_malformed(
+    rooms: Rooms, path: str, period: dict[str, str]
+) -> None:
+    """An instant that cannot be kept is the caller's fault, not ours."""
+    answer = await rooms.ask("GET", path, params=period)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(period)))
+
+
+async def test_a_period_at_the_bounds_is_reported(rooms: Rooms) -> None:
+    """All that can be kept can be asked for, and the default start does not leave it."""
+    whole = {"since": "1970-01-01", "until": "2262-01-01"}
+    assert (await rooms.ask("GET", "/api/v1/savings", params=whole)).status_code == 200
+    assert (await rooms.ask("GET", "/api/v1/usage", params={"until": "1970-01-02"})).status_code == 200
+
+
+@pytest.mark.parametrize("limits", [{"daily": 10**15 + 1}, {"daily": -1}, {"yearly": 1}, {}])
+async def test_a_limit_that_cannot_be_kept_is_malformed(rooms: Rooms, limits: dict[str, int]) -> None:
+    """A limit is a known window's whole number that sums of limits do not overflow with."""
+    answer = await rooms.ask("PUT", "/api/v1/budgets/limits", json=limits)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+
+
+async def test_the_machines_totals_are_for_admins(rooms: Rooms) -> None:
+    """A tenant's savings name every field, but what the others used cannot be read from them."""
+    mine = (await rooms.ask("GET", "/api/v1/savings", rooms.key("acme.savings"))).json()
+    whole = (await rooms.ask("GET", "/api/v1/savings")).json()
+    assert mine.keys() == whole.keys()
+    assert [mine[name] for name in MACHINES] == [None, None, None]
+    assert [whole[name] for name in MACHINES] == [0.0, 0.0, 0.0]
+    assert mine["attributed"] == 0.0
+
+
+@pytest.mark.parametrize("limits", [{"tiers": ("light",)}, {"models": ("vllm/light-model",)}])
+async def test_a_tenant_sees_the_deployments_of_its_key(rooms: Rooms, limits: dict[str, Any]) -> None:
+    """Neither other deployments nor the operators' facts are shown to a tenant."""
+    answer = await rooms.ask("GET", "/api/v1/deployments", rooms.key("acme.seen", **limits))
+    (seen,) = answer.json()["deployments"]
+    assert seen["name"] == "vllm/light-model"
+    assert seen.keys() & {"url", "pid", "detail", "in_flight", "restarts", "slots"} == set()
+    whole = (await rooms.ask("GET", "/api/v1/deployments")).json()["deployments"]
+    assert [deployment["slots"] for deployment in whole] == [256, 256, 256]
+
+
+async def test_a_decision_names_no_deployment_beyond_the_key(rooms: Rooms) -> None:
+    """A limited key's decision lists what it may use; an admin's lists everything."""
+    body = {"messages": [{"role": "user", "content": "Hello"}]}
+    limited = await rooms.ask("POST", "/api/v1/route", rooms.key("acme.routed", tiers=("light",)), json=body)
+    assert (limited.status_code, limited.json()["rejected"]) == (200, [])
+    assert "heavy" not in limited.text
+    whole = (await rooms.ask("POST", "/api/v1/route", json=body)).json()
+    assert [candidate["tier"] for candidate in whole["candidates"]] == ["light", "standard", "heavy"]
