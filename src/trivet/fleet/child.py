@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 STOP_GRACE_S = 5.0
 LOG_LINES_KEPT = 40
+LAST_WORDS_WAIT_S = 1.0
 
 
 def free_port() -> int:
@@ -55,8 +56,11 @@ class Child:
         return self._process.returncode is None
 
     async def wait(self) -> int:
-        """Return the exit status once the process has ended."""
-        return await self._process.wait()
+        """Return the exit status once the process has ended and its last words are read."""
+        status = await self._process.wait()
+        # Bounded, because a process that the engine started may still hold the other end.
+        await asyncio.wait({self._reader}, timeout=LAST_WORDS_WAIT_S)
+        return status
 
     def last_words(self) -> str:
         """Return the last line that says something, for an operator's eyes."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from trivet.engines.probe import probe
 from trivet.engines.protocol import Health, Transport
 from trivet.engines.served import match_model
 from trivet.fleet.child import Child, free_port
+from trivet.fleet.lending import LentTransport
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,7 @@ START_POLL_S = 0.05
 RESTART_FIRST_S = 0.5
 RESTART_MAX_S = 30.0
 STEADY_AFTER_S = 30.0
+MISSES_TO_DOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +52,14 @@ class Endpoint:
         self._settings = settings
         self._session = session
         self._deployment = plan.deployment
-        self._transport: Transport | None = None
+        self._lent: LentTransport | None = None
+        self._retiring: dict[asyncio.Task[None], LentTransport] = {}
         self._child: Child | None = None
         self._health = Health("loading" if plan.launch else "down", "not probed yet")
         self._in_flight = 0
         self._restarts = 0
+        self._misses = 0
+        self._begun = False
 
     @property
     def deployment(self) -> Deployment:
@@ -72,11 +77,12 @@ class Endpoint:
         Raises:
             EngineUnavailable: the engine has no address yet (it is still starting, or failed to).
         """
-        if self._transport is None:
+        if self._lent is None:
             raise EngineUnavailable(f"{self._deployment.name} is not running: {self._health.detail}.")
         self._in_flight += 1
         try:
-            yield self._transport
+            with self._lent.held() as transport:
+                yield transport
         finally:
             self._in_flight -= 1
 
@@ -102,55 +108,104 @@ class Endpoint:
         }
 
     async def begin(self) -> None:
-        """Launch the engine if it is ours, and probe it once."""
+        """Launch the engine if it is ours, and probe it once. What fails is told by the state."""
+        self._begun = await self._survives(self._begin())
+
+    async def watch(self) -> None:
+        """Keep the state true until cancelled: probe the engine, and restart it if it is ours and died.
+
+        Nothing that fails ends the watch: it becomes the state, and is tried again after a growing pause.
+        """
+        loop = asyncio.get_running_loop()
+        pause_s = RESTART_FIRST_S
+        while True:
+            started_s = loop.time()
+            if self._begun:
+                await self._survives(self._accompany())
+            if loop.time() - started_s > STEADY_AFTER_S:
+                pause_s = RESTART_FIRST_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(RESTART_MAX_S, pause_s * 2)
+            if self._plan.launch is not None:
+                self._restarts += 1
+            await self.begin()
+
+    async def close(self) -> None:
+        """Close the transports, used or not, and end a launched engine."""
+        try:
+            for former in self._retiring.values():
+                former.recall()
+            await asyncio.gather(*self._retiring, return_exceptions=True)
+            if self._lent is not None:
+                await self._lent.aclose()
+        finally:
+            if self._child is not None:
+                await self._child.stop()
+
+    async def _survives(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do the work and tell whether it ended well; what it raises becomes the state."""
+        # Whatever it is, also a fault of ours: an endpoint must neither end its watch nor the fleet.
+        fault: BaseException | None = (await asyncio.gather(work, return_exceptions=True))[0]
+        if fault is None:
+            return True
+        self._health = Health("down", f"{type(fault).__name__}: {fault}")
+        log.error("engine.failed", deployment=self._deployment.name, error=str(fault), exc_info=fault)
+        return False
+
+    async def _begin(self) -> None:
         if self._plan.launch is not None:
             await self._launch(self._plan.launch)
         else:
-            await self._connect(self._deployment)
-            await self._probe()
+            self._connect(self._deployment)
+            self._show(await self._find_health())
 
-    async def watch(self) -> None:
-        """Keep the state true until cancelled: restart a launched engine, probe an attached one."""
-        delay_s = RESTART_FIRST_S
-        while True:
-            if self._plan.launch is None:
+    async def _accompany(self) -> None:
+        """Probe until a launched engine dies, or for ever."""
+        if self._child is None:
+            while True:
                 await asyncio.sleep(self._settings.probe_interval_s)
-                await self._probe()
-                continue
-            started = asyncio.get_running_loop().time()
-            if self._child is not None and self._child.alive:
-                status = await self._child.wait()
-                self._health = Health("down", self._death_notice(status))
-                log.warning("engine.died", deployment=self._deployment.name, status=status)
-            if asyncio.get_running_loop().time() - started > STEADY_AFTER_S:
-                delay_s = RESTART_FIRST_S
-            await asyncio.sleep(delay_s)
-            delay_s = min(RESTART_MAX_S, delay_s * 2)
-            self._restarts += 1
-            await self._launch(self._plan.launch)
+                self._show(await self._find_health())
+        if not self._child.alive:
+            return
+        death = asyncio.create_task(self._child.wait())
+        try:
+            while not (await asyncio.wait({death}, timeout=self._settings.probe_interval_s))[0]:
+                # A fault of ours in here is no reason to stop an engine that runs.
+                await self._survives(self._check_launched())
+        finally:
+            death.cancel()
+        status = death.result()
+        self._health = Health("down", self._death_notice(status))
+        log.warning("engine.died", deployment=self._deployment.name, status=status)
 
-    async def close(self) -> None:
-        """Close the transport and end a launched engine."""
-        if self._transport is not None:
-            await self._transport.aclose()
-        if self._child is not None:
-            await self._child.stop()
+    async def _check_launched(self) -> None:
+        """Probe an engine that runs. One that is busy may miss a probe; one that hangs misses them all."""
+        health = await self._find_health()
+        if health.ready:
+            self._misses = 0
+            self._show(health)
+            return
+        self._misses += 1
+        if self._misses >= MISSES_TO_DOWN:
+            # Not killed: a hang looks like very hard work, and what it has begun may yet be answered.
+            self._show(replace(health, state="down", detail=f"It runs but does not answer: {health.detail}"))
 
     async def _launch(self, launch: LaunchSettings) -> None:
         if self._child is not None:
             await self._child.stop()
+        self._misses = 0
         port = free_port()
         deployment = replace(self._deployment, url=f"http://127.0.0.1:{port}")
         self._health = Health("loading", "starting")
         self._child = await Child.start(server_command(deployment, launch, port))
-        await self._connect(deployment)
+        self._connect(deployment)
         deadline = asyncio.get_running_loop().time() + launch.start_timeout_s
         while self._child.alive and asyncio.get_running_loop().time() < deadline:
-            await self._probe()
-            if self._health.ready:
+            health = await self._find_health()
+            if health.ready:
+                self._health = health
                 log.info("engine.ready", deployment=deployment.name, pid=self._child.pid, url=deployment.url)
                 return
-            self._health = Health("loading", "starting")
             await asyncio.sleep(START_POLL_S)
         if self._child.alive:
             await self._child.stop()
@@ -162,16 +217,30 @@ class Endpoint:
         words = self._child.last_words() if self._child else ""
         return f"exited with status {status}" + (f": {words}" if words else "")
 
-    async def _connect(self, deployment: Deployment) -> None:
-        if self._transport is not None:
-            await self._transport.aclose()
+    def _connect(self, deployment: Deployment) -> None:
+        """Lend a new transport from now on; the former one is closed when its last attempt ends."""
+        transport = open_transport(deployment, session=self._session, api_key=self._plan.api_key)
+        former, self._lent = self._lent, LentTransport(transport, self._note_answer)
         self._deployment = deployment
-        self._transport = open_transport(deployment, session=self._session, api_key=self._plan.api_key)
+        if former is not None:
+            task = asyncio.create_task(former.retire(), name=f"retire-{deployment.name}")
+            self._retiring[task] = former
+            task.add_done_callback(self._retired)
 
-    async def _probe(self) -> None:
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._retiring.pop(task, None)
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            log.warning("transport.not_closed", deployment=self._deployment.name, error=str(fault))
+
+    def _note_answer(self) -> None:
+        self._misses = 0
+
+    async def _find_health(self) -> Health:
         health = await probe(self._plan_view(), session=self._session, api_key=self._plan.api_key)
-        if health.ready and health.models:
-            health = await self._adopt(health)
+        return self._adopt(health) if health.ready and health.models else health
+
+    def _show(self, health: Health) -> None:
         if health.state != self._health.state:
             log.info(
                 "engine.state", deployment=self._deployment.name, state=health.state, detail=health.detail
@@ -182,7 +251,7 @@ class Endpoint:
         # Probing asks for the configured name; what the engine calls it may differ and may change.
         return replace(self._deployment, model=self._plan.deployment.model)
 
-    async def _adopt(self, health: Health) -> Health:
+    def _adopt(self, health: Health) -> Health:
         """Take the engine's own name and window for the model, where it differs from the plan's."""
         if self._deployment.engine not in ("vllm", "llamacpp"):
             return health
@@ -196,5 +265,5 @@ class Endpoint:
             context_tokens = min(context_tokens, served.context_tokens) if pinned else served.context_tokens
         adopted = replace(self._deployment, model=served.name, context_tokens=context_tokens)
         if adopted != self._deployment:
-            await self._connect(adopted)
+            self._connect(adopted)
         return health

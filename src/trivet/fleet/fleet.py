@@ -25,7 +25,7 @@ class Fleet:
         self._exits = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Launch and probe all engines at once; return when each has a first state."""
+        """Launch and probe all engines at once; return when each has a first state, be it `down`."""
         async with contextlib.AsyncExitStack() as exits:
             session = await exits.enter_async_context(open_session())
             for plan in self._plans:
