@@ -4,6 +4,7 @@ So the library, the CLI and remote clients all speak through the same doors.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,6 +18,7 @@ class InProcessTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, application: Any) -> None:
         self._application = application
+        self._exchanges: set[_Exchange] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request into the application and return once the response has begun."""
@@ -37,12 +39,18 @@ class InProcessTransport(httpx.AsyncBaseTransport):
         }
         task = asyncio.create_task(self._application(scope, exchange.receive, exchange.send))
         exchange.watch(task)
+        self._exchanges.add(exchange)
+        task.add_done_callback(lambda _: self._exchanges.discard(exchange))
         try:
             start = await exchange.started
         except asyncio.CancelledError:
             await exchange.aclose()
             raise
         return httpx.Response(start["status"], headers=start["headers"], stream=exchange, request=request)
+
+    async def aclose(self) -> None:
+        """Leave every request that still runs, and wait for its end: the application closes after this."""
+        await asyncio.gather(*(exchange.aclose() for exchange in list(self._exchanges)))
 
 
 class _Exchange(httpx.AsyncByteStream):
@@ -55,6 +63,7 @@ class _Exchange(httpx.AsyncByteStream):
         self._parts: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
         self.started: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
+        self._whole = False
 
     def watch(self, task: asyncio.Task[None]) -> None:
         """Take the application's task and pass its fault on if it ends without a response."""
@@ -75,17 +84,22 @@ class _Exchange(httpx.AsyncByteStream):
             if not self.started.done():
                 self.started.set_result(message)
             return
-        if self._gone.is_set():
-            return
         if message.get("body"):
-            await self._parts.put(message["body"])
+            await self._give(message["body"])
         if not message.get("more_body", False):
-            await self._parts.put(None)
+            self._whole = not self._gone.is_set()
+            await self._give(None)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the body's parts."""
-        while (part := await self._parts.get()) is not None:
+        """Yield the body's parts.
+
+        Raises:
+            httpx.RemoteProtocolError: the application ended, of a fault or cancelled, amid the body.
+        """
+        while not self._is_over() and (part := await self._parts.get()) is not None:
             yield part
+        if not self._whole:
+            raise httpx.RemoteProtocolError("The application ended amid its answer.") from self._fault()
 
     async def aclose(self) -> None:
         """Leave; the application is told, and waited for, so that nothing runs on behind the caller."""
@@ -95,7 +109,23 @@ class _Exchange(httpx.AsyncByteStream):
         if self._task is not None:
             await asyncio.wait([self._task])
 
+    async def _give(self, part: bytes | None) -> None:
+        # Asked before every part: once the client is gone nobody takes what is put.
+        if not self._gone.is_set():
+            await self._parts.put(part)
+
+    def _is_over(self) -> bool:
+        return self._task is not None and self._task.done() and self._parts.empty()
+
+    def _fault(self) -> BaseException | None:
+        if self._task is None or not self._task.done() or self._task.cancelled():
+            return None
+        return self._task.exception()
+
     def _ended(self, task: asyncio.Task[None]) -> None:
-        fault = None if task.cancelled() else task.exception()
+        fault = self._fault()
         if not self.started.done():
             self.started.set_exception(fault or RuntimeError("The application ended without a response."))
+        # A reader that waits is woken; one that still has a part to take sees the end after it.
+        with contextlib.suppress(asyncio.QueueFull):
+            self._parts.put_nowait(None)
