@@ -1,6 +1,7 @@
 """The store's one door: write and transact through the writer thread, read beside it."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -48,11 +49,13 @@ class Database:
         """
         path = None if path is None else path.expanduser().absolute()
         connection = open_writer(path)
-        try:
-            migrate(writer_engine(connection), connection)
-        except BaseException as error:
-            connection.close()
-            raise translated(error) from error
+        with contextlib.ExitStack() as undo:
+            undo.callback(connection.close)
+            try:
+                migrate(writer_engine(connection), connection)
+            except (sqlite3.Error, sqlalchemy.exc.DBAPIError) as error:
+                raise translated(error) from error
+            undo.pop_all()
         return cls(connection, path)
 
     def write(self, op: Callable[[sqlite3.Connection], T]) -> "Future[T]":

@@ -5,6 +5,7 @@ that dies, and reading the file elsewhere in the owner does not drop it, as it w
 A file that is left behind means nothing; only the lock does. Not for network file systems.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from trivet.domain.errors import StoreLocked
-from trivet.storage.private_files import PRIVATE_FILE, make_private_directory, open_private_file
+from trivet.domain.errors import StoreLocked, StoreUnavailable
+from trivet.storage.private_files import is_own_file, make_private_directory, open_private_file
 
 # Whoever asks for the owner holds a shared lock for microseconds; an owner-to-be waits that out.
 _TRIES = 5
@@ -48,43 +49,65 @@ class StoreLock:
 
         Raises:
             StoreLocked: another process owns it; `details` hold its `owner_url` and `pid`.
-            StoreUnavailable: the lock file cannot be made.
+            StoreUnavailable: the lock file cannot be made or locked, is a link, or is another user's.
         """
         lock_path = lock_path_of(path)
         make_private_directory(lock_path.parent)
-        descriptor = open_private_file(lock_path)
-        if not _locked(descriptor, fcntl.LOCK_EX, tries=_TRIES):
-            owner = _read_owner(descriptor)
-            os.close(descriptor)
-            raise _refusal(path, owner)
-        os.fchmod(descriptor, PRIVATE_FILE)
+        descriptor = open_private_file(lock_path, follow_links=False)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, descriptor)
+            try:
+                if not _locked(descriptor, fcntl.LOCK_EX, tries=_TRIES):
+                    raise _refusal(path, _read_owner(descriptor))
+            except OSError as error:
+                raise _unusable(lock_path, error) from error
+            undo.pop_all()
         lock = cls(lock_path, descriptor)
-        lock._write(Owner(os.getpid()))
+        try:
+            lock._write(Owner(os.getpid()))
+        except StoreUnavailable:
+            lock._close()
+            raise
         return lock
 
     @staticmethod
     def owner(path: Path) -> Owner | None:
-        """Return who owns the store at `path` at this moment; None when nobody does."""
+        """Return who owns the store at `path` at this moment; None when nobody does.
+
+        A lock file that is a link, or another user's, says nothing: whoever asks would send its keys to
+        the URL in it.
+        """
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            descriptor = os.open(lock_path_of(path), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(lock_path_of(path), flags)
         except OSError:
             # No file: nobody ever did. Not ours to read: then neither is its owner.
             return None
         try:
-            if _locked(descriptor, fcntl.LOCK_SH, tries=1):
+            if not is_own_file(descriptor) or _locked(descriptor, fcntl.LOCK_SH, tries=1):
                 return None
             return _read_owner(descriptor)
+        except OSError:
+            # A file system without locks: no Trivet could have acquired it.
+            return None
         finally:
             os.close(descriptor)
 
     def announce(self, url: str, token: str) -> None:
-        """Write where this process listens, so that the same user's commands find it."""
+        """Write where this process listens, so that the same user's commands find it.
+
+        Raises:
+            StoreLocked: the lock was released.
+            StoreUnavailable: the file cannot be written.
+        """
         self._write(Owner(os.getpid(), url, token))
 
     def release(self) -> None:
         """Give the store up; idempotent."""
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+            # What is left in the file means nothing; closing is what matters.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
             self._close()
 
     def __enter__(self) -> Self:
@@ -105,8 +128,11 @@ class StoreLock:
             raise StoreLocked("The store's lock was given up already.")
         record = json.dumps({"pid": owner.pid, "url": owner.url, "token": owner.token}).encode()
         # One write of the padded record, so that a reader sees the old one or the new one.
-        size = os.fstat(self._descriptor).st_size
-        os.pwrite(self._descriptor, record.ljust(size), 0)
+        try:
+            size = os.fstat(self._descriptor).st_size
+            os.pwrite(self._descriptor, record.ljust(size), 0)
+        except OSError as error:
+            raise _unusable(self.path, error) from error
 
 
 def lock_path_of(path: Path) -> Path:
@@ -134,6 +160,13 @@ def _read_owner(descriptor: int) -> Owner:
     except (ValueError, KeyError, TypeError):
         # The owner has the lock and is about to write.
         return Owner(0)
+
+
+def _unusable(lock_path: Path, error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The lock file {lock_path} cannot be used: {error.strerror}.",
+        hint="Check the disk's free space, and that store.path is on a local file system.",
+    )
 
 
 def _refusal(path: Path, owner: Owner) -> StoreLocked:

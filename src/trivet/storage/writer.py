@@ -1,5 +1,6 @@
 """The one thread that writes: it takes what is queued, runs it in one transaction and commits once."""
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -21,7 +22,8 @@ _Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
 class Writer:
     """A daemon thread with a queue. Each operation has its own savepoint; a batch has one commit.
 
-    An operation's error undoes that operation only. A commit that fails undoes, and fails, the batch.
+    An operation's error undoes that operation only. A commit that fails undoes, and fails, the batch. The
+    thread survives every failure: while the connection is beyond use, each batch fails.
     """
 
     def __init__(self, connection: WriterConnection) -> None:
@@ -89,23 +91,28 @@ class Writer:
         return jobs, False
 
     def _commit_together(self, jobs: list[_Job]) -> None:
-        connection = self._connection
         answers: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            self._roll_back()  # what a failure left open, if rolling it back failed as well
+            self._connection.execute("BEGIN IMMEDIATE")
             for op, future in jobs:
                 answers.append((future, *self._attempt(op)))
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._connection.execute("COMMIT")
+        except BaseException as error:  # noqa: BLE001 - this thread must answer, and live to answer again
             failure = _unavailable(error)
             answers = [(future, None, failure) for _, future in jobs]
+            # Where it fails, the transaction stays open: the next batch tries again before it begins.
+            with contextlib.suppress(sqlite3.Error):
+                self._roll_back()
         for future, result, problem in answers:
             if problem is None:
                 future.set_result(result)
             else:
                 future.set_exception(problem)
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
     def _attempt(self, op: Callable[[sqlite3.Connection], Any]) -> tuple[Any, BaseException | None]:
         """Run one operation in its savepoint. Raises sqlite3.Error when the batch itself is lost."""
@@ -131,7 +138,7 @@ def closed_error() -> StoreUnavailable:
     )
 
 
-def _unavailable(error: sqlite3.Error) -> BaseException:
+def _unavailable(error: BaseException) -> BaseException:
     """Return the failure of a whole batch: none of it happened, whatever the driver's error says."""
     failure = StoreUnavailable(
         f"The store could not commit: {error}.",

@@ -171,6 +171,43 @@ def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
         assert keys(database) == [*survivors, "c"]
 
 
+def test_a_lost_connection_leaves_no_future_unresolved() -> None:
+    """When not even ROLLBACK works, all writes are refused as unavailable, those that come later too."""
+    database = Database.open(None)
+    hold = Hold(database)
+    futures = [put(database, "a"), database.write(lambda connection: connection.close()), put(database, "b")]
+    hold.let_go()
+    failures = [type(future.exception(30)) for future in futures]
+    later = put(database, "later").exception(30)
+    database.close()
+    assert failures == [StoreUnavailable] * 3
+    assert isinstance(later, StoreUnavailable)
+
+
+def test_a_failed_rollback_is_made_up_for(tmp_path: Path) -> None:
+    """A transaction that could not be rolled back is rolled back before the next one begins."""
+    forbidden = {sqlite3.SQLITE_TRANSACTION: ("ROLLBACK", "COMMIT")}
+
+    def forbid(connection: sqlite3.Connection) -> None:
+        connection.set_authorizer(
+            lambda action, what, *_: (
+                sqlite3.SQLITE_DENY if what in forbidden.get(action, ()) else sqlite3.SQLITE_OK
+            )
+        )
+
+    with Database.open(tmp_path / "trivet.db") as database:
+        hold = Hold(database)
+        futures = [put(database, "a"), database.write(forbid), put(database, "b")]
+        hold.let_go()
+        failures = [type(future.exception(30)) for future in futures]
+        still = put(database, "c").exception(30)
+        forbidden.clear()
+        put(database, "d").result(30)
+        assert keys(database) == ["d"]
+    assert failures == [StoreUnavailable] * 3
+    assert isinstance(still, StoreUnavailable)
+
+
 def test_a_closed_store_refuses(tmp_path: Path) -> None:
     """Closing finishes what is queued; then writes and reads are refused, and closing again is nothing."""
     database = Database.open(tmp_path / "trivet.db")
@@ -287,6 +324,15 @@ def test_the_file_is_durable_and_private(tmp_path: Path) -> None:
     assert pragmas == ["wal", 2, 1]
     assert readers == 0
     assert modes == [0o700, 0o600, 0o600]
+
+
+def test_a_file_that_others_could_read_becomes_private(tmp_path: Path) -> None:
+    """A store that lay open to others is closed to them when it is opened."""
+    path = tmp_path / "trivet.db"
+    path.touch(0o666)
+    path.chmod(0o666)
+    with Database.open(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:

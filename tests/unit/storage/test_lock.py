@@ -1,5 +1,6 @@
 """One process owns a store, for as long as it lives and no longer."""
 
+import fcntl
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trivet.domain.errors import StoreLocked
+from trivet.domain.errors import StoreLocked, StoreUnavailable
 from trivet.storage import Owner, StoreLock
 
 HOLDER = """
@@ -132,3 +133,66 @@ def test_a_forked_child_does_not_keep_the_lock(store: Path) -> None:
     assert process.wait(timeout=30) == 0
     assert StoreLock.owner(store) is None
     process.communicate("\n", timeout=30)
+
+
+def test_a_link_in_the_locks_place_is_refused(store: Path, tmp_path: Path) -> None:
+    """What a link points to is neither written nor believed, and a link to nothing makes no file."""
+    store.parent.mkdir()
+    target = tmp_path / "precious"
+    target.write_text('{"pid": 1, "url": "http://evil", "token": "t"}')
+    store.with_name("trivet.db.lock").symlink_to(target)
+    with pytest.raises(StoreUnavailable, match="link"):
+        StoreLock.acquire(store)
+    with target.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert StoreLock.owner(store) is None
+    assert target.read_text() == '{"pid": 1, "url": "http://evil", "token": "t"}'
+    target.unlink()
+    with pytest.raises(StoreUnavailable, match="link"):
+        StoreLock.acquire(store)
+    assert not target.exists()
+
+
+def test_what_is_no_file_is_refused(store: Path) -> None:
+    """A named pipe in the lock's place is refused at once, and names no owner."""
+    store.parent.mkdir()
+    os.mkfifo(store.with_name("trivet.db.lock"))
+    with pytest.raises(StoreUnavailable, match="regular file"):
+        StoreLock.acquire(store)
+    assert StoreLock.owner(store) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_another_users_lock_is_refused(store: Path) -> None:
+    """Another user's lock file is not used, and the owner that it names gets nobody's keys."""
+    store.parent.mkdir()
+    lock_file = store.with_name("trivet.db.lock")
+    lock_file.write_text('{"pid": 1, "url": "http://evil", "token": "t"}')
+    os.chown(lock_file, 12345, 12345)
+    with pytest.raises(StoreUnavailable, match="another user's") as refused:
+        StoreLock.acquire(store)
+    assert refused.value.hint
+    with lock_file.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert StoreLock.owner(store) is None
+    assert lock_file.read_text() == '{"pid": 1, "url": "http://evil", "token": "t"}'
+
+
+def test_a_lock_that_cannot_be_written_is_unavailable(store: Path) -> None:
+    """A record that the disk does not take is a StoreUnavailable with a hint, and locks nothing."""
+    script = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from trivet.domain.errors import StoreUnavailable\n"
+        "from trivet.storage import StoreLock\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    StoreLock.acquire(Path(sys.argv[1]))\n"
+        "except StoreUnavailable as error:\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)\n"
+        "    StoreLock.acquire(Path(sys.argv[1])).release()\n"
+        "    print(bool(error.hint), flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(store)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
