@@ -14,6 +14,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from trivet.domain.errors import EngineUnavailable
 from trivet.lab.demo.report import DemoReport
 from trivet.lab.demo.stage import Stage, open_stage
 from trivet.lab.demo.tenants import BUDGETS, User, admit_tenants
@@ -23,6 +24,7 @@ CLIENTS = 8
 BURST = 6
 VICTIM_TIER = "standard"
 SETTLE_TIMEOUT_S = 10.0
+KILL_PATIENCE_S = 10.0
 SEED = 20261120
 
 Say = Callable[[str], None]
@@ -94,7 +96,7 @@ async def _perform(stage: Stage, users: Sequence[User], requests: int, say: Say)
             burst = asyncio.gather(
                 play(standard_burst(users, BURST, dice)), play(calls[middle : middle + CLIENTS])
             )
-            killed = await _kill_engine(stage)
+            killed = await kill_engine(stage)
             bar.console.print(
                 f"Killed the {VICTIM_TIER} engine (process {killed}) with requests in flight on it."
             )
@@ -103,16 +105,29 @@ async def _perform(stage: Stage, users: Sequence[User], requests: int, say: Say)
     return tally
 
 
-async def _kill_engine(stage: Stage) -> int:
-    """Kill the victim's process once requests are in flight on it."""
+async def kill_engine(stage: Stage, *, patience_s: float = KILL_PATIENCE_S) -> int:
+    """Kill the victim's process once requests are in flight on it; return its process id.
+
+    When the patience ends it is killed all the same: the play must end, also on a machine so fast or so
+    slow that its requests are never seen together.
+
+    Raises:
+        EngineUnavailable: it does not run.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience_s
     async with httpx.AsyncClient(base_url=stage.url, headers=_owner(stage), trust_env=False) as http:
         while True:
             engines = (await http.get("/api/v1/deployments")).raise_for_status().json()["deployments"]
             victim = next(engine for engine in engines if engine["tier"] == VICTIM_TIER)
-            if victim["in_flight"] >= 2:  # more than one, so that one surely has no answer yet
-                pid: int = victim["pid"]
+            pid: int | None = victim["pid"]
+            over = loop.time() > deadline
+            # More than one in flight, so that one surely has no answer yet.
+            if pid is not None and (over or victim["in_flight"] >= 2):
                 os.kill(pid, signal.SIGKILL)
                 return pid
+            if over:
+                raise EngineUnavailable(f"The {VICTIM_TIER} engine does not run: {victim['detail']}.")
             await asyncio.sleep(0.005)
 
 

@@ -79,9 +79,10 @@ async def open_stage(port: int) -> AsyncIterator[Stage]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(SEED_NAMES)}
         with log_path.open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "trivet", "serve", "--config", str(config)),
+                *(sys.executable, "-m", "trivet", "serve", "--exit-with-stdin", "--config", str(config)),
                 env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
+                # Never written to: its other end closes with this process, however that ends.
+                stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -109,11 +110,12 @@ async def _ready(process: asyncio.subprocess.Process, store: Path, log_path: Pat
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.send_signal(signal.SIGTERM)
-    try:
-        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
