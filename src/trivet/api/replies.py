@@ -1,13 +1,18 @@
 """JSON answers and errors of the inference routes, the same from each of them."""
 
 import json
+import traceback
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import structlog
+
 from trivet.api.asgi import Send, send_whole
 from trivet.api.errors import error_body, error_headers, http_status
 from trivet.domain.errors import TrivetError
+
+log = structlog.get_logger(__name__)
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -40,3 +45,13 @@ async def send_error(
         body=body,
         headers={**headers, "x-request-id": request_id, **error_headers(error)},
     )
+
+
+def logged_fault(fault: Exception, *, request_id: str) -> TrivetError:
+    """Log a fault of ours and return what to answer.
+
+    Frames only: an exception's text and its locals may hold a prompt or a key.
+    """
+    where = "".join(traceback.format_tb(fault.__traceback__))
+    log.error("request.fault", request_id=request_id, error=type(fault).__name__, where=where)
+    return TrivetError("Trivet failed; its log has the id.")

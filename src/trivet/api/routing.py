@@ -1,23 +1,27 @@
 """`POST /api/v1/route` and `GET /v1/models`: what Trivet would do, and what it can serve."""
 
-import uuid
 from collections.abc import Awaitable
 from typing import Any
 
-import structlog
-
 from trivet.admin import Office
-from trivet.api.asgi import ClientGone, Receive, Scope, Send, header_map, parse_json, read_body
+from trivet.api.asgi import (
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    header_map,
+    new_request_id,
+    parse_json,
+    read_body,
+)
 from trivet.api.auth import Doorkeeper
-from trivet.api.replies import send_error, send_json
+from trivet.api.replies import logged_fault, send_error, send_json
 from trivet.domain.budgets import BudgetStatus
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import TrivetError
 from trivet.execution import Pipeline
 from trivet.fleet import Fleet
 from trivet.routing import decision_as_json, parse_chat
-
-log = structlog.get_logger(__name__)
 
 
 class DecisionDoor:
@@ -76,17 +80,15 @@ class ModelList:
 
 async def _reply(send: Send, answer: Awaitable[Any]) -> None:
     """Send the answer or the error; nothing to a client that has gone."""
-    request_id = uuid.uuid4().hex
+    request_id = new_request_id()
     try:
         await send_json(send, await answer, request_id=request_id)
     except ClientGone:
         return
     except TrivetError as error:
         await send_error(send, error, request_id=request_id)
-    except Exception:  # the last line of defence: a fault of ours becomes an honest 500
-        log.exception("request.fault", request_id=request_id)
-        fault = TrivetError("Trivet failed; the log names the request id.")
-        await send_error(send, fault, request_id=request_id)
+    except Exception as fault:  # noqa: BLE001 - the last line of defence: our fault is an honest error
+        await send_error(send, logged_fault(fault, request_id=request_id), request_id=request_id)
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

@@ -114,23 +114,14 @@ async def open_trivet(
             clock=clock,
         )
         owner_token = secrets.token_urlsafe(32)
-        tier_names = tuple(tier.name for tier in tiers)
-        office = Office(
-            ledger=ledger,
-            keyring=keyring,
-            records=records,
-            fleet=fleet,
-            tier_names=tier_names,
-            deployment_names=tuple(deployment.name for deployment in configured),
-            clock=clock,
-        )
+        names = _Names(tuple(tier.name for tier in tiers), tuple(d.name for d in configured))
         doors = Doors(
             pipeline=pipeline,
-            office=office,
+            office=_office(ledger, keyring, records, fleet, names, clock),
             fleet=fleet,
             doorkeeper=Doorkeeper(keyring, owner_token),
             collector=_collector(metrics, device_clock, fleet, breakers, ledger),
-            tier_names=tier_names,
+            tier_names=names.tiers,
         )
         yield OpenTrivet(
             settings=settings,
@@ -142,6 +133,28 @@ async def open_trivet(
             lock=lock,
             recovered_holds=recovered,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What the configuration names, whether engines run or not."""
+
+    tiers: tuple[str, ...]
+    deployments: tuple[str, ...]
+
+
+def _office(
+    ledger: Ledger, keyring: Keyring, records: UsageRecords, fleet: Fleet, names: _Names, clock: Clock
+) -> Office:
+    return Office(
+        ledger=ledger,
+        keyring=keyring,
+        records=records,
+        fleet=fleet,
+        tier_names=names.tiers,
+        deployment_names=names.deployments,
+        clock=clock,
+    )
 
 
 def store_path_of(settings: Settings) -> Path:
