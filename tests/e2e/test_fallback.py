@@ -211,3 +211,21 @@ async def test_breaker_opens_and_is_told(
         metrics = (await http.get("/metrics")).text
     assert attempts == [2, 2, 2, 2, 2, 1, 1]
     assert 'trivet_breaker_open{deployment="broken"} 1.0' in metrics
+
+
+async def test_one_request_cannot_close_the_way_for_all(fault_server: str, tmp_path: Path) -> None:
+    """Where every engine answers the same request with 500 the request is blamed, not the engines."""
+    broken = {
+        tier: [{"name": f"b-{tier}", "model": "openai/500", "url": fault_server, "context_tokens": 4096}]
+        for tier in ("light", "standard", "heavy")
+    }
+    async with serving(settings_for(tmp_path, broken)) as found, found.http() as http:
+        answers = [
+            await http.post("/v1/chat/completions", json={"messages": MESSAGES, "max_tokens": 4})
+            for _ in range(7)
+        ]
+        metrics = (await http.get("/metrics")).text
+    assert {answer.status_code for answer in answers} == {502}
+    assert [int(answer.headers["x-trivet-attempts"]) for answer in answers] == [3] * 7
+    assert all(answer.headers["x-trivet-decision-id"] for answer in answers)
+    assert 'trivet_breaker_open{deployment="b-light"} 0.0' in metrics

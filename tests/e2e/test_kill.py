@@ -88,9 +88,12 @@ async def test_kill_under_load(tiny_models: Mapping[str, Path], tmp_path: Path, 
     assert (proof["ok"], proof["differences"]) == (True, [])
 
 
-async def test_terminate_settles_and_stops_engines(tiny_models: Mapping[str, Path], tmp_path: Path) -> None:
-    """SIGTERM under load ends with status 0, no hold and no engine."""
-    drain = {"server": {"port": 0, "drain_timeout_s": 1}}
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_terminate_settles_and_stops_engines(
+    tiny_models: Mapping[str, Path], tmp_path: Path, signals: int
+) -> None:
+    """SIGTERM under load drains, a second one does not wait; both end with status 0, no hold, no engine."""
+    drain = {"server": {"port": 0, "drain_timeout_s": 1 if signals == 1 else 60}}
     config, store, log = (
         write_config(tmp_path, tiny_models, **drain),
         tmp_path / "trivet.db",
@@ -100,11 +103,14 @@ async def test_terminate_settles_and_stops_engines(tiny_models: Mapping[str, Pat
         pids = await pids_of(server)
         loading = asyncio.create_task(load(server, 30))
         await asyncio.sleep(0.7)
-        server.process.send_signal(signal.SIGTERM)
+        for _ in range(signals):
+            server.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
         status = await asyncio.to_thread(server.process.wait, 30)
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
     with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as database:
         open_holds = database.execute("SELECT count(*) FROM reservations WHERE state = 'held'").fetchone()[0]
     assert (status, open_holds) == (0, 0)
+    assert "Traceback" not in log.read_text()
     assert [pid for pid in pids if alive(pid)] == []

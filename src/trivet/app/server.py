@@ -104,8 +104,15 @@ async def _stopped_by(stop: asyncio.Event | None, server: _Server) -> AsyncItera
     """Let the event, or without one the signals, stop the server."""
     loop = asyncio.get_running_loop()
     if stop is None:
+
+        def heed(_number: int, _frame: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing left to stop
+                loop.call_soon_threadsafe(server.stop)
+
+        # Not the loop's own handlers: those end with it, and a late signal would then end a process
+        # that has just put everything in order with the wrong status.
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, server.stop)
+            signal.signal(number, heed)
         yield
         return
 
