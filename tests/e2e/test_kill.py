@@ -40,11 +40,16 @@ async def load(server: ServerProcess, seconds: float) -> None:
                 await http.post("/v1/chat/completions", json=BODY)
 
     tasks = [asyncio.create_task(client(number)) for number in range(16)]
-    await asyncio.sleep(seconds)
-    while await in_flight(server) < 4:  # noqa: ASYNC110 - another process has no event to wait for
-        await asyncio.sleep(0.02)
-    server.process.send_signal(signal.SIGKILL)
-    await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        await asyncio.sleep(seconds)
+        while await in_flight(server) < 4:  # noqa: ASYNC110 - another process has no event to wait for
+            await asyncio.sleep(0.02)
+        server.process.send_signal(signal.SIGKILL)
+        await asyncio.wait(tasks, timeout=10)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def in_flight(server: ServerProcess) -> int:
