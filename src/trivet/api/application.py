@@ -11,6 +11,7 @@ from trivet.api.auth import Doorkeeper
 from trivet.api.chat import ChatCompletions
 from trivet.api.faults import install_fault_pages
 from trivet.api.guard import Guard
+from trivet.api.replies import LastResort
 from trivet.api.routing import DecisionDoor, ModelList
 from trivet.config.settings import BudgetSettings, ServerSettings
 from trivet.execution import Pipeline
@@ -21,7 +22,7 @@ from trivet.version import __version__
 DECIDE_PATH = "/api/v1/route"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Doors:
     """What the doors open to."""
 
@@ -54,9 +55,9 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
     )
     models = ModelList(doors.fleet, doors.doorkeeper, doors.tier_names)
     app.router.routes += [
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/models", models, methods=["GET"]),
-        Route(DECIDE_PATH, decide, methods=["POST"]),
+        Route("/v1/chat/completions", LastResort(chat), methods=["POST"]),
+        Route("/v1/models", LastResort(models), methods=["GET"]),
+        Route(DECIDE_PATH, LastResort(decide), methods=["POST"]),
     ]
     app.include_router(administration.router(doors.office))
     app.include_router(observation.router(doors.fleet, doors.collector))

@@ -2,10 +2,7 @@
 
 import asyncio
 import contextlib
-import traceback
 from collections.abc import AsyncIterator, Mapping
-
-import structlog
 
 from trivet.api.asgi import (
     ClientGone,
@@ -26,8 +23,6 @@ from trivet.api.replies import send_error
 from trivet.domain.errors import EngineError, EngineUnavailable, TrivetError
 from trivet.execution import Answer, Pipeline
 from trivet.routing import parse_chat
-
-log = structlog.get_logger(__name__)
 
 STOPPING = EngineUnavailable("Trivet is stopping.", retry_after_s=5.0)
 
@@ -73,11 +68,6 @@ class ChatCompletions:
                 await self._refuse(delivery, STOPPING, request_id)
         except TrivetError as error:
             await self._refuse(delivery, error, request_id)
-        except Exception as fault:  # noqa: BLE001 - the last line of defence: our fault is an honest error
-            # Frames only: an exception's text and its locals may hold a prompt or a key.
-            where = "".join(traceback.format_tb(fault.__traceback__))
-            log.error("request.fault", request_id=request_id, error=type(fault).__name__, where=where)  # noqa: TRY400
-            await self._refuse(delivery, TrivetError("Trivet failed; its log has the id."), request_id)
 
     async def _refuse(self, delivery: "_Delivery", error: TrivetError, request_id: str) -> None:
         if delivery.begun:

@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 
-from trivet.api.asgi import Send, send_whole
-from trivet.api.errors import error_body, error_headers, http_status
+from trivet.api.asgi import Application, Message, Receive, Scope, Send, new_request_id, send_part, send_whole
+from trivet.api.errors import error_body, error_event, error_headers, http_status
 from trivet.domain.errors import TrivetError
 
 log = structlog.get_logger(__name__)
@@ -47,11 +47,34 @@ async def send_error(
     )
 
 
-def logged_fault(fault: Exception, *, request_id: str) -> TrivetError:
-    """Log a fault of ours and return what to answer.
+class LastResort:
+    """The last line of defence around an inference route: a fault of ours becomes an honest error.
 
-    Frames only: an exception's text and its locals may hold a prompt or a key.
+    Once the response has begun it ends with an error event, in place of `[DONE]`.
     """
-    where = "".join(traceback.format_tb(fault.__traceback__))
-    log.error("request.fault", request_id=request_id, error=type(fault).__name__, where=where)
-    return TrivetError("Trivet failed; its log has the id.")
+
+    def __init__(self, endpoint: Application) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and answer for the endpoint if it fails to."""
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._endpoint(scope, receive, noted)
+        except Exception as fault:  # noqa: BLE001 - what this class is for
+            request_id = new_request_id()
+            # Frames only: an exception's text and its locals may hold a prompt or a key.
+            where = "".join(traceback.format_tb(fault.__traceback__))
+            log.error("request.fault", request_id=request_id, error=type(fault).__name__, where=where)  # noqa: TRY400
+            error = TrivetError("Trivet failed; its log has the id.")
+            if not begun:
+                await send_error(send, error, request_id=request_id)
+                return
+            await send_part(send, error_event(error, request_id=request_id))
+            await send_part(send, b"", more=False)

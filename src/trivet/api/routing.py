@@ -15,7 +15,7 @@ from trivet.api.asgi import (
     read_body,
 )
 from trivet.api.auth import Doorkeeper
-from trivet.api.replies import logged_fault, send_error, send_json
+from trivet.api.replies import send_error, send_json
 from trivet.domain.budgets import BudgetStatus
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import TrivetError
@@ -87,8 +87,6 @@ async def _reply(send: Send, answer: Awaitable[Any]) -> None:
         return
     except TrivetError as error:
         await send_error(send, error, request_id=request_id)
-    except Exception as fault:  # noqa: BLE001 - the last line of defence: our fault is an honest error
-        await send_error(send, logged_fault(fault, request_id=request_id), request_id=request_id)
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 from fastapi import FastAPI
@@ -86,43 +85,36 @@ async def open_trivet(
         recovered = ledger.recover()
         keyring = Keyring(database, settings.access, store_path, clock)
         device_clock = DeviceClock(clock)
-        records = UsageRecords(
-            database, clock, device_clock, tiers, baseline_tier=_heaviest_at_home(tiers, configured)
-        )
+        heaviest = _heaviest_at_home(tiers, configured)
+        records = UsageRecords(database, clock, device_clock, tiers, baseline_tier=heaviest)
         records.prune(settings.metering.retention_days)
         exits.callback(records.flush)
         metrics = Metrics()
         fleet = await exits.enter_async_context(
-            Fleet(
-                [_plan(settings, deployment.name, deployment) for deployment in deployments], settings.fleet
-            )
+            Fleet([_plan(settings, deployment) for deployment in deployments], settings.fleet)
         )
         breakers = Breakers(settings.execution, clock)
+        chain = Chain(fleet, breakers, device_clock, metrics, settings.execution, clock)
         settler = Settler(ledger)
         exits.push_async_callback(settler.drain)
         pipeline = Pipeline(
             router=Router(settings.routing, tiers),
             fleet=fleet,
             settler=settler,
-            chain=Chain(fleet, breakers, device_clock, metrics, settings.execution, clock),
-            breakers=breakers,
+            chain=chain,
             records=records,
             metrics=metrics,
-            routing=settings.routing,
-            budgets=settings.budgets,
-            execution=settings.execution,
+            text_limit_chars=settings.routing.text_limit_chars,
+            contended_wait_s=settings.budgets.contended_wait_s,
             clock=clock,
         )
         owner_token = secrets.token_urlsafe(32)
-        names = _Names(tuple(tier.name for tier in tiers), tuple(d.name for d in configured))
-        doors = Doors(
-            pipeline=pipeline,
-            office=_office(ledger, keyring, records, fleet, names, clock),
-            fleet=fleet,
-            doorkeeper=Doorkeeper(keyring, owner_token),
-            collector=_collector(metrics, device_clock, fleet, breakers, ledger),
-            tier_names=names.tiers,
-        )
+        tier_names = tuple(tier.name for tier in tiers)
+        office = _office(ledger, keyring, records, fleet, clock, configured)
+        collector = TrivetCollector(metrics, device_clock)
+        _register_rooms(collector, fleet, breakers, ledger)
+        keeper = Doorkeeper(keyring, owner_token)
+        doors = Doors(pipeline, office, fleet, keeper, collector, tier_names)
         yield OpenTrivet(
             settings=settings,
             application=build_application(doors, settings.server, settings.budgets),
@@ -135,31 +127,24 @@ async def open_trivet(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """What the configuration names, whether engines run or not."""
-
-    tiers: tuple[str, ...]
-    deployments: tuple[str, ...]
-
-
 def _office(
-    ledger: Ledger, keyring: Keyring, records: UsageRecords, fleet: Fleet, names: _Names, clock: Clock
+    ledger: Ledger,
+    keyring: Keyring,
+    records: UsageRecords,
+    fleet: Fleet,
+    clock: Clock,
+    configured: Sequence[Deployment],
 ) -> Office:
+    """Build the office, which knows what the configuration names whether engines run or not."""
     return Office(
         ledger=ledger,
         keyring=keyring,
         records=records,
         fleet=fleet,
-        tier_names=names.tiers,
-        deployment_names=names.deployments,
+        tier_names=tuple(dict.fromkeys(deployment.tier.name for deployment in configured)),
+        deployment_names=tuple(deployment.name for deployment in configured),
         clock=clock,
     )
-
-
-def store_path_of(settings: Settings) -> Path:
-    """Return where the store lies."""
-    return settings.store.path.expanduser()
 
 
 def _heaviest_at_home(tiers: Sequence[Tier], deployments: Sequence[Deployment]) -> str | None:
@@ -168,7 +153,8 @@ def _heaviest_at_home(tiers: Sequence[Tier], deployments: Sequence[Deployment]) 
     return next((tier.name for tier in reversed(tiers) if tier.name in at_home), None)
 
 
-def _plan(settings: Settings, name: str, deployment: Deployment) -> EndpointPlan:
+def _plan(settings: Settings, deployment: Deployment) -> EndpointPlan:
+    name = deployment.name
     return EndpointPlan(
         deployment=deployment,
         api_key=api_key_of(settings, name),
@@ -177,11 +163,8 @@ def _plan(settings: Settings, name: str, deployment: Deployment) -> EndpointPlan
     )
 
 
-def _collector(
-    metrics: Metrics, device_clock: DeviceClock, fleet: Fleet, breakers: Breakers, ledger: Ledger
-) -> TrivetCollector:
+def _register_rooms(collector: TrivetCollector, fleet: Fleet, breakers: Breakers, ledger: Ledger) -> None:
     """Register what each room can tell at scrape time."""
-    collector = TrivetCollector(metrics, device_clock)
     collector.register_snapshot(
         "trivet_breaker_open",
         "1 while the deployment's circuit breaker is open or half-open.",
@@ -203,4 +186,3 @@ def _collector(
         (),
         lambda: [((), float(ledger.overrun_tokens))],
     )
-    return collector

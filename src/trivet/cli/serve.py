@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trivet.cli.output import say
-from trivet.cli.session import ConfigOption
+from trivet.cli.output import print_json, say
+from trivet.cli.session import ConfigOption, JsonOption
 
 if TYPE_CHECKING:
     from trivet.app import OpenTrivet
@@ -34,6 +35,7 @@ def serve(
         bool,
         typer.Option("--exit-with-stdin", help="Stop when standard input closes; for supervisors."),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Serve the tiers of the configuration on an OpenAI-compatible port.
 
@@ -53,7 +55,21 @@ def serve(
     if exit_with_stdin:
         threading.Thread(target=_stop_with_standard_input, name="lifeline", daemon=True).start()
     say(f"Configuration: {loaded.path or 'environment and defaults'}. Starting engines ...")
-    asyncio.run(serve_until_stopped(loaded.settings, started=_announce))
+    asyncio.run(serve_until_stopped(loaded.settings, started=_announce_json if as_json else _announce))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # all is settled: a late signal changes nothing any more
+
+
+def _announce_json(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
+    print_json(
+        {
+            "url": url,
+            "first_key": first_key,
+            "recovered_holds": trivet.recovered_holds,
+            "deployments": trivet.fleet.report(),
+        }
+    )
+    sys.stdout.flush()
 
 
 def _stop_with_standard_input() -> None:

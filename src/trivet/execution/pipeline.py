@@ -9,14 +9,12 @@ from dataclasses import replace
 
 import structlog
 
-from trivet.config.settings import BudgetSettings, ExecutionSettings, RoutingSettings
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision, Offer
 from trivet.domain.errors import BudgetError, StoreUnavailable, TrivetError
 from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.execution.answer import Answer
-from trivet.execution.breaker import Breakers
 from trivet.execution.chain import Chain
 from trivet.execution.run import Run
 from trivet.execution.settler import Settler
@@ -37,24 +35,20 @@ class Pipeline:
         fleet: Fleet,
         settler: Settler,
         chain: Chain,
-        breakers: Breakers,
         records: UsageRecords,
         metrics: Metrics,
-        routing: RoutingSettings,
-        budgets: BudgetSettings,
-        execution: ExecutionSettings,
+        text_limit_chars: int,
+        contended_wait_s: float,
         clock: Clock,
     ) -> None:
         self._router = router
         self._fleet = fleet
         self._settler = settler
         self._chain = chain
-        self._breakers = breakers
         self._records = records
         self._metrics = metrics
-        self._routing = routing
-        self._budgets = budgets
-        self._execution = execution
+        self._text_limit_chars = text_limit_chars
+        self._contended_wait_s = contended_wait_s
         self._clock = clock
 
     def decide(self, request: ChatRequest, principal: Principal) -> Decision:
@@ -64,7 +58,7 @@ class Pipeline:
             ModelUnknown, ContextTooLong, NoCandidate, PermissionDenied, RequestMalformed
         """
         try:
-            needs = describe(request, text_limit_chars=self._routing.text_limit_chars)
+            needs = describe(request, text_limit_chars=self._text_limit_chars)
             return self._router.decide(
                 request, needs, self._offers(), principal=principal, decision_id=uuid.uuid4().hex
             )
@@ -97,7 +91,7 @@ class Pipeline:
         )
         try:
             run.reservation = await self._settler.hold(
-                principal.scope, run.ceiling, wait_s=self._budgets.contended_wait_s
+                principal.scope, run.ceiling, wait_s=self._contended_wait_s
             )
             reply, running = await self._chain.first_content(
                 request, decision, run.attempts, request_id=request_id, started_ns=started_ns
@@ -116,7 +110,7 @@ class Pipeline:
         return answer
 
     def _offers(self) -> Sequence[Offer]:
-        states = self._breakers.states()
+        states = self._chain.breakers.states()
         return [
             replace(offer, state="open")
             if offer.state == "ready" and states.get(offer.deployment.name) == "open"
