@@ -87,7 +87,7 @@ def _announce(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
         say(f"Charged {trivet.recovered_holds} {holds} that an earlier process left open.")
     for engine in trivet.fleet.report():
         mark = {"ready": "ready  ", "loading": "loading"}.get(engine["state"], "DOWN   ")
-        note = f": {engine['detail']}" if engine["state"] != "ready" and engine["detail"] else ""
+        note = f": {engine['detail']}" if engine["detail"] else ""
         say(f"  {engine['tier']:<10} {mark}  {engine['name']} ({engine['engine']}){note}")
     if first_key is not None:
         say(f"\nFirst start. The admin key, shown only this once:\n  {first_key}")

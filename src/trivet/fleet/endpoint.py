@@ -253,12 +253,16 @@ class Endpoint:
 
     def _adopt(self, health: Health) -> Health:
         """Take the engine's own name and window for the model, where it differs from the plan's."""
-        if self._deployment.engine not in ("vllm", "llamacpp"):
+        wanted = self._plan.deployment.model
+        if self._deployment.engine in ("vllm", "llamacpp"):
+            try:
+                served = match_model(wanted, health.models)
+            except ConfigError as error:
+                return Health("down", str(error), health.models)
+        elif self._deployment.engine == "openai" and wanted in (names := [m.name for m in health.models]):
+            served = health.models[names.index(wanted)]
+        else:
             return health
-        try:
-            served = match_model(self._plan.deployment.model, health.models)
-        except ConfigError as error:
-            return Health("down", str(error), health.models)
         context_tokens = self._plan.deployment.context_tokens
         if served.context_tokens:
             pinned = self._plan.context_pinned
@@ -266,4 +270,6 @@ class Endpoint:
         adopted = replace(self._deployment, model=served.name, context_tokens=context_tokens)
         if adopted != self._deployment:
             self._connect(adopted)
-        return health
+        # Whoever asked for one name and gets another shall see it.
+        detail = health.detail if served.name == wanted else f"serves {served.name} for {wanted}"
+        return replace(health, detail=detail)

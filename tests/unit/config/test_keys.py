@@ -27,7 +27,10 @@ def test_all_keys_are_listed_with_stand_ins() -> None:
         (("tiers", 0, "complexity"), "a list of 2, each a number from 0 to 1"),
         (("tiers", 0, "deployments", 0, "transport"), "one of auto, relay, litellm"),
         (("tiers", 0, "deployments", 0, "engine"), "one of ollama, vllm, llamacpp, openai, litellm, or null"),
-        (("server",), "a mapping with the keys host, port, body_limit_bytes, drain_timeout_s, write_timeout_s"),
+        (
+            ("server",),
+            "a mapping with the keys host, port, body_limit_bytes, drain_timeout_s, write_timeout_s",
+        ),
         (("routing", "policies"), "a mapping of names to values"),
         (("budgets", "exhausted_status"), "one of 429, 402"),
         (("access", "pepper"), "text, ${VARIABLE} or file:/path, or null"),
