@@ -237,6 +237,17 @@ class Chain:
         )
 
 
+def _tells_less(error: EngineError) -> int:
+    """Rank errors by what they tell the caller: the request's own fault first, then what a wait may cure.
+
+    What one engine cannot do matters only if nothing else went wrong on the way.
+    """
+    if not error.retryable:
+        return 0
+    ranks = (EngineBusy, EngineTimeout, EngineBroken, EngineUnavailable, ContextOverflow, EngineIncapable)
+    return next((rank for rank, kind in enumerate(ranks, 1) if isinstance(error, kind)), len(ranks) + 1)
+
+
 def _most_telling(
     errors: list[EngineError], attempts: list[Attempt], retry_after_s: float | None
 ) -> EngineError:
@@ -247,11 +258,7 @@ def _most_telling(
             hint="`trivet doctor` shows what each engine says.",
             retry_after_s=retry_after_s or 1.0,
         )
-    # What one engine cannot do matters to the caller only if nothing else went wrong on the way.
-    telling = [
-        error for error in errors if not isinstance(error, ContextOverflow | EngineIncapable)
-    ] or errors
-    error = next((e for e in telling if not e.retryable), telling[-1])
+    error = min(errors, key=_tells_less)
     error.details["attempts"] = [
         {
             "deployment": attempt.deployment.name,
