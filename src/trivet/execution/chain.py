@@ -35,6 +35,14 @@ from trivet.metering import DeviceClock, Metrics
 log = structlog.get_logger(__name__)
 
 MINIMUM_WITNESSES = 2
+_TELLING: dict[type[EngineError], int] = {
+    EngineBusy: 1,
+    EngineTimeout: 2,
+    EngineBroken: 3,
+    EngineUnavailable: 4,
+    ContextOverflow: 5,
+    EngineIncapable: 6,
+}
 
 
 class RunningAttempt:
@@ -242,10 +250,7 @@ def _tells_less(error: EngineError) -> int:
 
     What one engine cannot do matters only if nothing else went wrong on the way.
     """
-    if not error.retryable:
-        return 0
-    ranks = (EngineBusy, EngineTimeout, EngineBroken, EngineUnavailable, ContextOverflow, EngineIncapable)
-    return next((rank for rank, kind in enumerate(ranks, 1) if isinstance(error, kind)), len(ranks) + 1)
+    return 0 if not error.retryable else _TELLING.get(type(error), len(_TELLING) + 1)
 
 
 def _most_telling(
