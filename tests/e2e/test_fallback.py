@@ -193,6 +193,45 @@ async def test_leaving_before_the_first_byte(faulty: House, fault_server: str, s
     assert proof["ok"]
 
 
+@pytest.mark.parametrize("answered", [True, False])
+async def test_silent_attempts_are_charged(
+    fault_server: str,
+    llama_server: Callable[..., str],
+    tiny_models: Mapping[str, Path],
+    tmp_path: Path,
+    answered: bool,
+) -> None:
+    """An engine that took the prompt and fell silent may have read it, so its prompt is charged."""
+    silent = {"name": "silent", "model": "openai/hang", "url": fault_server, "context_tokens": 4096}
+    real = {"name": "real", "model": "llamacpp/tiny-light", "url": llama_server(tiny_models["light"])}
+    gone = {"name": "gone", "model": "openai/gone", "url": "http://127.0.0.1:9"}
+    deployments: dict[str, list[dict[str, Any]]] = {
+        "light": [silent],
+        "standard": [real if answered else gone],
+        "heavy": [gone | {"name": "away"}],
+    }
+    settings = settings_for(tmp_path, deployments, execution={"first_content_timeout_s": 0.5})
+    body = {
+        "model": "light",
+        "messages": MESSAGES,
+        "max_tokens": 8,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    async with serving(settings) as found, found.http() as http:
+        estimated = (await http.post("/api/v1/route", json=body)).json()["estimated"]
+        answer = await http.post("/v1/chat/completions", json=body)
+        rows = (await http.get("/api/v1/budgets/default/status")).json()["rows"]
+    ceiling = estimated["prompt_tokens"] + estimated["max_output_tokens"]
+    assert answer.status_code == (200 if answered else 504)
+    assert {row["held"] for row in rows} == {0}
+    if answered:
+        usage = json.loads(answer.text.split("\n\n")[-3].removeprefix("data: "))["usage"]
+        assert rows[0]["used"] == min(ceiling, usage["total_tokens"] + estimated["prompt_tokens"])
+    else:
+        assert rows[0]["used"] == estimated["prompt_tokens"]
+
+
 async def test_breaker_opens_and_is_told(
     fault_server: str, llama_server: Callable[..., str], tiny_models: Mapping[str, Path], tmp_path: Path
 ) -> None:

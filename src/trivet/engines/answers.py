@@ -58,8 +58,14 @@ def plain_reply(body: bytes) -> PlainReply:
         content_events=sum(
             1 for message in messages if isinstance(message, dict) and _says_something(message)
         ),
-        content_bytes=len(body),
+        content_bytes=sum(map(_size, messages)),
     )
+
+
+def _size(message: Any) -> int:
+    """Return the bytes of what a message says, without the envelope where it is plain text."""
+    content = message.get("content") if isinstance(message, dict) and len(message) <= 2 else None
+    return len(content.encode()) if isinstance(content, str) else len(json.dumps(message))
 
 
 def parse_document(body: bytes) -> dict[str, Any]:

@@ -129,9 +129,10 @@ class Run:
         if self.reservation is None or not self.attempts:
             return None
         usage = self._charge_of_reply(reply) if reply is not None else self._charge_without_reply(status)
-        unseen = self._unseen_prompts(skip_last=reply is None)
-        if usage is None or not unseen:
+        unseen = self._unseen_prompts(skip_last=reply is None and usage is not None)
+        if not unseen:
             return usage
+        usage = usage or Usage(0, 0, "ceiling")
         # The hold is a ceiling for one attempt's work; what silent attempts read is charged up to it.
         room = max(0, self.reservation.amount - usage.total_tokens)
         return replace(usage, prompt_tokens=usage.prompt_tokens + min(room, unseen), source="ceiling")
