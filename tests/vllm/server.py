@@ -73,10 +73,6 @@ class VllmServer:
         """Return how many requests run or wait, as the engine last said."""
         return int(self.counter("vllm:num_requests_running") + self.counter("vllm:num_requests_waiting"))
 
-    def wait_crowded(self, requests: int) -> bool:
-        """Return True as soon as so many requests run or wait, False when they do not within 2 s."""
-        return wait_until(lambda: self.unfinished() >= requests, timeout_s=2)
-
     def wait_idle(self) -> None:
         """Return when no request runs or waits.
 
