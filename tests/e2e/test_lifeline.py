@@ -92,10 +92,12 @@ async def test_a_bound_server_ends_with_its_input(bound: "subprocess.Popen[bytes
     assert StoreLock.owner(tmp_path / "trivet.db") is None
 
 
-async def test_a_killed_demo_leaves_nothing_running() -> None:
+async def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
     """kill -9 of the demo ends its server, and with it the engines."""
     demo = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", STAGE), stdout=subprocess.PIPE, env=clean_environment()
+        *(sys.executable, "-c", STAGE),
+        stdout=subprocess.PIPE,
+        env=clean_environment() | {"TMPDIR": str(tmp_path)},
     )
     try:
         assert demo.stdout is not None

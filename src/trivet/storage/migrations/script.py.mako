@@ -11,9 +11,9 @@ depends_on = ${repr(depends_on)}
 
 def upgrade() -> None:
     """Change the schema."""
-    ${upgrades if upgrades else "raise NotImplementedError"}
+    ${upgrades if upgrades else "pass"}
 
 
 def downgrade() -> None:
     """Change it back."""
-    ${downgrades if downgrades else "raise NotImplementedError"}
+    ${downgrades if downgrades else "pass"}
