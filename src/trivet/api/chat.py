@@ -9,20 +9,17 @@ from trivet.api.asgi import (
     Receive,
     Scope,
     Send,
-    header_map,
     new_request_id,
-    parse_json,
-    read_body,
     send_part,
     send_whole,
     start_stream,
 )
 from trivet.api.auth import Doorkeeper
 from trivet.api.errors import error_event
+from trivet.api.reading import read_chat
 from trivet.api.replies import send_error
 from trivet.domain.errors import EngineError, EngineUnavailable, TrivetError
 from trivet.execution import Answer, Pipeline
-from trivet.routing import parse_chat
 
 STOPPING = EngineUnavailable("Trivet is stopping.", retry_after_s=5.0)
 
@@ -50,10 +47,9 @@ class ChatCompletions:
         request_id = new_request_id()
         delivery = _Delivery(send, self._write_timeout_s)
         try:
-            headers = header_map(scope)
-            principal = self._doorkeeper.principal(headers)
-            body = await read_body(receive, limit_bytes=self._body_limit_bytes)
-            request = parse_chat(parse_json(body), body_bytes=len(body), headers=headers)
+            request, principal = await read_chat(
+                scope, receive, self._doorkeeper, body_limit_bytes=self._body_limit_bytes
+            )
             async with _Presence(receive):
                 answer = await self._pipeline.execute(request, principal, request_id=request_id)
                 try:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from http import HTTPStatus
 from typing import Any
 
 from trivet.domain.errors import EngineError, TrivetError
@@ -94,8 +93,3 @@ def error_event(error: TrivetError, *, request_id: str) -> bytes:
     """Return the SSE event that ends a broken stream, in place of `[DONE]`."""
     body = error_body(error, status=http_status(error), request_id=request_id)
     return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
-
-
-def reason_phrase(status: int) -> str:
-    """Return the standard phrase of a status."""
-    return HTTPStatus(status).phrase

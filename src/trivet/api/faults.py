@@ -1,13 +1,12 @@
 """Errors of the framework's routes, in the same shape as those of the inference routes."""
 
-import uuid
-
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from trivet.api.asgi import new_request_id
 from trivet.api.errors import error_body, error_headers, http_status
 from trivet.domain.errors import NotFound, RequestMalformed, TrivetError
 
@@ -19,7 +18,7 @@ def install_fault_pages(app: FastAPI, *, exhausted_status: int) -> None:
 
     def answer(error: TrivetError, status: int | None = None) -> JSONResponse:
         code = status or http_status(error, exhausted_status=exhausted_status)
-        request_id = uuid.uuid4().hex
+        request_id = new_request_id()
         headers = {"x-request-id": request_id, "cache-control": "no-store", **error_headers(error)}
         return JSONResponse(error_body(error, status=code, request_id=request_id), code, headers)
 

@@ -11,17 +11,16 @@ from trivet.api.asgi import (
     Send,
     header_map,
     new_request_id,
-    parse_json,
-    read_body,
 )
 from trivet.api.auth import Doorkeeper
+from trivet.api.reading import read_chat
 from trivet.api.replies import send_error, send_json
 from trivet.domain.budgets import BudgetStatus
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import TrivetError
 from trivet.execution import Pipeline
 from trivet.fleet import Fleet
-from trivet.routing import decision_as_json, parse_chat
+from trivet.routing import decision_as_json
 
 
 class DecisionDoor:
@@ -40,10 +39,9 @@ class DecisionDoor:
         await _reply(send, self._answer(scope, receive))
 
     async def _answer(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        headers = header_map(scope)
-        principal = self._doorkeeper.principal(headers)
-        body = await read_body(receive, limit_bytes=self._body_limit_bytes)
-        request = parse_chat(parse_json(body), body_bytes=len(body), headers=headers)
+        request, principal = await read_chat(
+            scope, receive, self._doorkeeper, body_limit_bytes=self._body_limit_bytes
+        )
         decision = self._pipeline.decide(request, principal)
         status = await self._office.budget_status(principal, principal.scope)
         return {**decision_as_json(decision), "budget": _budget_impact(decision, request.n, status)}

@@ -15,7 +15,6 @@ from trivet.config.settings import ServerSettings, Settings
 from trivet.domain.errors import ConfigError
 from trivet.storage import StoreLock
 
-PORTS_TRIED = 20
 Started = Callable[[OpenTrivet, str, str | None], None]
 """Told of the open Trivet, its URL, and the first admin key when there was none before."""
 
@@ -56,7 +55,6 @@ async def serve(
     *,
     started: Started,
     stop: asyncio.Event | None = None,
-    other_port_if_taken: bool = False,
 ) -> None:
     """Serve until `stop` is set, or without one until SIGINT or SIGTERM.
 
@@ -70,7 +68,7 @@ async def serve(
     """
     with StoreLock.acquire(settings.store.path.expanduser()):
         pass  # whoever owns the store is worth more to know than whose port it is
-    listener = bind(settings.server, other_port_if_taken=other_port_if_taken)
+    listener = bind(settings.server)
     with contextlib.closing(listener):
         async with open_trivet(settings) as trivet:
             url = url_of(settings.server.host, listener.getsockname()[1])
@@ -127,29 +125,27 @@ async def _stopped_by(stop: asyncio.Event | None, server: _Server) -> AsyncItera
         waiting.cancel()
 
 
-def bind(server: ServerSettings, *, other_port_if_taken: bool) -> socket.socket:
-    """Return a listening socket at the configured address, or at a free port beside it if allowed."""
+def bind(server: ServerSettings) -> socket.socket:
+    """Return a listening socket at the configured address.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    ports = [server.port]
-    if other_port_if_taken:
-        ports += [*range(server.port + 1, min(server.port + PORTS_TRIED, 65536)), 0]
-    for port in ports:
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((server.host, port))
-            listener.listen(2048)
-        except OSError as error:
-            listener.close()
-            last = error
-            continue
-        listener.setblocking(False)
-        return listener
-    raise ConfigError(
-        f"Cannot listen on {server.host}:{server.port}: {last.strerror}.",
-        hint="Stop the other program, or choose another port with --port.",
-        param="server.port",
-    )
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((server.host, server.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"Cannot listen on {server.host}:{server.port}: {error.strerror}.",
+            hint="Stop the other program, or choose another port with --port.",
+            param="server.port",
+        ) from error
+    listener.setblocking(False)
+    return listener
 
 
 def url_of(host: str, port: int) -> str:
