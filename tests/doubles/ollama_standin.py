@@ -55,7 +55,9 @@ async def answer_errors(request: web.Request, handler: Any) -> web.StreamRespons
         kind = {400: "invalid_request_error", 404: "not_found_error"}.get(error.status, "api_error")
         body = {"message": error.text, "type": kind, "param": None, "code": None}
         return web.json_response({"error": body}, status=error.status)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, ConnectionResetError):
+        # A client that left shows itself as either, whichever comes first: the end of its connection, or a
+        # line that can no longer be sent.
         request.app[STATE].aborted += 1
         raise
     return answer
