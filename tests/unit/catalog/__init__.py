@@ -1,0 +1,1 @@
+"""Models, cards, footprints and placement."""
