@@ -114,7 +114,7 @@ def _service(address: Address) -> list[Finding]:
     findings: list[Finding] = [
         (
             f"engine {engine['name']}",
-            {"ready": "ok", "loading": "warn"}.get(engine["state"], "fail"),
+            {"ready": "ok", "down": "fail", "failed": "fail"}.get(engine["state"], "warn"),
             f"{engine['tier']}, {engine['state']}"
             + (f": {engine['detail']}" if engine.get("detail") else ""),
         )

@@ -86,9 +86,10 @@ def _announce(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
         holds = "hold" if trivet.recovered_holds == 1 else "holds"
         say(f"Charged {trivet.recovered_holds} {holds} that an earlier process left open.")
     for engine in trivet.fleet.report():
-        mark = {"ready": "ready  ", "loading": "loading"}.get(engine["state"], "DOWN   ")
+        serves = engine["state"] not in ("down", "failed", "absent")
+        mark = f"{engine['state'] if serves else engine['state'].upper():<8}"
         note = f": {engine['detail']}" if engine["detail"] else ""
-        say(f"  {engine['tier']:<10} {mark}  {engine['name']} ({engine['engine']}){note}")
+        say(f"  {engine['tier']:<10} {mark} {engine['name']} ({engine['engine']}){note}")
     if first_key is not None:
         say(f"\nFirst start. The admin key, shown only this once:\n  {first_key}")
     key = first_key or "$TRIVET_API_KEY"

@@ -89,5 +89,5 @@ class Offer:
 
     deployment: Deployment
     state: str = "ready"
-    """`ready`, `loading`, `down` (nobody answers), `open` (its circuit breaker is open)."""
+    """An `EngineState`, or `open` while the deployment's circuit breaker is open."""
     in_flight: int = 0

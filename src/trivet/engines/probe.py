@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 
+from trivet.domain.engine_states import EngineState
 from trivet.domain.tiers import Deployment
 from trivet.engines.addresses import api_url, server_url
 from trivet.engines.answers import read_body
@@ -25,9 +26,9 @@ async def probe(
 ) -> Health:
     """Return what was found; a failure is a Health with state `down` and a sentence on what to do."""
     if deployment.engine == "litellm":
-        return Health("ready", "Not probed: LiteLLM's providers have no common health check.")
+        return Health(EngineState.READY, "Not probed: LiteLLM's providers have no common health check.")
     if deployment.url is None:
-        return Health("down", f"Deployment {deployment.name} has no URL: set `url`.")
+        return Health(EngineState.DOWN, f"Deployment {deployment.name} has no URL: set `url`.")
     asker = _Asker(session, server_url(deployment.url), api_key)
     try:
         async with asyncio.timeout(timeout_s):
@@ -35,12 +36,12 @@ async def probe(
                 return await _probe_ollama(deployment, asker)
             return await _probe_openai(deployment, asker)
     except TimeoutError:
-        return Health("down", f"{asker.url} did not answer within {timeout_s:g} s.")
+        return Health(EngineState.DOWN, f"{asker.url} did not answer within {timeout_s:g} s.")
     except aiohttp.InvalidURL:
-        return Health("down", f"{deployment.url} is not an HTTP URL: set the deployment's `url`.")
+        return Health(EngineState.DOWN, f"{deployment.url} is not an HTTP URL: set the deployment's `url`.")
     except (aiohttp.ClientError, OSError) as error:
         fault = fault_from_exception(error, answered=False)
-        return Health("down", f"{asker.url}: {fault} {_how_to_start(deployment)}")
+        return Health(EngineState.DOWN, f"{asker.url}: {fault} {_how_to_start(deployment)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +75,30 @@ async def _probe_openai(deployment: Deployment, asker: _Asker) -> Health:
     if deployment.engine in ("vllm", "llamacpp"):
         health = await asker.get(f"{asker.url}/health")
         if health.status == 503 and "loading" in message_in(health.body).lower():
-            return Health("loading", f"{asker.url} is still loading its model.")
+            return Health(EngineState.LOADING, f"{asker.url} is still loading its model.")
         if health.status != 200:
             return Health(
-                "down", f"{asker.url}/health answered {health.status}: restart the engine, see its log."
+                EngineState.DOWN,
+                f"{asker.url}/health answered {health.status}: restart the engine, see its log.",
             )
     answer = await asker.get(api_url(asker.url, "models"))
     if answer.status in (401, 403):
         return Health(
-            "down", f"{asker.url} refuses the API key ({answer.status}): set the deployment's `api_key`."
+            EngineState.DOWN,
+            f"{asker.url} refuses the API key ({answer.status}): set the deployment's `api_key`.",
         )
     if answer.status == 404 and deployment.engine == "openai":
-        return Health("ready", f"{asker.url} does not list its models.")
+        return Health(EngineState.READY, f"{asker.url} does not list its models.")
     listed = answer.document().get("data")
     if answer.status != 200 or not isinstance(listed, list):
         return Health(
-            "down", f"{asker.url} answered {answer.status} to /v1/models: is it an OpenAI-compatible server?"
+            EngineState.DOWN,
+            f"{asker.url} answered {answer.status} to /v1/models: is it an OpenAI-compatible server?",
         )
     models = tuple(
         _served(entry) for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)
     )
-    return Health("ready", models=models)
+    return Health(EngineState.READY, models=models)
 
 
 def _served(entry: dict[str, Any]) -> ServedModel:
@@ -109,12 +113,15 @@ async def _probe_ollama(deployment: Deployment, asker: _Asker) -> Health:
     version = await asker.get(f"{asker.url}/api/version")
     if version.status != 200 or "version" not in version.document():
         return Health(
-            "down", f"{asker.url} answered {version.status} to /api/version: is it an Ollama server?"
+            EngineState.DOWN,
+            f"{asker.url} answered {version.status} to /api/version: is it an Ollama server?",
         )
     tags = await asker.get(f"{asker.url}/api/tags")
     listed = tags.document().get("models")
     if tags.status != 200 or not isinstance(listed, list):
-        return Health("down", f"{asker.url} answered {tags.status} to /api/tags: {message_in(tags.body)}")
+        return Health(
+            EngineState.DOWN, f"{asker.url} answered {tags.status} to /api/tags: {message_in(tags.body)}"
+        )
     names = [
         entry["name"] for entry in listed if isinstance(entry, dict) and isinstance(entry.get("name"), str)
     ]
@@ -122,8 +129,10 @@ async def _probe_ollama(deployment: Deployment, asker: _Asker) -> Health:
     wanted = deployment.model if ":" in deployment.model else f"{deployment.model}:latest"
     if wanted.lower() not in (name.lower() for name in names):
         hint = f"ollama pull {deployment.model}"
-        return Health("down", f"{asker.url} does not have {deployment.model}: run `{hint}`.", models)
-    return Health("ready", models=models)
+        return Health(
+            EngineState.DOWN, f"{asker.url} does not have {deployment.model}: run `{hint}`.", models
+        )
+    return Health(EngineState.READY, models=models)
 
 
 def _how_to_start(deployment: Deployment) -> str:

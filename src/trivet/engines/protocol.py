@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from trivet.domain.engine_states import EngineState
 from trivet.domain.outcomes import Usage
 
 
@@ -85,14 +86,14 @@ class ServedModel:
 class Health:
     """What a cheap probe found: `ready`, `loading`, `down`, with a sentence for the operator."""
 
-    state: str
+    state: EngineState
     detail: str = ""
     models: tuple[ServedModel, ...] = ()
 
     @property
     def ready(self) -> bool:
         """Tell whether requests may be sent."""
-        return self.state == "ready"
+        return self.state is EngineState.READY
 
 
 class Transport(Protocol):

@@ -11,6 +11,7 @@ import structlog
 
 from trivet.config.settings import FleetSettings, LaunchSettings
 from trivet.domain.decisions import Offer
+from trivet.domain.engine_states import EngineState, out_of_service
 from trivet.domain.errors import ConfigError, EngineUnavailable
 from trivet.domain.tiers import Deployment
 from trivet.engines.connect import open_transport
@@ -27,7 +28,7 @@ START_POLL_S = 0.05
 RESTART_FIRST_S = 0.5
 RESTART_MAX_S = 30.0
 STEADY_AFTER_S = 30.0
-MISSES_TO_DOWN = 3
+MISSES_TO_FAILED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class EndpointPlan:
 class Endpoint:
     """Watches one engine endpoint and holds the transport to it.
 
-    States: `loading`, `ready`, `down`. They are advice for routing; a request finds the truth itself.
+    Its states are those of `EngineState`: advice for routing; a request finds the truth itself.
     """
 
     def __init__(self, plan: EndpointPlan, settings: FleetSettings, session: aiohttp.ClientSession) -> None:
@@ -55,11 +56,12 @@ class Endpoint:
         self._lent: LentTransport | None = None
         self._retiring: dict[asyncio.Task[None], LentTransport] = {}
         self._child: Child | None = None
-        self._health = Health("loading" if plan.launch else "down", "not probed yet")
+        self._health = Health(EngineState.ABSENT, "not started yet" if plan.launch else "not probed yet")
         self._in_flight = 0
         self._restarts = 0
         self._misses = 0
         self._begun = False
+        self._out_of_service = out_of_service(launched=plan.launch is not None)
 
     @property
     def deployment(self) -> Deployment:
@@ -148,7 +150,7 @@ class Endpoint:
         fault: BaseException | None = (await asyncio.gather(work, return_exceptions=True))[0]
         if fault is None:
             return True
-        self._health = Health("down", f"{type(fault).__name__}: {fault}")
+        self._health = Health(self._out_of_service, f"{type(fault).__name__}: {fault}")
         log.error("engine.failed", deployment=self._deployment.name, error=str(fault), exc_info=fault)
         return False
 
@@ -175,7 +177,7 @@ class Endpoint:
         finally:
             death.cancel()
         status = death.result()
-        self._health = Health("down", self._death_notice(status))
+        self._health = Health(EngineState.FAILED, self._death_notice(status))
         log.warning("engine.died", deployment=self._deployment.name, status=status)
 
     async def _check_launched(self) -> None:
@@ -186,9 +188,10 @@ class Endpoint:
             self._show(health)
             return
         self._misses += 1
-        if self._misses >= MISSES_TO_DOWN:
+        if self._misses >= MISSES_TO_FAILED:
             # Not killed: a hang looks like very hard work, and what it has begun may yet be answered.
-            self._show(replace(health, state="down", detail=f"It runs but does not answer: {health.detail}"))
+            detail = f"It runs but does not answer: {health.detail}"
+            self._show(replace(health, state=EngineState.FAILED, detail=detail))
 
     async def _launch(self, launch: LaunchSettings) -> None:
         if self._child is not None:
@@ -196,7 +199,7 @@ class Endpoint:
         self._misses = 0
         port = free_port()
         deployment = replace(self._deployment, url=f"http://127.0.0.1:{port}")
-        self._health = Health("loading", "starting")
+        self._health = Health(EngineState.LOADING, "starting")
         self._child = await Child.start(server_command(deployment, launch, port))
         self._connect(deployment)
         deadline = asyncio.get_running_loop().time() + launch.start_timeout_s
@@ -209,9 +212,9 @@ class Endpoint:
             await asyncio.sleep(START_POLL_S)
         if self._child.alive:
             await self._child.stop()
-            self._health = Health("down", f"not ready within {launch.start_timeout_s:g} s")
+            self._health = Health(EngineState.FAILED, f"not ready within {launch.start_timeout_s:g} s")
         else:
-            self._health = Health("down", self._death_notice(await self._child.wait()))
+            self._health = Health(EngineState.FAILED, self._death_notice(await self._child.wait()))
 
     def _death_notice(self, status: int) -> str:
         words = self._child.last_words() if self._child else ""
@@ -258,7 +261,7 @@ class Endpoint:
             try:
                 served = match_model(wanted, health.models)
             except ConfigError as error:
-                return Health("down", str(error), health.models)
+                return Health(self._out_of_service, str(error), health.models)
         elif self._deployment.engine == "openai" and wanted in (names := [m.name for m in health.models]):
             served = health.models[names.index(wanted)]
         else:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from trivet.config.settings import PolicySettings, RoutingSettings
 from trivet.domain.decisions import Candidate, Complexity, Decision, Estimate, Offer, Reason, Rejection
+from trivet.domain.engine_states import EngineState
 from trivet.domain.requests import ChatRequest, Needs, Principal
 from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.complexity import FACTOR_WEIGHTS, ComplexityEstimator, confidence
@@ -229,7 +230,16 @@ def _availability_reasons(
     return reasons
 
 
-_STATES = {"loading": "loading", "down": "not answering", "open": "resting after failures (circuit open)"}
+_STATES = {
+    EngineState.ABSENT: "not loaded",
+    EngineState.PULLING: "fetching its model",
+    EngineState.LOADING: "loading",
+    EngineState.SLEEPING: "asleep",
+    EngineState.DRAINING: "making room for another model",
+    EngineState.FAILED: "failed",
+    EngineState.DOWN: "not answering",
+    "open": "resting after failures (circuit open)",
+}
 
 
 def _compared(rejection: Rejection, chosen: Deployment) -> Rejection:

@@ -1,8 +1,8 @@
 """One scoring function with named terms; the terms add up to the score. Pure.
 
-The order that comes out: what is ready before what is loading before what is down; within that the target
-tier, then higher tiers from the nearest, then lower tiers from the nearest (a better answer than asked for
-beats a worse one); within a tier the least busy. Neighbouring ranks of one kind lie a whole term's range
+The order that comes out: what is ready before what is becoming so before what does not serve; within that
+the target tier, then higher tiers from the nearest, then lower tiers from the nearest (a better answer than
+asked for beats a worse one); within a tier the least busy. Neighbouring ranks of one kind lie a whole term's range
 apart, so no sum of lesser terms can overturn a greater one.
 """
 
@@ -10,11 +10,18 @@ import math
 from collections.abc import Iterable
 
 from trivet.domain.decisions import Candidate, Offer
+from trivet.domain.engine_states import EngineState
 
 LOAD_RANGE = 0.9
 """The most that load can cost: less than the distance 1 between neighbouring tiers."""
 
-_UNAVAILABLE_RANKS = {"ready": 0, "loading": 1}
+_UNAVAILABLE_RANKS: dict[str, int] = {
+    EngineState.READY: 0,
+    EngineState.LOADING: 1,
+    EngineState.PULLING: 1,
+    EngineState.SLEEPING: 1,
+    EngineState.DRAINING: 1,
+}
 _LAST_RANK = 2
 
 
@@ -36,7 +43,8 @@ def score_terms(offer: Offer, *, target_order: int, tier_count: int) -> dict[str
     tier_fit: 1 in the target tier.
     escalation: minus the tiers above the target, where it is above.
     downgrade: minus the tiers below it, and minus all that could lie above, where it is below.
-    unavailable: minus one whole range of the terms before while loading, minus two while down or open.
+    unavailable: minus one whole range of the terms before while it is coming (loading, pulling, sleeping,
+        draining), minus two while it does not serve (absent, failed, down, open).
     load: minus up to LOAD_RANGE as requests in flight exceed the slots: 0 idle, half when just full.
     """
     distance = offer.deployment.tier.order - target_order

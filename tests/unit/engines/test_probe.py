@@ -7,6 +7,7 @@ import pytest
 
 from tests.contract.calls import deployment_of
 from tests.doubles.scripted import plain_answer, scripted
+from trivet.domain.engine_states import EngineState
 from trivet.domain.tiers import EngineKind
 from trivet.engines.probe import probe
 from trivet.engines.protocol import Health, ServedModel
@@ -17,7 +18,7 @@ async def test_llamacpp(session: aiohttp.ClientSession, light_url: str) -> None:
     found = await probe(
         deployment_of(light_url, "tiny-light", engine="llamacpp"), session=session, timeout_s=20
     )
-    assert found == Health("ready", models=(ServedModel("tiny-light", 2048),))
+    assert found == Health(EngineState.READY, models=(ServedModel("tiny-light", 2048),))
     assert found.ready
 
 

@@ -79,7 +79,7 @@ async def test_a_killed_engine_is_restarted(tiny_models: Mapping[str, Path]) -> 
     assert [gone(report["pid"]) for report in (first, second)] == [True, True]
 
 
-async def test_what_cannot_begin_is_down_and_harms_no_other(
+async def test_what_cannot_begin_is_shown_and_harms_no_other(
     tiny_models: Mapping[str, Path], tmp_path: Path
 ) -> None:
     """A model file that is missing and a URL that is none are told by the state; the third engine works."""
@@ -90,7 +90,7 @@ async def test_what_cannot_begin_is_down_and_harms_no_other(
     ]
     async with Fleet(plans, PROBES) as fleet:
         missing, nonsense, ours = fleet.report()
-    assert [missing["state"], nonsense["state"], ours["state"]] == ["down", "down", "ready"]
+    assert [missing["state"], nonsense["state"], ours["state"]] == ["failed", "down", "ready"]
     assert "exited with status 4" in missing["detail"]
     assert "none.gguf" in missing["detail"]
     assert "not an HTTP URL" in nonsense["detail"]
@@ -109,16 +109,16 @@ async def test_an_engine_that_cannot_be_spawned_is_tried_again(tiny_models: Mapp
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await until(lambda: report_of(fleet, "ours")["state"] == "ready")
-    assert (failed["state"], failed["pid"]) == ("down", None)
+    assert (failed["state"], failed["pid"]) == ("failed", None)
 
 
-async def test_an_engine_that_hangs_is_down_but_lives(tiny_models: Mapping[str, Path]) -> None:
-    """A stopped process misses its probes and is down; continued, it is the same process and ready."""
+async def test_an_engine_that_hangs_has_failed_but_lives(tiny_models: Mapping[str, Path]) -> None:
+    """A stopped process misses its probes and has failed; continued, it is the same process and ready."""
     async with Fleet([launched("ours", tiny_models["light"])], PROBES) as fleet:
         before = report_of(fleet, "ours")
         os.kill(before["pid"], signal.SIGSTOP)
         try:
-            await until(lambda: report_of(fleet, "ours")["state"] == "down")
+            await until(lambda: report_of(fleet, "ours")["state"] == "failed")
             hanging = report_of(fleet, "ours")
         finally:
             os.kill(before["pid"], signal.SIGCONT)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.unit.routing.parts import UNTIMED, deployment
 from trivet.domain.decisions import Offer
+from trivet.domain.engine_states import EngineState
 from trivet.domain.tiers import Tier
 from trivet.routing.scoring import LOAD_RANGE, rank, score_terms
 
@@ -76,7 +77,7 @@ def test_terms_by_name() -> None:
 @UNTIMED
 @given(
     st.integers(0, 4),
-    st.sampled_from(["ready", "loading", "down", "open", "new"]),
+    st.sampled_from([*EngineState, "open", "new"]),
     st.integers(0, 10**6),
     st.integers(1, 512),
     st.integers(0, 4),
