@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 MIB = 1024**2
 GIB = 1024**3
@@ -17,6 +17,10 @@ class GpuState(StrEnum):
     NO_PERMISSION = "no_permission"
     MEMORY_UNKNOWN = "memory_unknown"
     """It is there, and nobody can say how much memory it has."""
+    MIG_EMPTY = "mig_empty"
+    """Its MIG mode is on and no instance was made: CUDA cannot use it."""
+    FAULTY = "faulty"
+    """The driver answers with an error for it."""
 
 
 class InventoryState(StrEnum):
@@ -30,6 +34,10 @@ class InventoryState(StrEnum):
     NO_PERMISSION = "no_permission"
     HIDDEN = "hidden"
     """There are GPUs, and CUDA_VISIBLE_DEVICES hides them all."""
+    FAULTY = "faulty"
+    """There are GPUs, and the driver answers with an error, for itself or for each of them."""
+    NOT_ANSWERING = "not_answering"
+    """The driver was asked and did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +45,11 @@ class Gpu:
     """One GPU, or one MIG instance of one. Memory is in bytes, as the driver counts it."""
 
     uuid: str
-    """`GPU-...` or `MIG-...`; for a machine that only exists on paper `PLAN-0`, `PLAN-1`, ..."""
+    """`GPU-...` or `MIG-...`, what CUDA_VISIBLE_DEVICES of an engine is set to; on a Jetson its index, `0`.
+
+    For a machine that only exists on paper `PLAN-0`, `PLAN-1`, ...; `NVML-3` where the driver cannot name
+    the GPU either; `AMD-0000:03:00.0` where AMD's driver gives it no unique id.
+    """
     name: str
     """As the driver writes it (`NVIDIA H100 80GB HBM3`), or as the planner's user did."""
     vendor: Literal["nvidia", "amd"] = "nvidia"
@@ -67,6 +79,30 @@ class Gpu:
         """Tell whether models can be placed on it."""
         return self.state is GpuState.OK and self.total_bytes is not None
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it for the doors: memory in GiB, lists sorted, null for what is not known."""
+        capability = self.compute_capability
+        return {
+            "uuid": self.uuid,
+            "name": self.name,
+            "vendor": self.vendor,
+            "state": str(self.state),
+            "reason": self.reason,
+            "plannable": self.plannable,
+            "total_gib": gib(self.total_bytes),
+            "used_gib": gib(self.used_bytes),
+            "free_gib": gib(self.free_bytes),
+            "reserved_gib": gib(self.reserved_bytes),
+            "others_gib": gib(self.others_bytes),
+            "compute_capability": ".".join(map(str, capability)) if capability else None,
+            "unified": self.unified,
+            "mig_parent": self.mig_parent,
+            "peers": sorted(self.peers),
+            "nvlink_peers": sorted(self.nvlink_peers),
+            "power_w": self.power_w,
+            "energy_mj": self.energy_mj,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
@@ -78,16 +114,41 @@ class Host:
     cpu_cores: int
     platform: Literal["linux", "wsl", "jetson", "macos", "other"] = "linux"
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it for the doors: memory in GiB."""
+        return {
+            "ram_total_gib": gib(self.ram_total_bytes),
+            "ram_available_gib": gib(self.ram_available_bytes),
+            "cpu_cores": self.cpu_cores,
+            "platform": self.platform,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """A machine at one moment. `gpus` is in PCI bus order and holds what CUDA_VISIBLE_DEVICES lets through."""
+    """A machine at one moment. `gpus` is in PCI bus order: what CUDA_VISIBLE_DEVICES lets through."""
 
     host: Host
     gpus: tuple[Gpu, ...] = ()
     state: InventoryState = InventoryState.NO_GPU
     reason: str = ""
-    """What an operator can do where the state is not `ok`."""
+    """What an operator can do where the state is not `ok`, or should know where it is."""
     driver_version: str | None = None
     measured: bool = True
     """False for a machine that somebody described (`--gpus 2xRTX4090`)."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for the doors; docs/guides/gpus.md explains every field."""
+        return {
+            "state": str(self.state),
+            "reason": self.reason,
+            "driver_version": self.driver_version,
+            "measured": self.measured,
+            "host": self.host.as_json(),
+            "gpus": [gpu.as_json() for gpu in self.gpus],
+        }
+
+
+def gib(size_bytes: int | None) -> float | None:
+    """Return bytes in GiB, to three digits; None for none."""
+    return None if size_bytes is None else round(size_bytes / GIB, 3)
