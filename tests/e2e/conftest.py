@@ -21,6 +21,8 @@ from trivet.app.logs import configure_logging
 from trivet.config.settings import Settings
 from trivet.storage import StoreLock
 
+ENDLESS: dict[str, Any] = {"logit_bias": {"0": -100, "2": -100}}
+"""For a request whose answer must not end by itself: the tiny models' two ends of text."""
 WEIGHTS = {"light": (1.0, (0.0, 0.3)), "standard": (3.0, (0.3, 0.7)), "heavy": (10.0, (0.7, 1.0))}
 
 

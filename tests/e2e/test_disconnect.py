@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import House
+from tests.e2e.conftest import ENDLESS, House
 
 LONG: dict[str, Any] = {
     "model": "heavy",
     "messages": [{"role": "user", "content": "Tell me a long story."}],
     "max_tokens": 256,
-    "logit_bias": {"0": -100, "2": -100},
+    **ENDLESS,
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import House, settings_for
+from tests.e2e.conftest import ENDLESS, House, settings_for
 from trivet import Trivet
 from trivet.domain.errors import KeyInvalid, ModelUnknown, ServerUnreachable, StoreLocked
 
@@ -36,7 +36,7 @@ async def trivet(
 
 async def test_complete(trivet: Trivet) -> None:
     """A completion has text, usage, and who answered why."""
-    answer = await trivet.complete("Hello", max_tokens=8)
+    answer = await trivet.complete("Hello", max_tokens=8, **ENDLESS)
     assert answer.text
     assert 0 < answer.usage["completion_tokens"] <= 8
     assert (answer.facts.tier, answer.facts.attempts) == ("light", 1)
@@ -44,7 +44,7 @@ async def test_complete(trivet: Trivet) -> None:
 
 async def test_stream(trivet: Trivet) -> None:
     """A stream yields the text in pieces."""
-    async with await trivet.complete("Hello", max_tokens=8, stream=True) as stream:
+    async with await trivet.complete("Hello", max_tokens=8, stream=True, **ENDLESS) as stream:
         pieces = [piece async for piece in stream.texts()]
     assert "".join(pieces)
     assert stream.facts.tier == "light"
@@ -52,10 +52,10 @@ async def test_stream(trivet: Trivet) -> None:
 
 async def test_leaving_a_stream_early(trivet: Trivet) -> None:
     """A stream that is left early is closed, and the next request works."""
-    async with await trivet.complete("Hello", max_tokens=200, stream=True) as stream:
+    async with await trivet.complete("Hello", max_tokens=200, stream=True, **ENDLESS) as stream:
         async for _ in stream:
             break
-    assert (await trivet.complete("Hello", max_tokens=4)).text
+    assert (await trivet.complete("Hello", max_tokens=4, **ENDLESS)).text
 
 
 async def test_route(trivet: Trivet) -> None:

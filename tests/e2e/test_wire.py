@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.conftest import House
+from tests.e2e.conftest import ENDLESS, House
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 HEADERS = (
@@ -37,7 +37,9 @@ async def client(house: House, api_key: str) -> Any:
 
 async def test_plain(client: openai.AsyncOpenAI) -> None:
     """A plain completion has text, usage and the headers that explain it."""
-    raw = await client.chat.completions.with_raw_response.create(model="auto", messages=HELLO, max_tokens=8)
+    raw = await client.chat.completions.with_raw_response.create(
+        model="auto", messages=HELLO, max_tokens=8, **ENDLESS
+    )
     answer = raw.parse()
     assert answer.choices[0].message.content
     assert answer.usage is not None
@@ -51,8 +53,10 @@ async def test_sync_client(house: House, api_key: str) -> None:
 
     def talk() -> tuple[str, str]:
         with openai.OpenAI(base_url=f"{house.url}/v1", api_key=api_key, max_retries=0) as client:
-            plain = client.chat.completions.create(model="light", messages=HELLO, max_tokens=8)
-            stream = client.chat.completions.create(model="light", messages=HELLO, max_tokens=8, stream=True)
+            plain = client.chat.completions.create(model="light", messages=HELLO, max_tokens=8, **ENDLESS)
+            stream = client.chat.completions.create(
+                model="light", messages=HELLO, max_tokens=8, stream=True, **ENDLESS
+            )
             return plain.choices[0].message.content or "", "".join(
                 c.choices[0].delta.content or "" for c in stream
             )
@@ -100,7 +104,7 @@ async def test_n_choices(client: openai.AsyncOpenAI) -> None:
 async def test_logprobs(client: openai.AsyncOpenAI) -> None:
     """Log-probabilities come through."""
     answer = await client.chat.completions.create(
-        model="light", messages=HELLO, max_tokens=4, logprobs=True, top_logprobs=2
+        model="light", messages=HELLO, max_tokens=4, logprobs=True, top_logprobs=2, **ENDLESS
     )
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None

@@ -2,8 +2,8 @@
 
 The order that comes out: what is ready before what is becoming so before what does not serve; within that
 the target tier, then higher tiers from the nearest, then lower tiers from the nearest (a better answer than
-asked for beats a worse one); within a tier the least busy. Neighbouring ranks of one kind lie a whole term's range
-apart, so no sum of lesser terms can overturn a greater one.
+asked for beats a worse one); within a tier the least busy. Neighbouring ranks of one kind lie a whole term's
+range apart, so no sum of lesser terms can overturn a greater one.
 """
 
 import math
