@@ -173,6 +173,15 @@ class FleetSettings(Section):
     vllm_api_key: SecretStr | None = None
 
 
+class CatalogSettings(Section):
+    """What is known of models and GPUs, besides what Trivet ships."""
+
+    models: Path | None = None
+    """A file like `config/models.yaml`, whose cards join the shipped ones or replace those of the same id."""
+    gpus: Path | None = None
+    """A file like `config/gpus.yaml`, likewise."""
+
+
 class MeteringSettings(Section):
     """Usage records."""
 
@@ -222,6 +231,7 @@ class Settings(Section):
     budgets: BudgetSettings = BudgetSettings()
     execution: ExecutionSettings = ExecutionSettings()
     fleet: FleetSettings = FleetSettings()
+    catalog: CatalogSettings = CatalogSettings()
     metering: MeteringSettings = MeteringSettings()
     logging: LoggingSettings = LoggingSettings()
 
