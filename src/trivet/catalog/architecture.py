@@ -1,0 +1,210 @@
+"""What a model is made of, read from its config.json: enough to say how much memory it needs.
+
+The config may be partial. What is missing is derived: from other fields, from what the model's kind does by
+default, from the number of parameters that the record or the model's name states. `assumed` names each step.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trivet.catalog.config_fields import ConfigFields
+from trivet.catalog.layer_plan import Dimensions, plan_layers
+from trivet.catalog.layers import Layer, Mixer
+from trivet.domain.errors import ConfigError
+
+_DEFAULT_VOCAB = {"gemma": 262_144, "qwen": 151_936, "llama": 128_256, "mistral": 131_072, "gptoss": 201_088}
+_TIED_BY_DEFAULT = ("gemma", "cohere", "opt", "gpt2", "bert", "lfm2", "phi4flash", "commandr", "starcoder2")
+"""Kinds whose configurations leave `tie_word_embeddings` out and mean true (transformers' own defaults)."""
+_ENCODERS = ("bert", "roberta", "t5encoder", "modernbert", "gte")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A model's structure; frozen and pure.
+
+    Parameters are counted from the structure, as the sum over embeddings, layers and output, and agree with
+    published totals within about 2 % where the config is whole.
+    """
+
+    name: str
+    family: str
+    """The model's own word for its kind, letters and digits only: `qwen3forcausallm`."""
+    hidden_size: int
+    attention_heads: int
+    kv_heads: int
+    vocab_size: int
+    plan: tuple[Layer, ...] = field(repr=False)
+    """Every layer, first to last."""
+    embedding_params: int
+    """The token embedding (and absolute positions, where the model learns them)."""
+    output_params: int
+    """The output matrix; 0 where it is the token embedding (tied) or where the model has none."""
+    per_layer_embedding_params: int = 0
+    """Embeddings that each layer adds (Gemma 3n and 4); llama.cpp can keep them in host memory."""
+    vision_params: int = 0
+    experts: int = 0
+    experts_used: int = 0
+    ffn_size: int = 0
+    """The widest dense feed-forward part, for the peak of activations."""
+    expert_ffn_size: int = 0
+    max_context_tokens: int | None = None
+    is_encoder: bool = False
+    quantization: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The checkpoint's own quantization_config, where it has one."""
+    torch_dtype: str | None = None
+    assumed: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, name: str = "") -> "Architecture":
+        """Read a (partial) Hugging Face config.json, or a record with the same names.
+
+        Raises:
+            ConfigError: it does not even say how many layers the model has.
+        """
+        fields = ConfigFields(config, name=name)
+        assumed: list[str] = []
+        if fields.number("layers") is None and not isinstance(fields.raw("hybrid_override_pattern"), str):
+            raise ConfigError(
+                f"The architecture of {fields.name or 'the model'} cannot be read: no num_hidden_layers.",
+                hint="Give a Hugging Face config.json, or a JSON object with its names.",
+            )
+        return _build(fields, Dimensions.read(fields, assumed), assumed)
+
+    @property
+    def layers(self) -> int:
+        """The number of layers."""
+        return len(self.plan)
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether it has routed experts."""
+        return self.experts > 0
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output matrix is the token embedding."""
+        return self.output_params == 0 and not self.is_encoder
+
+    @property
+    def total_params(self) -> int:
+        """All parameters, vision included, drafter layers (MTP) not."""
+        inside = sum(layer.parameters.total for layer in self.plan)
+        return (
+            self.embedding_params
+            + self.output_params
+            + self.per_layer_embedding_params
+            + self.vision_params
+            + inside
+        )
+
+    @property
+    def active_params(self) -> int:
+        """Parameters that one token touches: all but the experts it is not routed to."""
+        if not self.experts:
+            return self.total_params
+        routed = sum(layer.parameters.experts for layer in self.plan)
+        return self.total_params - round(routed * (1 - self.experts_used / self.experts))
+
+    @property
+    def has_states(self) -> bool:
+        """Whether some layers keep a recurrent state."""
+        return any(layer.mixer is Mixer.STATE for layer in self.plan)
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether layers differ in what they remember."""
+        kinds = {layer.mixer for layer in self.plan} - {Mixer.NONE}
+        return len(kinds) > 1
+
+    def scaled_to(self, total_params: float) -> "Architecture":
+        """Return the same structure with so many parameters in all: layers stretched, embeddings kept."""
+        inside = sum(layer.parameters.total for layer in self.plan)
+        outside = self.total_params - inside
+        wanted = total_params - outside
+        if inside <= 0 or wanted <= 0:
+            return self
+        factor = wanted / inside
+        plan = tuple(
+            dataclasses.replace(
+                layer,
+                parameters=dataclasses.replace(
+                    layer.parameters,
+                    **{
+                        part.name: round(getattr(layer.parameters, part.name) * factor)
+                        for part in dataclasses.fields(layer.parameters)
+                    },
+                ),
+            )
+            for layer in self.plan
+        )
+        return dataclasses.replace(self, plan=plan)
+
+
+def _build(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) -> Architecture:
+    vocab, hidden = dimensions.vocab, dimensions.hidden
+    encoder = fields.family(*_ENCODERS)
+    tied = fields.flag("tie_word_embeddings")
+    if tied is None:
+        tied = fields.family(*_TIED_BY_DEFAULT)
+        if not encoder:
+            assumed.append(f"embeddings {'tied' if tied else 'not tied'} (the default of its kind)")
+    positions = 0
+    if fields.family("opt", "gpt2", *_ENCODERS) and not fields.family("nomic", "modernbert"):
+        positions = (fields.number("context") or 0) * hidden
+    plan = plan_layers(fields, dimensions, assumed)
+    per_layer = fields.number("hidden_size_per_layer_input") or 0
+    architecture = Architecture(
+        name=fields.name,
+        family=fields.family_text,
+        hidden_size=hidden,
+        attention_heads=dimensions.heads,
+        kv_heads=dimensions.kv_heads,
+        vocab_size=vocab,
+        plan=plan,
+        embedding_params=vocab * hidden + positions,
+        output_params=0 if tied or encoder else vocab * hidden,
+        per_layer_embedding_params=(fields.number("vocab_size_per_layer_input") or vocab)
+        * per_layer
+        * len(plan),
+        vision_params=_vision_params(fields.vision, hidden),
+        experts=dimensions.experts,
+        experts_used=dimensions.experts_used,
+        ffn_size=dimensions.ffn,
+        expert_ffn_size=dimensions.expert_ffn,
+        max_context_tokens=fields.number("context"),
+        is_encoder=encoder,
+        quantization=fields.quantization,
+        torch_dtype=str(fields.raw("torch_dtype", "dtype") or "") or None,
+        assumed=tuple(dict.fromkeys(assumed)),
+    )
+    total, exact = fields.stated_total()
+    # A name rounds; it decides only where the structure was guessed. A stated figure corrects small things
+    # that the structure leaves out, but one far from it is about something else.
+    off = abs(architecture.total_params - (total or 0)) / max(total or 1.0, 1.0)
+    guessed = dimensions.guessed or dimensions.solved
+    if total and ((guessed and off > (0.0 if exact else 0.02)) or (exact and 0.001 < off < 0.25)):
+        source = "as stated" if exact else "from the name"
+        architecture = dataclasses.replace(
+            architecture.scaled_to(total),
+            assumed=(*architecture.assumed, f"{total / 1e9:.4g} B parameters ({source})"),
+        )
+    return architecture
+
+
+def _vision_params(vision: Mapping[str, Any], hidden: int) -> int:
+    """Count a vision tower: a plain transformer, its patch embedding, and a projector of two matrices."""
+    if not vision:
+        return 0
+    fields = ConfigFields(vision)
+    width = fields.number("hidden", "embed_dim", "width") or 1024
+    depth = fields.number("layers", "depth") or 24
+    ffn = fields.number("ffn") or round(width * float(fields.raw("mlp_ratio") or 4))
+    patch = fields.number("patch_size") or 14
+    merged = (fields.number("spatial_merge_size") or 1) ** 2 * width
+    out = fields.number("out_hidden_size") or hidden
+    gated = "silu" in str(fields.raw("hidden_act") or "")
+    block = 4 * width * width + (3 if gated else 2) * width * ffn
+    projector = merged * out if merged == width else merged * merged + merged * out
+    return depth * block + 3 * patch * patch * width + projector

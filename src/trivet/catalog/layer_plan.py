@@ -1,0 +1,288 @@
+"""From a config to its layers: the dimensions that it names or that follow, and what each layer is.
+
+Sources for the defaults of a kind are the configuration classes of Hugging Face transformers
+(`configuration_<kind>.py`), where an absent key has a meaning of its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trivet.catalog.config_fields import ConfigFields
+from trivet.catalog.layer_parameters import LayerShape, count_layer
+from trivet.catalog.layers import Layer, Mixer
+
+_DEFAULT_VOCAB = (
+    ("gemma", 262_144),
+    ("qwen35", 248_320),
+    ("qwen", 151_936),
+    ("llama", 128_256),
+    ("mistral", 131_072),
+)
+_DENSE_WIDTHS = 12.0
+"""Parameters of a dense layer in squares of the hidden size; about right from 1B to 400B."""
+_FULL_EVERY = (
+    # (kind, every n-th layer attends to everything, window) where the config does not say
+    ("gemma2", 2, 4096),
+    ("gemma3n", 5, 512),
+    ("gemma3", 6, 1024),
+    ("gemma4", 6, 1024),
+    ("gptoss", 2, 128),
+    ("cohere2", 4, 4096),
+    ("mimov2", 6, 128),
+    ("exaone4", 4, 4096),
+    ("olmo3", 4, 4096),
+)
+_KINDS = {
+    "full_attention": Mixer.FULL,
+    "attention": Mixer.FULL,
+    "global": Mixer.FULL,
+    "sliding_attention": Mixer.SLIDING,
+    "local": Mixer.SLIDING,
+    "chunked_attention": Mixer.CHUNKED,
+    "linear_attention": Mixer.STATE,
+    "mamba": Mixer.STATE,
+    "mamba2": Mixer.STATE,
+    "conv": Mixer.STATE,
+    "cross_attention": Mixer.NONE,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Dimensions:
+    """A model's sizes, each as stated or as derived."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    experts: int
+    experts_used: int
+    expert_ffn: int
+    solved: bool = False
+    """A size of the layers was derived from the number of parameters."""
+    guessed: bool = False
+    """A size was taken from the habit of models of this size."""
+
+    @classmethod
+    def read(cls, fields: ConfigFields, assumed: list[str]) -> "Dimensions":
+        """Read what the config says, derive the rest, and say so in `assumed`."""
+        pattern = fields.raw("hybrid_override_pattern")
+        layers = len(pattern) if isinstance(pattern, str) else fields.number("layers") or 0
+        total = fields.stated_total()[0]
+        found = cls(
+            hidden=0, layers=layers, heads=0, kv_heads=0, head_dim=0, ffn=0, vocab=0,
+            experts=0, experts_used=0, expert_ffn=0,
+        )  # fmt: skip
+        found._read_width(fields, total, assumed)
+        found._read_heads(fields, assumed)
+        found._read_experts(fields, assumed)
+        return found
+
+    def _read_width(self, fields: ConfigFields, total: float | None, assumed: list[str]) -> None:
+        vocab = fields.number("vocab")
+        if vocab is None:
+            vocab = next((size for kind, size in _DEFAULT_VOCAB if fields.family(kind)), 128_256)
+            assumed.append(f"vocab_size {vocab}")
+            self.guessed = True
+        hidden = fields.number("hidden")
+        if hidden is None:
+            size = total or 7e9
+            hidden = max(256, round((size / (_DENSE_WIDTHS * self.layers)) ** 0.5 / 256) * 256)
+            assumed.append(f"hidden_size {hidden}")
+            self.guessed = True
+        self.vocab, self.hidden = vocab, hidden
+
+    def _read_heads(self, fields: ConfigFields, assumed: list[str]) -> None:
+        heads = fields.number("heads")
+        head_dim = fields.number("head_dim", "head_dim_k")
+        if heads is None:
+            heads = max(1, self.hidden // (head_dim or 128))
+            assumed.append(f"num_attention_heads {heads}")
+        kv_heads = fields.number("kv_heads") or (1 if fields.flag("multi_query") else None)
+        if kv_heads is None:
+            # Configurations of models with plain multi-head attention leave the key out.
+            kv_heads = 8 if fields.family("deci") else heads
+            assumed.append(f"num_key_value_heads {kv_heads}")
+        if head_dim is None:
+            head_dim = max(1, self.hidden // heads)
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+
+    def _read_experts(self, fields: ConfigFields, assumed: list[str]) -> None:
+        self.experts = fields.number("experts") or 0
+        if self.experts == 1:
+            self.experts = 0
+        ffn = fields.number("ffn")
+        self.expert_ffn = (fields.number("expert_ffn") or ffn or 0) if self.experts else 0
+        if self.experts:
+            used = fields.number("experts_used")
+            if used is None:
+                used = min(8, self.experts)
+                assumed.append(f"num_experts_per_tok {used}")
+            self.experts_used = used
+        if ffn is None and not self.expert_ffn:
+            ffn = round(self.hidden * 3.5)
+            assumed.append(f"intermediate_size {ffn}, to be corrected by the number of parameters")
+            self.solved = True
+        self.ffn = ffn or 0
+
+
+def plan_layers(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) -> tuple[Layer, ...]:
+    """Lay out every layer of a model."""
+    shape = LayerShape.read(fields, dimensions, assumed)
+    mixers = _mixers(fields, dimensions, assumed)
+    parts = _feed_forwards(fields, dimensions)
+    shared_from = dimensions.layers - (fields.number("num_kv_shared_layers") or 0)
+    heads, kv_heads = fields.numbers("heads"), fields.numbers("kv_heads")
+    widths = fields.numbers("ffn")
+    laid = []
+    for index, (mixer, part) in enumerate(zip(mixers, parts, strict=True)):
+        own_heads = heads[index] if len(heads) == dimensions.layers else dimensions.heads
+        own_kv_heads = kv_heads[index] if len(kv_heads) == dimensions.layers else dimensions.kv_heads
+        # A list of heads with zeros (DeciLM) marks layers whose attention was pruned away.
+        own_mixer = Mixer.NONE if mixer is Mixer.FULL and 0 in (own_heads, own_kv_heads) else mixer
+        width = widths[index] if len(widths) == dimensions.layers else dimensions.ffn
+        laid.append(
+            count_layer(
+                shape,
+                mixer=own_mixer,
+                heads=own_heads,
+                kv_heads=own_kv_heads,
+                part=part,
+                ffn=width,
+                shares_kv=index >= shared_from,
+            )
+        )
+    return tuple(laid)
+
+
+def _mixers(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) -> list[Mixer]:
+    """Say what each layer's mixer is, from the first of the makers' ways to state it."""
+    count = dimensions.layers
+    pattern = fields.raw("hybrid_override_pattern")
+    if isinstance(pattern, str):
+        return [{"M": Mixer.STATE, "*": Mixer.FULL}.get(letter, Mixer.NONE) for letter in pattern]
+    if fields.number("kv_lora_rank") and not fields.raw("linear_attn_config"):
+        return [Mixer.LATENT] * count
+    for stated in (_from_types(fields, count), _from_indices(fields, count), _from_interval(fields, count)):
+        if stated:
+            return stated
+    if fields.family("bert", "roberta"):
+        return [Mixer.NONE] * count
+    return _from_window(fields, count, assumed)
+
+
+def _from_types(fields: ConfigFields, count: int) -> list[Mixer]:
+    """Read `layer_types`: a list of words, or a mapping of words to how many layers are so."""
+    types = fields.raw("layer_types", "layers_block_type")
+    if isinstance(types, Mapping):
+        return _interleaved({_KINDS.get(str(k), Mixer.FULL): int(v) for k, v in types.items()}, count)
+    if isinstance(types, Sequence) and not isinstance(types, str):
+        named = [_KINDS.get(str(word), Mixer.FULL) for word in types]
+        return named if len(named) == count else []
+    flags = fields.raw("hybrid_layer_pattern")
+    if isinstance(flags, Sequence) and not isinstance(flags, str) and len(flags) == count:
+        return [Mixer.SLIDING if flag else Mixer.FULL for flag in flags]
+    return []
+
+
+def _interleaved(counts: Mapping[Mixer, int], count: int) -> list[Mixer]:
+    """Spread the rarer kinds evenly; where they stand matters little, how many there are does."""
+    if sum(counts.values()) != count:
+        return []
+    laid: list[Mixer] = []
+    given = dict.fromkeys(counts, 0)
+    for index in range(count):
+        kind = max(counts, key=lambda k: counts[k] * (index + 1) / count - given[k])
+        given[kind] += 1
+        laid.append(kind)
+    return laid
+
+
+def _from_indices(fields: ConfigFields, count: int) -> list[Mixer]:
+    """Read lists of which layers attend: Kimi Linear, Bamba, LFM2, Llama 3.2 Vision."""
+    linear = fields.raw("linear_attn_config")
+    if isinstance(linear, Mapping) and isinstance(linear.get("full_attn_layers"), Sequence):
+        attending = {int(index) - 1 for index in linear["full_attn_layers"]}
+        full = Mixer.LATENT if fields.number("kv_lora_rank") else Mixer.FULL
+        return [full if index in attending else Mixer.STATE for index in range(count)]
+    listed = fields.raw("attn_layer_indices", "full_attn_idxs")
+    if isinstance(listed, Sequence) and not isinstance(listed, str):
+        return [Mixer.FULL if index in set(listed) else Mixer.STATE for index in range(count)]
+    crossing = fields.raw("cross_attention_layers")
+    if isinstance(crossing, Sequence) and not isinstance(crossing, str):
+        return [Mixer.NONE if index in set(crossing) else Mixer.FULL for index in range(count)]
+    return []
+
+
+def _from_interval(fields: ConfigFields, count: int) -> list[Mixer]:
+    """Read `full_attention_interval` (Qwen3-Next and later) or `attn_layer_period` (Jamba)."""
+    interval = fields.number("full_attention_interval")
+    if interval is None and fields.family("qwen3next", "qwen35"):
+        interval = 4
+    if interval:
+        return [Mixer.FULL if (index + 1) % interval == 0 else Mixer.STATE for index in range(count)]
+    period = fields.number("attn_layer_period")
+    if period:
+        offset = fields.number("attn_layer_offset") or 0
+        return [Mixer.FULL if index % period == offset else Mixer.STATE for index in range(count)]
+    return []
+
+
+def _from_window(fields: ConfigFields, count: int, assumed: list[str]) -> list[Mixer]:
+    """Tell sliding from full attention by the window, the pattern and the kind's defaults."""
+    if fields.family("llama4"):
+        step = fields.number("no_rope_layer_interval") or 4
+        return [Mixer.FULL if (index + 1) % step == 0 else Mixer.CHUNKED for index in range(count)]
+    every = fields.number("sliding_window_pattern", "_sliding_window_pattern")
+    if every is None:
+        every = next((n for kind, n, _ in _FULL_EVERY if fields.family(kind)), None)
+        if every is not None:
+            assumed.append(f"every {every}th layer attends to the whole context")
+    if every:
+        return [Mixer.FULL if (index + 1) % every == 0 else Mixer.SLIDING for index in range(count)]
+    window, context = fields.number("window"), fields.number("context")
+    # Qwen and MiMo name a window that use_sliding_window turns on; Mistral 7B v0.1 and Phi-3 mean theirs.
+    slides = fields.flag("use_sliding_window")
+    if slides is None:
+        slides = fields.family("mistralforcausal", "mistralmistral", "phi3")
+    if window and slides and (context is None or window < context):
+        full_first = fields.number("max_window_layers") or 0
+        return [Mixer.FULL if index < full_first else Mixer.SLIDING for index in range(count)]
+    return [Mixer.FULL] * count
+
+
+def _feed_forwards(fields: ConfigFields, dimensions: Dimensions) -> Iterable[str]:
+    """Say for each layer which feed-forward part it has: `none`, `dense`, `moe`, or `both` (Gemma 4)."""
+    count = dimensions.layers
+    pattern = fields.raw("hybrid_override_pattern")
+    if isinstance(pattern, str):
+        return [{"-": "dense", "E": "moe"}.get(letter, "none") for letter in pattern]
+    if not dimensions.experts:
+        return ["dense"] * count
+    if fields.family("gemma4"):
+        return ["both"] * count
+    first = fields.number("dense_first") or 0
+    default_step = 2 if fields.family("llama4") and dimensions.experts >= 64 else 1
+    step = fields.number(
+        "interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq", "expert_layer_period"
+    )
+    step = step or default_step
+    offset = fields.number("expert_layer_offset")
+    dense = set(_listed(fields.raw("mlp_only_layers")))
+    listed = _listed(fields.raw("moe_layers"))
+    chosen = []
+    for index in range(count):
+        due = (index % step == offset) if offset is not None else (index + 1) % step == 0
+        routed = index in listed if listed else due and index >= first and index not in dense
+        chosen.append("moe" if routed else "dense")
+    return chosen
+
+
+def _listed(value: Any) -> tuple[int, ...]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(int(item) for item in value)
+    return ()
