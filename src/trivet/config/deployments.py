@@ -3,12 +3,13 @@
 import ipaddress
 import urllib.parse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 from trivet.config.environment import server_root
 from trivet.config.problems import Problem, config_error, shown
 from trivet.config.settings import DeploymentSettings, LaunchSettings, Settings, TierSettings
-from trivet.domain.tiers import HOST_DEVICE, Deployment, EngineKind, Tier, TransportKind
+from trivet.domain.tiers import HOST_DEVICE, Deployment, EngineKind, Tier, TransportKind, is_gpu
 
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SLOTS: dict[EngineKind, int] = {"ollama": 1, "llamacpp": 4, "vllm": 256, "openai": 64, "litellm": 64}
@@ -19,6 +20,12 @@ DEFAULT_CAPABILITIES: dict[EngineKind, frozenset[str]] = {
     "openai": frozenset({"tools", "vision", "json_schema", "logprobs"}),
     "litellm": frozenset({"tools", "vision", "json_schema", "logprobs"}),
 }
+LAUNCHED: frozenset[EngineKind] = frozenset({"llamacpp", "vllm"})
+_OTHERS_KEYS: dict[EngineKind, tuple[str, ...]] = {
+    "llamacpp": ("command", "tensor_parallel", "gpu_memory_utilization", "max_batched_tokens"),
+    "vllm": ("threads", "gpu_layers"),
+}
+"""Keys of `launch` that only the other engine knows."""
 _RELAYED: frozenset[EngineKind] = frozenset({"vllm", "llamacpp", "openai"})
 _OWN: frozenset[EngineKind] = frozenset({"ollama", "vllm", "llamacpp"})
 
@@ -66,6 +73,17 @@ def api_key_of(settings: Settings, deployment_name: str) -> str | None:
 def launch_of(settings: Settings, deployment_name: str) -> LaunchSettings | None:
     """Return how to start a deployment's engine; None when it is attached to."""
     return deployment_settings(settings, deployment_name).launch
+
+
+def state_dir_of(settings: Settings) -> Path:
+    """Return the directory of the records, observations and logs of launched engines.
+
+    By default `<store>.engines`, beside the store. `trivet plan --observed` reads its `observed.json`.
+    """
+    if settings.fleet.state_dir is not None:
+        return settings.fleet.state_dir.expanduser().absolute()
+    store = settings.store.path.expanduser().absolute()
+    return store.with_name(f"{store.name}.engines")
 
 
 def deployment_settings(settings: Settings, deployment_name: str) -> DeploymentSettings:
@@ -122,7 +140,8 @@ def _deployment(
 
 def _default_devices(deployment: DeploymentSettings, gpus: tuple[str, ...]) -> tuple[str, ...]:
     # An embedded engine with no layer on a GPU works on the CPU, whatever GPUs the machine has.
-    if deployment.launch is not None and deployment.launch.gpu_layers == 0:
+    launch = deployment.launch
+    if launch is not None and _engine(deployment) == "llamacpp" and launch.gpu_layers == 0:
         return (HOST_DEVICE,)
     return gpus or (HOST_DEVICE,)
 
@@ -152,7 +171,7 @@ def _url(deployment: DeploymentSettings, settings: Settings) -> str | None:
     """Return the engine's address; without `/v1` where Trivet knows the engine's other routes too."""
     engine = _engine(deployment)
     url = deployment.url
-    if url is None:
+    if url is None and deployment.launch is None:
         if engine == "ollama":
             url = settings.fleet.ollama_url
         elif engine == "vllm":
@@ -186,19 +205,49 @@ def _problems(deployment: DeploymentSettings, settings: Settings, key: str) -> l
         found.append(
             ("url", f"{model} needs the server's address; for OpenAI itself write https://api.openai.com/v1.")
         )
-    if deployment.launch is not None and engine != "llamacpp":
-        found.append(("launch", f"starts llama.cpp only, and {model} is a model of {engine}; remove it."))
-    elif deployment.launch is not None and deployment.url is not None:
-        found.append(
-            ("url", "an engine that is launched gets its address when it starts; remove `url` or `launch`.")
-        )
+    if deployment.launch is not None:
+        found += _launch_problems(deployment, deployment.launch, engine)
     if deployment.transport == "relay" and deployment.url is None:
         found += _relay_problems(engine)
     url = _url(deployment, settings)
     if url is not None and not _is_web_address(url):
         where = "url" if deployment.url is not None else f"fleet.{engine}_url"
         found.append((where, f"got {shown(url)}; allowed: an address such as http://127.0.0.1:8000."))
-    return [Problem(name if "." in name else f"{key}.{name}", "", message) for name, message in found]
+    return [
+        Problem(name if name.startswith("fleet.") else f"{key}.{name}", "", message)
+        for name, message in found
+    ]
+
+
+def _launch_problems(
+    deployment: DeploymentSettings, launch: LaunchSettings, engine: EngineKind
+) -> list[tuple[str, str]]:
+    model = deployment.model
+    if engine not in LAUNCHED:
+        return [("launch", f"starts llama.cpp and vLLM only, and {model} is a model of {engine}; remove it.")]
+    found: list[tuple[str, str]] = []
+    if deployment.url is not None:
+        found.append(
+            ("url", "an engine that is launched gets its address when it starts; remove `url` or `launch`.")
+        )
+    if engine == "llamacpp" and launch.path is None:
+        found.append(("launch.path", f"{model} needs the GGUF file that llama.cpp shall load."))
+    if launch.command is not None and not launch.command:
+        found.append(("launch.command", "an empty list starts nothing; write the program, or null."))
+    found += [
+        (f"launch.{key}", f"means nothing to {engine}; remove it.")
+        for key in _OTHERS_KEYS[engine]
+        if getattr(launch, key) != LaunchSettings.model_fields[key].default
+    ]
+    gpus = [device for device in deployment.devices or () if is_gpu(device)]
+    if gpus and launch.tensor_parallel > len(gpus):
+        found.append(
+            (
+                "launch.tensor_parallel",
+                f"got {launch.tensor_parallel}, but `devices` names {len(gpus)}; name as many GPUs.",
+            )
+        )
+    return found
 
 
 def _relay_problems(engine: EngineKind) -> list[tuple[str, str]]:

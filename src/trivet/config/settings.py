@@ -57,12 +57,31 @@ class AccessSettings(Section):
 
 
 class LaunchSettings(Section):
-    """How to start the embedded llama.cpp server (engine `llamacpp`)."""
+    """How to start an engine that Trivet runs itself: the embedded llama.cpp server, or a vLLM server."""
 
-    path: Path
+    path: Path | None = None
+    """llamacpp: the GGUF file. vllm: a model directory or Hugging Face id; by default the model's name."""
+    command: tuple[str, ...] | None = None
+    """vllm: the program and its first arguments; by default `vllm serve` if it is on the PATH, else the API
+    server's module."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments of the engine, after the planned ones."""
+    tensor_parallel: PositiveInt = 1
+    """vllm: GPUs that share the model."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """vllm: part of each GPU's memory that it may take; by default its own."""
+    max_batched_tokens: PositiveInt | None = None
+    """vllm: tokens in one step; by default its own."""
+    kv_dtype: str | None = None
+    """Type of the KV cache, such as fp8 (vllm) or q8_0 (llamacpp); by default the engine's own."""
     threads: PositiveInt = 1
+    """llamacpp: CPU threads."""
     gpu_layers: Annotated[int, Field(ge=0)] = 0
-    start_timeout_s: PositiveFloat = 60.0
+    """llamacpp: layers placed on the GPU."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Environment variables beside those of Trivet's own process and those that it plans; the strongest."""
+    start_timeout_s: PositiveFloat | None = None
+    """How long loading may take; by default 60 for llamacpp, 600 for vllm."""
 
 
 class DeploymentSettings(Section):
@@ -167,6 +186,10 @@ class ExecutionSettings(Section):
 class FleetSettings(Section):
     """Engines that are attached or launched."""
 
+    on_exit: Literal["stop", "keep"] = "stop"
+    """Whether launched engines end with Trivet, however it ends, or outlive it and are adopted again."""
+    state_dir: Path | None = None
+    """Where launched engines' records, observations and logs lie; by default beside the store."""
     probe_interval_s: PositiveFloat = 5.0
     ollama_url: str = "http://127.0.0.1:11434"
     vllm_url: str = "http://127.0.0.1:8000"

@@ -3,6 +3,7 @@
 import sys
 
 from trivet.config.settings import LaunchSettings
+from trivet.domain.errors import ConfigError
 from trivet.domain.tiers import Deployment
 
 
@@ -11,7 +12,15 @@ def server_command(deployment: Deployment, launch: LaunchSettings, port: int) ->
 
     Start it with a pipe as standard input and keep the pipe's other end: the server ends when it closes.
     Each of the deployment's slots gets its whole context.
+
+    Raises:
+        ConfigError: there is no model file.
     """
+    if launch.path is None:
+        raise ConfigError(
+            f"{deployment.name} needs the GGUF file that llama.cpp shall load.", param="launch.path"
+        )
+    kv_type = ("--kv-type", launch.kv_dtype) if launch.kv_dtype is not None else ()
     return [
         *(sys.executable, "-m", "trivet.engines.llamacpp_server"),
         *("--model", str(launch.path.expanduser())),
@@ -21,4 +30,6 @@ def server_command(deployment: Deployment, launch: LaunchSettings, port: int) ->
         *("--slots", str(deployment.slots)),
         *("--threads", str(launch.threads)),
         *("--gpu-layers", str(launch.gpu_layers)),
+        *kv_type,
+        *launch.arguments,
     ]

@@ -10,19 +10,29 @@ wheel is missing; 4 the model file cannot be loaded.
 
 import argparse
 import contextlib
+import ctypes
 import fcntl
 import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 EXIT_WHEEL_MISSING = 3
 EXIT_MODEL_UNUSABLE = 4
 GGUF_MAGIC = b"GGUF"
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+"""What llama.cpp accepts for its cache (`common/arg.cpp`, `kv_cache_types`)."""
 LOG_ERRORS_ONLY = 1
-"""llama.cpp's verbosity: 0 silent, 1 errors, 2 warnings, 3 information."""
+LOG_BUFFERS = 4
+"""llama.cpp's verbosity: 0 silent, 1 errors, 2 warnings, 3 information, 4 also what it allocates."""
+LOG_SETTER = "_Z30common_log_set_verbosity_tholdi"
+"""`void common_log_set_verbosity_thold(int)` of llama.cpp's `common/log.h`, as compilers mangle it."""
+LAST_LOG_LINES_S = 0.1
+"""llama.cpp writes its log in a thread of its own, which may lag so far behind."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,10 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
     problem = _model_problem(options.model)
     if problem:
         return _fail(EXIT_MODEL_UNUSABLE, problem)
+    set_verbosity = _verbosity_setter(xllamacpp)
+    # What it allocates while loading is worth knowing; thirty lines for each request are not.
+    verbosity = LOG_BUFFERS if set_verbosity else LOG_ERRORS_ONLY
     try:
-        server = xllamacpp.Server(_parameters(xllamacpp, options))
+        server = xllamacpp.Server(_parameters(xllamacpp, options, verbosity))
     except (RuntimeError, ValueError) as error:
+        time.sleep(LAST_LOG_LINES_S)  # so that the reason stands last
         return _fail(EXIT_MODEL_UNUSABLE, f"cannot serve {options.model} on port {options.port}: {error}")
+    if set_verbosity:
+        set_verbosity(LOG_ERRORS_ONLY)
     told_to_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda _number, _frame: told_to_end.set())
     _end_with_standard_input_while_loading(False)
@@ -64,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slots", type=int, default=4, help="requests run at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--gpu-layers", type=int, default=0, help="layers put on the GPU")
+    parser.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache's entries; by default f16")
     return parser
 
 
@@ -97,7 +114,16 @@ def _model_problem(model: Path) -> str | None:
     return None
 
 
-def _parameters(xllamacpp: Any, options: argparse.Namespace) -> Any:
+def _verbosity_setter(xllamacpp: Any) -> Callable[[int], None] | None:
+    """Return the function that changes the verbosity of a running server; None where the wheel hides it."""
+    try:
+        setter: Callable[[int], None] = getattr(ctypes.CDLL(xllamacpp.xllamacpp.__file__), LOG_SETTER)
+    except (AttributeError, OSError):
+        return None
+    return setter
+
+
+def _parameters(xllamacpp: Any, options: argparse.Namespace, verbosity: int) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(options.model)
     parameters.model_alias = {options.alias or options.model.stem}
@@ -113,7 +139,10 @@ def _parameters(xllamacpp: Any, options: argparse.Namespace) -> Any:
     parameters.endpoint_metrics = True
     parameters.endpoint_slots = True
     parameters.ui = False
-    parameters.verbosity = LOG_ERRORS_ONLY
+    parameters.verbosity = verbosity
+    if options.kv_type is not None:
+        kv_type = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_type.upper()}")
+        parameters.cache_type_k = parameters.cache_type_v = kv_type
     parameters.offline = True
     return parameters
 

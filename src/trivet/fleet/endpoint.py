@@ -202,7 +202,7 @@ class Endpoint:
         self._health = Health(EngineState.LOADING, "starting")
         self._child = await Child.start(server_command(deployment, launch, port))
         self._connect(deployment)
-        deadline = asyncio.get_running_loop().time() + launch.start_timeout_s
+        deadline = asyncio.get_running_loop().time() + (launch.start_timeout_s or 60.0)
         while self._child.alive and asyncio.get_running_loop().time() < deadline:
             health = await self._find_health()
             if health.ready:
@@ -212,7 +212,9 @@ class Endpoint:
             await asyncio.sleep(START_POLL_S)
         if self._child.alive:
             await self._child.stop()
-            self._health = Health(EngineState.FAILED, f"not ready within {launch.start_timeout_s:g} s")
+            self._health = Health(
+                EngineState.FAILED, f"not ready within {launch.start_timeout_s or 60.0:g} s"
+            )
         else:
             self._health = Health(EngineState.FAILED, self._death_notice(await self._child.wait()))
 
