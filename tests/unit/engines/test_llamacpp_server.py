@@ -92,7 +92,10 @@ def test_parent_killed(tiny_models: dict[str, Path]) -> None:
 
 
 def refused(model: Path, **environment: str) -> tuple[int, str]:
-    """Run the program with its lifeline held until it ends; return its exit code and last line on stderr."""
+    """Run the program with its lifeline held until it ends; return its exit code and its own words.
+
+    llama.cpp writes to the same stream from a thread of its own, so its lines may stand before or after.
+    """
     with subprocess.Popen(
         [*SERVER, "--port", str(free_port()), "--model", str(model)],
         stdin=subprocess.PIPE,
@@ -101,7 +104,8 @@ def refused(model: Path, **environment: str) -> tuple[int, str]:
     ) as process:
         assert process.stderr is not None
         words = process.stderr.read().decode()
-        return process.wait(timeout=60), words.strip().splitlines()[-1]
+        own = [line for line in words.splitlines() if line.startswith("llamacpp_server: ")]
+        return process.wait(timeout=60), "\n".join(own)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model", b"GGUF" + b"\xff" * 100])
