@@ -31,6 +31,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "upstream_error": 502,
     "upstream_incapable": 400,
     "upstream_incomplete": 502,
+    "upstream_loading": 503,
     "upstream_rejected": 400,
     "upstream_timeout": 504,
     "upstream_unavailable": 502,

@@ -183,6 +183,15 @@ class ExecutionSettings(Section):
     breaker_open_max_s: PositiveFloat = 60.0
 
 
+class SwapSettings(Section):
+    """Models that share memory by turns; see `DeploymentSettings.swap_group`."""
+
+    minimum_residency_s: Annotated[float, Field(ge=0)] = 10.0
+    max_wait_s: PositiveFloat = 30.0
+    sleep_level: Literal[1, 2] = 1
+    """vLLM: 1 keeps the weights in the host's memory, 2 reads them from disk again."""
+
+
 class FleetSettings(Section):
     """Engines that are attached or launched."""
 
@@ -194,6 +203,7 @@ class FleetSettings(Section):
     ollama_url: str = "http://127.0.0.1:11434"
     vllm_url: str = "http://127.0.0.1:8000"
     vllm_api_key: SecretStr | None = None
+    swap: SwapSettings = SwapSettings()
 
 
 class CatalogSettings(Section):

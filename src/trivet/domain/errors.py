@@ -22,7 +22,8 @@ TrivetError
 │   ├── BudgetContended ........ budget_contended
 │   └── RequestTooLarge ........ request_too_large
 └── EngineError
-    ├── EngineUnavailable ...... upstream_unavailable   (refused, gone, loading)
+    ├── EngineUnavailable ...... upstream_unavailable   (refused, gone)
+    │   └── EngineLoading ...... upstream_loading       (it will answer, but not in time)
     ├── EngineTimeout .......... upstream_timeout
     ├── EngineBusy ............. upstream_busy          (503 queue full, 429)
     ├── EngineBroken ........... upstream_error         (5xx, garbage)
@@ -212,6 +213,12 @@ class EngineUnavailable(EngineError):
     """Nobody answers at the engine's address, or it says that it is still loading."""
 
     code = "upstream_unavailable"
+
+
+class EngineLoading(EngineUnavailable):
+    """The engine's model was not in memory within the time that the request could wait for it."""
+
+    code = "upstream_loading"
 
 
 class EngineTimeout(EngineError):
