@@ -30,6 +30,8 @@ SOURCES = ROOT / "src" / "trivet"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 README_LINES_MAX = 120
 PAGE_LINES_MAX = 200
+MADE_PAGES = (DOCS / "reference" / "cli.md", DOCS / "reference" / "config.md")
+MADE_PAGE_LINES_MAX = 600
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INVOCATION = re.compile(
@@ -104,8 +106,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_pages_are_short() -> None:
-    """The README fits in 120 lines, any other page in 200."""
-    limits = {page: README_LINES_MAX if page == README else PAGE_LINES_MAX for page in PAGES}
+    """The README fits in 120 lines, any other page in 200; those made from the code are longer."""
+    limits = dict.fromkeys(PAGES, PAGE_LINES_MAX) | dict.fromkeys(MADE_PAGES, MADE_PAGE_LINES_MAX)
+    limits[README] = README_LINES_MAX
     long = [name_of(page) for page, limit in limits.items() if page.read_text().count("\n") > limit]
     assert long == []
 

@@ -1,5 +1,6 @@
 """The one place where the parts are put together, for the server, the library and the tests alike."""
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -13,6 +14,7 @@ from trivet.access import Keyring
 from trivet.admin import Office
 from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
+from trivet.app.gpu_gauges import register_gpus
 from trivet.budgets import Ledger
 from trivet.config.deployments import (
     api_key_of,
@@ -28,7 +30,7 @@ from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
 from trivet.fleet import Fleet
 from trivet.fleet.endpoint import EndpointPlan
-from trivet.gpu import gpu_uuids
+from trivet.gpu import GpuWatch, discover, gpu_uuids
 from trivet.metering import DeviceClock, Metrics, TrivetCollector, UsageRecords
 from trivet.routing import Router
 from trivet.storage import Database, StoreLock
@@ -76,7 +78,8 @@ async def open_trivet(
     clock = clock or SystemClock()
     store_path = settings.store.path.expanduser()
     tiers = build_tiers(settings)
-    configured = build_deployments(settings, gpus=gpu_uuids())
+    inventory = await asyncio.to_thread(discover)  # a driver may take seconds
+    configured = build_deployments(settings, gpus=gpu_uuids(inventory))
     deployments = configured if with_engines else ()
     async with contextlib.AsyncExitStack() as exits:
         lock = exits.enter_context(StoreLock.acquire(store_path))
@@ -113,6 +116,7 @@ async def open_trivet(
         office = _office(ledger, keyring, records, fleet, clock, configured)
         collector = TrivetCollector(metrics, device_clock)
         _register_rooms(collector, fleet, breakers, ledger)
+        register_gpus(collector, GpuWatch(inventory, clock))
         keeper = Doorkeeper(keyring, owner_token)
         doors = Doors(pipeline, office, fleet, keeper, collector, tier_names)
         yield OpenTrivet(

@@ -95,7 +95,7 @@ def _ambiguous_order(environment: Mapping[str, str], listed: tuple[Listed, ...],
     """Warn where an index in CUDA_VISIBLE_DEVICES may mean another GPU to CUDA than to nvidia-smi."""
     text = environment.get("CUDA_VISIBLE_DEVICES", "")
     by_index = cuda and any(entry.strip().isdigit() for entry in text.split(","))
-    mixed = len({entry.gpu.name for entry in listed if entry.gpu.mig_parent is None}) > 1
+    mixed = len({entry.gpu.name for entry in listed if entry.gpu.plannable and not entry.gpu.mig_parent}) > 1
     if not (by_index and mixed) or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
         return []
     remark = (
