@@ -22,6 +22,7 @@ from trivet.config.deployments import (
     build_tiers,
     deployment_settings,
     launch_of,
+    state_dir_of,
 )
 from trivet.config.settings import Settings
 from trivet.domain.clock import Clock, SystemClock
@@ -29,7 +30,7 @@ from trivet.domain.tiers import Deployment, Tier
 from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
 from trivet.fleet import Fleet
-from trivet.fleet.endpoint import EndpointPlan
+from trivet.fleet.plan import EndpointPlan
 from trivet.gpu import GpuWatch, discover, gpu_uuids
 from trivet.metering import DeviceClock, Metrics, TrivetCollector, UsageRecords
 from trivet.routing import Router
@@ -94,7 +95,11 @@ async def open_trivet(
         exits.callback(records.flush)
         metrics = Metrics()
         fleet = await exits.enter_async_context(
-            Fleet([_plan(settings, deployment) for deployment in deployments], settings.fleet)
+            Fleet(
+                [_plan(settings, deployment) for deployment in deployments],
+                settings.fleet,
+                state_dir_of(settings) if deployments else None,
+            )
         )
         breakers = Breakers(settings.execution, clock)
         chain = Chain(fleet, breakers, device_clock, metrics, settings.execution, clock)

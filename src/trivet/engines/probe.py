@@ -80,6 +80,8 @@ async def _probe_openai(deployment: Deployment, asker: _Asker) -> Health:
             return Health(
                 EngineState.DOWN,
                 f"{asker.url}/health answered {health.status}: restart the engine, see its log.",
+                # vLLM's one reason is EngineDeadError (entrypoints/serve/instrumentator/health.py, v0.32.0).
+                broken=deployment.engine == "vllm" and health.status == 503,
             )
     answer = await asker.get(api_url(asker.url, "models"))
     if answer.status in (401, 403):

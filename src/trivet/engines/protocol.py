@@ -89,6 +89,8 @@ class Health:
     state: EngineState
     detail: str = ""
     models: tuple[ServedModel, ...] = ()
+    broken: bool = False
+    """The server itself says that its engine has died and will not come back."""
 
     @property
     def ready(self) -> bool:

@@ -1,20 +1,33 @@
-"""One engine process that Trivet launched.
+"""One engine process that Trivet launched, under its guardian.
 
-The child holds the read end of a pipe on its standard input and exits at end-of-file, so it cannot
-outlive Trivet, not even a kill -9 of it: the kernel closes the write end with the process.
+Trivet talks to the guardian only: it ends the engine when told to, and when Trivet is gone unless the engine
+is to be kept. An engine that was kept is adopted by the next Trivet, which is not its parent and so waits for
+its end by other means; all else is the same.
 """
 
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
-from collections import deque
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-STOP_GRACE_S = 5.0
-LOG_LINES_KEPT = 40
-LAST_WORDS_WAIT_S = 1.0
+from trivet.domain.errors import EngineUnavailable
+from trivet.fleet import guardian
+from trivet.fleet.processes import Process, kill_group
+from trivet.fleet.records import EngineRecord
+
+GRACE_S = 6.0
+"""How long an engine may take to end when told to, before it is killed."""
+STOP_TIMEOUT_S = GRACE_S + guardian.KILL_WAIT_S + 1.0
+"""A guardian that takes longer is itself at fault. Below ten seconds, all in all."""
+TAIL_BYTES = 65536
+NOTE = "[guardian "
+_END_NOTE = re.compile(r"\[guardian [^]]*\] the engine has ended with status (\d+)")
 
 
 def free_port() -> int:
@@ -26,71 +39,161 @@ def free_port() -> int:
 
 
 class Child:
-    """A running engine process with the last lines that it wrote."""
+    """A running engine, and the file with what it writes."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self._lines: deque[str] = deque(maxlen=LOG_LINES_KEPT)
-        self._reader = asyncio.create_task(self._read(), name=f"engine-log-{process.pid}")
+    def __init__(
+        self,
+        guardian_process: Process,
+        engine: Process,
+        log_path: Path,
+        started: "subprocess.Popen[bytes] | None" = None,
+    ) -> None:
+        self.guardian = guardian_process
+        self.engine = engine
+        self._log_path = log_path
+        self._started = started
+        self._ended = asyncio.create_task(self._wait(), name=f"engine-{engine.pid}")
 
     @classmethod
-    async def start(cls, command: Sequence[str]) -> "Child":
-        """Start the command in its own process group, with the lifeline on its standard input."""
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        return cls(process)
+    def adopt(cls, record: EngineRecord, log_path: Path) -> "Child":
+        """Take charge of an engine that an earlier Trivet kept."""
+        if record.engine is None:
+            raise ValueError("an engine that was never started cannot be adopted")
+        return cls(record.guardian, record.engine, log_path)
 
     @property
     def pid(self) -> int:
-        """Return the process id."""
-        return self._process.pid
+        """Return the engine's process id."""
+        return self.engine.pid
 
     @property
     def alive(self) -> bool:
-        """Tell whether the process still runs."""
-        return self._process.returncode is None
+        """Tell whether the engine, or its guardian with the rest of it, still runs."""
+        return not self._ended.done()
 
-    async def wait(self) -> int:
-        """Return the exit status once the process has ended and its last words are read."""
-        status = await self._process.wait()
-        # Bounded, because a process that the engine started may still hold the other end.
-        await asyncio.wait({self._reader}, timeout=LAST_WORDS_WAIT_S)
-        return status
+    async def wait(self) -> int | None:
+        """Return the exit status once nothing of it is left: 128 + N after signal N; None if unknown."""
+        return await asyncio.shield(self._ended)
+
+    def log_text(self) -> str:
+        """Return what it wrote since its start; the beginning is missing when it wrote megabytes."""
+        try:
+            return self._log_path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
 
     def last_words(self) -> str:
         """Return the last line that says something, for an operator's eyes."""
-        return next((line for line in reversed(self._lines) if line), "")
+        lines = (line.strip() for line in reversed(self._tail().splitlines()))
+        return next((line[:300] for line in lines if line and not line.startswith(NOTE)), "")
 
     async def stop(self) -> None:
-        """End the process: SIGTERM, then SIGKILL to its whole group. Idempotent."""
-        if self.alive:
-            self._signal(signal.SIGTERM)
-            try:
-                await asyncio.wait_for(self._process.wait(), STOP_GRACE_S)
-            except TimeoutError:
-                self._signal(signal.SIGKILL)
-                await self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        await self._reader
+        """End the engine and all that belongs to it; idempotent."""
+        if not self._ended.done():
+            self._close_lifeline()
+            self.guardian.send(signal.SIGTERM)
+            await asyncio.wait({self._ended}, timeout=STOP_TIMEOUT_S)
+        if not self._ended.done():
+            self.guardian.send(signal.SIGKILL)
+            await self._ended
 
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+    def release(self) -> None:
+        """Leave the engine to its guardian and watch it no longer."""
+        self._ended.cancel()
+        self._close_lifeline()
+        if self._started is not None:
+            self._started.returncode = 0  # else it would warn of a process that still runs, as it shall
 
-    async def _read(self) -> None:
-        stream = self._process.stdout
-        assert stream is not None  # noqa: S101 - asked for with PIPE above
-        while True:
-            try:
-                line = await stream.readline()
-            except ValueError:  # a line beyond the reader's limit: drop it and go on
-                continue
-            if not line:
-                return
-            self._lines.append(line.decode("utf-8", "replace").strip()[:300])
+    def _close_lifeline(self) -> None:
+        if self._started is not None and self._started.stdin is not None:
+            self._started.stdin.close()
+
+    async def _wait(self) -> int | None:
+        await self.guardian.wait()
+        # A guardian that was killed has left this to us.
+        kill_group(self.engine.pid, self.engine.start_ticks)
+        if self._started is not None:
+            self._started.wait()
+            self._close_lifeline()
+        noted = _END_NOTE.findall(self._tail())
+        return int(noted[-1]) if noted else None
+
+    def _tail(self) -> str:
+        try:
+            with self._log_path.open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+                return file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+
+class Starting:
+    """A guardian that has not yet started its engine, so that it can be written down before it does."""
+
+    def __init__(self, started: "subprocess.Popen[bytes]", log_path: Path) -> None:
+        self._started = started
+        self.guardian = Process.of(started.pid) or Process(started.pid, 0)
+        self._log_path = log_path
+
+    @classmethod
+    def prepare(
+        cls, command: Sequence[str], environment: Mapping[str, str | None], *, keep: bool, log_path: Path
+    ) -> "Starting":
+        """Start a guardian in a session of its own.
+
+        Raises:
+            OSError: there is no process, file or memory left for it.
+        """
+        # Not asyncio's subprocesses: when their loop closes they kill what runs, and it may be kept.
+        started = subprocess.Popen(  # noqa: S603 - what the operator configured
+            [
+                *(sys.executable, "-I", "-S", guardian.__file__),
+                *("--on-exit", "keep" if keep else "stop", "--grace", f"{GRACE_S:g}", "--log", str(log_path)),
+                *("--", *command),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(environment),
+            start_new_session=True,
+            bufsize=0,
+        )
+        return cls(started, log_path)
+
+    async def go(self) -> Child:
+        """Let it start the engine.
+
+        Raises:
+            EngineUnavailable: the guardian died before it had.
+        """
+        told = await asyncio.to_thread(self._say_go)
+        if not told.strip().isdigit():
+            raise EngineUnavailable("The guardian of the engine died before it had started it.")
+        pid = int(told)
+        return Child(self.guardian, Process.of(pid) or Process(pid, 0), self._log_path, self._started)
+
+    async def give_up(self) -> None:
+        """End the guardian, whatever it has begun."""
+        if self._started.stdin is not None:
+            self._started.stdin.close()
+        self.guardian.send(signal.SIGTERM)
+        await asyncio.to_thread(self._started.wait)
+
+    def _say_go(self) -> bytes:
+        assert self._started.stdin is not None  # noqa: S101 - asked for with PIPE above
+        assert self._started.stdout is not None  # noqa: S101
+        with self._started.stdout as answer:
+            with contextlib.suppress(OSError):
+                self._started.stdin.write(b"go\n")
+            return answer.readline()
+
+
+def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return this process's environment with the changes, and without what is Trivet's own business."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRIVET_")}
+    for name, value in changes.items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    return environment

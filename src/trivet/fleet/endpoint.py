@@ -3,43 +3,38 @@
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import structlog
 
-from trivet.config.settings import FleetSettings, LaunchSettings
+from trivet.config.settings import FleetSettings
 from trivet.domain.decisions import Offer
 from trivet.domain.engine_states import EngineState, out_of_service
 from trivet.domain.errors import ConfigError, EngineUnavailable
 from trivet.domain.tiers import Deployment
 from trivet.engines.connect import open_transport
-from trivet.engines.llamacpp import server_command
+from trivet.engines.launch import LaunchPlan
 from trivet.engines.probe import probe
 from trivet.engines.protocol import Health, Transport
 from trivet.engines.served import match_model
-from trivet.fleet.child import Child, free_port
+from trivet.fleet.launcher import Launcher
 from trivet.fleet.lending import LentTransport
+from trivet.fleet.plan import EndpointPlan
+from trivet.fleet.records import EngineRecords
+
+__all__ = ["Endpoint", "EndpointPlan"]
 
 log = structlog.get_logger(__name__)
 
 START_POLL_S = 0.05
+LONG_START_POLL_S = 0.5
+"""How often an engine that takes more than a few seconds is asked."""
 RESTART_FIRST_S = 0.5
 RESTART_MAX_S = 30.0
 STEADY_AFTER_S = 30.0
 MISSES_TO_FAILED = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointPlan:
-    """What an endpoint is made from."""
-
-    deployment: Deployment
-    api_key: str | None = None
-    launch: LaunchSettings | None = None
-    context_pinned: bool = False
-    """The operator set `context_tokens`; else the engine's own figure is taken."""
 
 
 class Endpoint:
@@ -48,19 +43,29 @@ class Endpoint:
     Its states are those of `EngineState`: advice for routing; a request finds the truth itself.
     """
 
-    def __init__(self, plan: EndpointPlan, settings: FleetSettings, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        plan: EndpointPlan,
+        settings: FleetSettings,
+        session: aiohttp.ClientSession,
+        records: EngineRecords | None = None,
+    ) -> None:
+        """Take the plan and, where it launches an engine, the records of engines."""
         self._plan = plan
         self._settings = settings
         self._session = session
         self._deployment = plan.deployment
         self._lent: LentTransport | None = None
         self._retiring: dict[asyncio.Task[None], LentTransport] = {}
-        self._child: Child | None = None
+        self._launcher: Launcher | None = None
+        if plan.launch is not None and records is not None:
+            self._launcher = Launcher(plan, plan.launch, records)
         self._health = Health(EngineState.ABSENT, "not started yet" if plan.launch else "not probed yet")
         self._in_flight = 0
         self._restarts = 0
         self._misses = 0
-        self._begun = False
+        self.settled = asyncio.Event()
+        """Set once it has a first state: a launched engine is ready or has failed, another was probed."""
         self._out_of_service = out_of_service(launched=plan.launch is not None)
 
     @property
@@ -100,7 +105,7 @@ class Endpoint:
             "state": self._health.state,
             "detail": self._health.detail,
             "url": d.url,
-            "pid": self._child.pid if self._child and self._child.alive else None,
+            "pid": self._launcher.pid if self._launcher else None,
             "launched": self._plan.launch is not None,
             "restarts": self._restarts,
             "in_flight": self._in_flight,
@@ -109,28 +114,30 @@ class Endpoint:
             "devices": list(d.devices),
         }
 
-    async def begin(self) -> None:
-        """Launch the engine if it is ours, and probe it once. What fails is told by the state."""
-        self._begun = await self._survives(self._begin())
+    @property
+    def starts_soon(self) -> bool:
+        """Tell whether its first state is worth waiting for. vLLM takes minutes; requests wait better."""
+        return self._launcher is None or self._deployment.engine != "vllm"
 
     async def watch(self) -> None:
-        """Keep the state true until cancelled: probe the engine, and restart it if it is ours and died.
+        """Bring the engine up and keep the state true until cancelled; restart the engine if it is ours.
 
         Nothing that fails ends the watch: it becomes the state, and is tried again after a growing pause.
         """
         loop = asyncio.get_running_loop()
         pause_s = RESTART_FIRST_S
         while True:
+            begun = await self._survives(self._begin())
+            self.settled.set()
             started_s = loop.time()
-            if self._begun:
+            if begun:
                 await self._survives(self._accompany())
             if loop.time() - started_s > STEADY_AFTER_S:
                 pause_s = RESTART_FIRST_S
             await asyncio.sleep(pause_s)
             pause_s = min(RESTART_MAX_S, pause_s * 2)
-            if self._plan.launch is not None:
+            if self._launcher is not None:
                 self._restarts += 1
-            await self.begin()
 
     async def close(self) -> None:
         """Close the transports, used or not, and end a launched engine."""
@@ -141,8 +148,8 @@ class Endpoint:
             if self._lent is not None:
                 await self._lent.aclose()
         finally:
-            if self._child is not None:
-                await self._child.stop()
+            if self._launcher is not None:
+                await self._launcher.close()
 
     async def _survives(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do the work and tell whether it ended well; what it raises becomes the state."""
@@ -155,30 +162,29 @@ class Endpoint:
         return False
 
     async def _begin(self) -> None:
-        if self._plan.launch is not None:
-            await self._launch(self._plan.launch)
+        if self._launcher is not None:
+            await self._launch(self._launcher)
         else:
             self._connect(self._deployment)
             self._show(await self._find_health())
 
     async def _accompany(self) -> None:
         """Probe until a launched engine dies, or for ever."""
-        if self._child is None:
+        child = self._launcher.child if self._launcher is not None else None
+        if child is None:
             while True:
                 await asyncio.sleep(self._settings.probe_interval_s)
                 self._show(await self._find_health())
-        if not self._child.alive:
-            return
-        death = asyncio.create_task(self._child.wait())
+        death = asyncio.create_task(child.wait())
         try:
             while not (await asyncio.wait({death}, timeout=self._settings.probe_interval_s))[0]:
                 # A fault of ours in here is no reason to stop an engine that runs.
                 await self._survives(self._check_launched())
         finally:
             death.cancel()
-        status = death.result()
-        self._health = Health(EngineState.FAILED, self._death_notice(status))
-        log.warning("engine.died", deployment=self._deployment.name, status=status)
+        if not self._health.broken:
+            self._show(Health(EngineState.FAILED, _death_notice(death.result(), child.last_words())))
+        log.warning("engine.died", deployment=self._deployment.name, status=death.result())
 
     async def _check_launched(self) -> None:
         """Probe an engine that runs. One that is busy may miss a probe; one that hangs misses them all."""
@@ -187,40 +193,58 @@ class Endpoint:
             self._misses = 0
             self._show(health)
             return
+        if health.broken and self._launcher is not None:
+            # It will not come back by itself: end what is left of it, and it is started again.
+            self._show(replace(health, state=EngineState.FAILED))
+            await self._launcher.stop()
+            return
         self._misses += 1
         if self._misses >= MISSES_TO_FAILED:
             # Not killed: a hang looks like very hard work, and what it has begun may yet be answered.
             detail = f"It runs but does not answer: {health.detail}"
             self._show(replace(health, state=EngineState.FAILED, detail=detail))
 
-    async def _launch(self, launch: LaunchSettings) -> None:
-        if self._child is not None:
-            await self._child.stop()
+    async def _launch(self, launcher: Launcher) -> None:
+        """Adopt or start the engine; return when it is ready, or has failed to become so."""
         self._misses = 0
-        port = free_port()
-        deployment = replace(self._deployment, url=f"http://127.0.0.1:{port}")
-        self._health = Health(EngineState.LOADING, "starting")
-        self._child = await Child.start(server_command(deployment, launch, port))
-        self._connect(deployment)
-        deadline = asyncio.get_running_loop().time() + (launch.start_timeout_s or 60.0)
-        while self._child.alive and asyncio.get_running_loop().time() < deadline:
+        planned = launcher.adopt()
+        if planned is not None and not await self._serves_the_model(planned):
+            await launcher.stop()
+            planned = None
+        if planned is None:
+            self._show(Health(EngineState.LOADING, "starting"))
+            planned = await launcher.start()
+        self._connect(replace(self._deployment, url=planned.url))
+        await self._load(launcher, planned)
+
+    async def _load(self, launcher: Launcher, planned: LaunchPlan) -> None:
+        child = launcher.child
+        assert child is not None  # noqa: S101 - it has just been started or adopted
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        while child.alive and (waited_s := loop.time() - started_s) < planned.start_timeout_s:
             health = await self._find_health()
             if health.ready:
                 self._health = health
-                log.info("engine.ready", deployment=deployment.name, pid=self._child.pid, url=deployment.url)
+                log.info("engine.ready", deployment=self._deployment.name, pid=child.pid, url=planned.url)
                 return
-            await asyncio.sleep(START_POLL_S)
-        if self._child.alive:
-            await self._child.stop()
-            self._health = Health(
-                EngineState.FAILED, f"not ready within {launch.start_timeout_s or 60.0:g} s"
+            if waited_s > 1.0:
+                self._health = Health(EngineState.LOADING, f"loading: {child.last_words()}")
+            await asyncio.sleep(START_POLL_S if waited_s < 5.0 else LONG_START_POLL_S)
+        if child.alive:
+            words = child.last_words()
+            await launcher.stop()
+            self._show(
+                Health(EngineState.FAILED, f"not ready within {planned.start_timeout_s:g} s, at: {words}")
             )
         else:
-            self._health = Health(EngineState.FAILED, self._death_notice(await self._child.wait()))
+            self._show(Health(EngineState.FAILED, _death_notice(await child.wait(), child.last_words())))
 
-    def _death_notice(self, status: int) -> str:
-        words = self._child.last_words() if self._child else ""
-        return f"exited with status {status}" + (f": {words}" if words else "")
+    async def _serves_the_model(self, planned: LaunchPlan) -> bool:
+        """Tell whether an engine that was left to itself serves the model; one that still loads will."""
+        there = replace(self._plan.deployment, url=planned.url)
+        health = await probe(there, session=self._session, api_key=self._plan.api_key)
+        return not health.models or there.model in [model.name for model in health.models]
 
     def _connect(self, deployment: Deployment) -> None:
         """Lend a new transport from now on; the former one is closed when its last attempt ends."""
@@ -278,3 +302,8 @@ class Endpoint:
         # Whoever asked for one name and gets another shall see it.
         detail = health.detail if served.name == wanted else f"serves {served.name} for {wanted}"
         return replace(health, detail=detail)
+
+
+def _death_notice(status: int | None, words: str) -> str:
+    notice = "exited" if status is None else f"exited with status {status}"
+    return notice + (f": {words}" if words else "")

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,42 +14,69 @@ from trivet.domain.decisions import Offer
 from trivet.engines.connect import open_session
 from trivet.engines.litellm import load_library
 from trivet.engines.protocol import Transport
-from trivet.fleet.endpoint import Endpoint, EndpointPlan
+from trivet.fleet.endpoint import Endpoint
+from trivet.fleet.launcher import end_leftovers
+from trivet.fleet.plan import EndpointPlan
+from trivet.fleet.records import LOGS_DIRECTORY, EngineRecords
+from trivet.storage.private_files import make_private_directory
+
+FIRST_STATE_WAIT_S = 20.0
+"""How long opening waits for engines that start soon; what takes longer goes on behind."""
 
 
 class Fleet:
     """The engines of this node. Use as an async context manager."""
 
-    def __init__(self, plans: Sequence[EndpointPlan], settings: FleetSettings) -> None:
+    def __init__(
+        self, plans: Sequence[EndpointPlan], settings: FleetSettings, state_dir: Path | None = None
+    ) -> None:
+        """Take what there shall be, and the directory in which launched engines are remembered.
+
+        Without a directory they are remembered, and their logs kept, only while the fleet is open.
+        """
         self._plans = tuple(plans)
         self._settings = settings
+        self._state_dir = state_dir
         self._endpoints: dict[str, Endpoint] = {}
         self._exits = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Launch and probe all engines at once; return when each has a first state, be it `down`."""
+        """Launch and probe all engines at once; return when each has a first state, whatever it is.
+
+        Engines that take minutes to load, and those that take longer than FIRST_STATE_WAIT_S, are not waited
+        for: they are `loading`.
+
+        Raises:
+            StoreUnavailable: the directory of launched engines cannot be used.
+            StoreLocked: another Trivet uses it.
+        """
         async with contextlib.AsyncExitStack() as exits:
             session = await exits.enter_async_context(open_session())
+            records = await self._remember(exits)
             for plan in self._plans:
-                endpoint = Endpoint(plan, self._settings, session)
+                endpoint = Endpoint(plan, self._settings, session, records)
                 self._endpoints[plan.deployment.name] = endpoint
                 exits.push_async_callback(endpoint.close)
             if any(plan.deployment.transport == "litellm" for plan in self._plans):
                 # Seconds of import, which the first request should not pay for.
                 await asyncio.to_thread(load_library)
-            await asyncio.gather(*(endpoint.begin() for endpoint in self._endpoints.values()))
             watchers = [
                 asyncio.create_task(endpoint.watch(), name=f"watch-{name}")
                 for name, endpoint in self._endpoints.items()
             ]
             exits.push_async_callback(_cancel_all, watchers)
+            awaited = [
+                endpoint.settled.wait() for endpoint in self._endpoints.values() if endpoint.starts_soon
+            ]
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.gather(*awaited), FIRST_STATE_WAIT_S)
             self._exits = exits.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop watching, then stop the launched engines."""
+        """Stop watching; then stop the launched engines, or leave them, as `fleet.on_exit` says."""
         await self._exits.aclose()
 
     def offers(self) -> tuple[Offer, ...]:
@@ -61,6 +90,21 @@ class Fleet:
     def report(self) -> list[dict[str, Any]]:
         """Return all endpoints as the API shows them."""
         return [endpoint.report() for endpoint in self._endpoints.values()]
+
+    async def _remember(self, exits: contextlib.AsyncExitStack) -> EngineRecords | None:
+        """Open the records of launched engines, and end what earlier Trivets left there for nobody."""
+        launched = {plan.deployment.name for plan in self._plans if plan.launch is not None}
+        directory = self._state_dir
+        if directory is None:
+            if not launched:
+                return None
+            directory = Path(exits.enter_context(TemporaryDirectory(prefix="trivet-engines-")))
+        elif not launched and not directory.exists():
+            return None
+        make_private_directory(directory / LOGS_DIRECTORY)
+        records = EngineRecords(directory, keep=self._settings.on_exit == "keep")
+        await end_leftovers(records.load(), records, launched)
+        return records
 
 
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:

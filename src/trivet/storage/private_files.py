@@ -62,6 +62,24 @@ def open_private_file(path: Path, *, follow_links: bool = True) -> int:
     return descriptor
 
 
+def replace_private_file(path: Path, data: bytes) -> None:
+    """Write a whole file, mode 0600, so that a reader finds the old content or the new, never a part.
+
+    Raises:
+        StoreUnavailable: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(
+            draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        draft.replace(path)
+    except OSError as error:
+        raise _refused(path, "written", error) from error
+
+
 def is_own_file(descriptor: int) -> bool:
     """Tell whether an open file is a regular one that belongs to this process's effective user."""
     found = os.fstat(descriptor)

@@ -1,0 +1,140 @@
+"""Starts, adopts and ends the engine of one deployment, and keeps its record true."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import structlog
+
+from trivet.config.settings import LaunchSettings
+from trivet.engines.launch import LaunchPlan, plan_launch
+from trivet.fleet.child import STOP_TIMEOUT_S, Child, Starting, free_port
+from trivet.fleet.plan import EndpointPlan
+from trivet.fleet.records import EngineRecord, EngineRecords
+
+log = structlog.get_logger(__name__)
+
+
+class Launcher:
+    """The engine process of one deployment. At most one runs at a time."""
+
+    def __init__(self, plan: EndpointPlan, launch: LaunchSettings, records: EngineRecords) -> None:
+        self._plan = plan
+        self._launch = launch
+        self._records = records
+        self._log_path = records.log_path(plan.deployment.name)
+        self.child: Child | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Return the engine's process id while it runs."""
+        return self.child.pid if self.child is not None and self.child.alive else None
+
+    def adopt(self) -> LaunchPlan | None:
+        """Take charge of the engine that an earlier Trivet left, if it is what would be started now.
+
+        The caller still has to see that it serves the model. None where there is no such engine.
+        """
+        record = self._records.of(self._plan.deployment.name)
+        if self.child is not None or record is None or not is_adoptable(record, self._records):
+            return None
+        planned = self._planned(record.port)
+        if planned.fingerprint != record.fingerprint:
+            return None
+        self.child = Child.adopt(record, self._log_path)
+        log.info("engine.adopted", deployment=record.deployment, pid=self.child.pid, url=planned.url)
+        return planned
+
+    async def start(self) -> LaunchPlan:
+        """Start the engine; an earlier one has ended before.
+
+        Raises:
+            ConfigError: its settings do not say how.
+            OSError: no process can be had.
+            EngineUnavailable: its guardian died.
+            StoreUnavailable: it cannot be written down, so it is not started.
+        """
+        await self.stop()
+        planned = self._planned(free_port())
+        starting = Starting.prepare(
+            planned.command, planned.environment, keep=self._records.keep, log_path=self._log_path
+        )
+        try:
+            self._write_down(planned, starting, None)
+            self.child = await starting.go()
+            self._write_down(planned, starting, self.child)
+        except BaseException:
+            await asyncio.shield(starting.give_up())
+            raise
+        return planned
+
+    async def stop(self) -> None:
+        """End the engine, if there is one, and forget it."""
+        name = self._plan.deployment.name
+        if self.child is None:
+            if (record := self._records.of(name)) is not None:
+                await end_leftover(record, self._records)
+            return
+        await self.child.stop()
+        self._records.drop(name)
+
+    async def close(self) -> None:
+        """End the engine, or leave it to its guardian, as `fleet.on_exit` says."""
+        if self._records.keep and self.child is not None and self.child.alive:
+            self.child.release()
+        else:
+            await self.stop()
+
+    def _planned(self, port: int) -> LaunchPlan:
+        return plan_launch(
+            self._plan.deployment,
+            self._launch,
+            port,
+            context_pinned=self._plan.context_pinned,
+            api_key=self._plan.api_key,
+        )
+
+    def _write_down(self, planned: LaunchPlan, starting: Starting, child: Child | None) -> None:
+        self._records.put(
+            EngineRecord(
+                deployment=self._plan.deployment.name,
+                fingerprint=planned.fingerprint,
+                keep=self._records.keep,
+                port=planned.port,
+                guardian=starting.guardian,
+                engine=child.engine if child is not None else None,
+            )
+        )
+
+
+def is_adoptable(record: EngineRecord, records: EngineRecords) -> bool:
+    """Tell whether an engine was meant to be kept, still is, and runs whole."""
+    whole = record.engine is not None and record.engine.alive and record.guardian.alive
+    return records.keep and record.keep and whole
+
+
+async def end_leftovers(left: Sequence[EngineRecord], records: EngineRecords, wanted: set[str]) -> None:
+    """End what earlier Trivets left and this one does not adopt.
+
+    One that was killed leaves engines that are about to end; their memory is needed, so they are waited for.
+    """
+    unwanted = [
+        record for record in left if record.deployment not in wanted or not is_adoptable(record, records)
+    ]
+    await asyncio.gather(*(end_leftover(record, records) for record in unwanted))
+
+
+async def end_leftover(record: EngineRecord, records: EngineRecords) -> None:
+    """End one engine that an earlier Trivet left."""
+    log.info(
+        "engine.leftover_ended",
+        deployment=record.deployment,
+        pid=record.engine.pid if record.engine is not None else None,
+    )
+    if record.engine is not None:
+        await Child.adopt(record, records.log_path(record.deployment)).stop()
+    else:
+        # Its guardian was never told to go and ends by itself.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(record.guardian.wait(), STOP_TIMEOUT_S)
+    records.drop(record.deployment)
