@@ -9,9 +9,9 @@ Connect = Literal["nvlink", "pcie", "none"]
 
 DRIVER_RESERVE_BYTES = 256 * MIB
 DRIVER_RESERVE_SHARE = 0.01
-"""nvidia-smi's total less what CUDA sees in total, as reported for recent Linux drivers: 348 MiB of 12 GB (RTX
-3060), 391 of 16 (RTX A4000), 480 of 24 (RTX 4090), 495 of 32 (RTX 5090), 480 of 80 (H100), 730 of 180 (B200).
-256 MiB and 1 % is near those below 48 GB and errs to the low side above."""
+"""nvidia-smi's total less what CUDA sees in total, as reported for recent Linux drivers: 348 MiB of 12 GB
+(RTX 3060), 391 of 16 (RTX A4000), 480 of 24 (RTX 4090), 495 of 32 (RTX 5090), 480 of 80 (H100), 730 of 180
+(B200). 256 MiB and 1 % is near those below 48 GB and errs to the low side above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
