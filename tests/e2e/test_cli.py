@@ -53,7 +53,20 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "serve", "chat", "route", "report", "budgets", "keys", "config", "doctor", "bench", "ledger"],
+    [
+        "demo",
+        "serve",
+        "chat",
+        "route",
+        "report",
+        "budgets",
+        "keys",
+        "config",
+        "gpus",
+        "doctor",
+        "bench",
+        "ledger",
+    ],
 )
 def test_help(command: str) -> None:
     """Every command explains itself."""
@@ -83,7 +96,10 @@ def test_life_of_a_tenant(server: ServerProcess) -> None:
     rows = as_json("report", "usage", "--by", "scope,tier", "--since", "1h", *place)["rows"]
     assert ("acme.search.ana", "light") in {(row["scope"], row["tier"]) for row in rows}
     assert set(as_json("ledger", "verify", *place)) == {"ok", "rows", "entries", "differences"}
-    assert as_json("doctor", *place)["ok"] is True
+    examined = as_json("doctor", *place)
+    assert examined["ok"] is True
+    assert {check["state"] for check in examined["checks"]} <= {"ok", "warning"}
+    assert {check["check"] for check in examined["checks"]} >= {"gpu driver", "port", "store", "ledger"}
     key_id = next(
         k["key_id"] for k in as_json("keys", "list", *place)["keys"] if k["scope"] == "acme.search.ana"
     )
@@ -161,7 +177,21 @@ def test_engines_down_at_start(tmp_path: Path) -> None:
     config.write_text(f"store:\n  path: {tmp_path / 'trivet.db'}\n")
     doctor = trivet("doctor", "--config", str(config), environ=environ)
     assert doctor.returncode == 1
-    assert "ollama" in doctor.stdout
+    assert "Start it with `ollama serve`" in " ".join(doctor.stdout.split())
+    assert "Start it with `vllm serve`" in " ".join(doctor.stdout.split())
+
+
+def test_doctor_lists_every_problem_of_a_configuration(tmp_path: Path) -> None:
+    """Each problem is a line with its fix, and the machine is examined all the same."""
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("server:\n  prot: 9\n  port: x\n")
+    done = trivet("doctor", "--config", str(broken), "--json")
+    document = json.loads(done.stdout)
+    problems = [check for check in document["checks"] if check["check"] == "configuration"]
+    assert (done.returncode, document["ok"]) == (1, False)
+    assert [check["state"] for check in problems] == ["error", "error"]
+    assert "server.port" in problems[0]["fix"]
+    assert {"sqlite", "gpu driver"} <= {check["check"] for check in document["checks"]}
 
 
 async def test_serve_prints_what_one_needs(server: ServerProcess) -> None:

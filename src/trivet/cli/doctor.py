@@ -1,25 +1,27 @@
 """`trivet doctor`"""
 
-import platform
-import sqlite3
-import sys
-from importlib import metadata
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from trivet.cli import doctor_engines, doctor_machine
 from trivet.cli.exits import FAILED
-from trivet.cli.output import print_json, print_table
+from trivet.cli.findings import Finding, State, error, ok, told
+from trivet.cli.output import print_json, print_table, say
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
-from trivet.domain.errors import TrivetError
+from trivet.domain.engine_states import EngineState
+from trivet.domain.errors import ConfigError, TrivetError
 
 if TYPE_CHECKING:
+    from trivet.config.load import Loaded
+    from trivet.domain.tiers import Deployment
     from trivet.sdk.client import Trivet
 
-Finding = tuple[str, str, str]
-# https://sqlite.org/wal.html#walresetbug: two connections that write or checkpoint at the same moment
-# can corrupt a WAL file before these versions. Trivet writes and checkpoints through one connection only.
-_WAL_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
+_SERVING = frozenset({EngineState.READY, EngineState.SLEEPING})
+_OUT = frozenset({EngineState.FAILED, EngineState.DOWN})
 
 
 def doctor(
@@ -27,101 +29,145 @@ def doctor(
 ) -> None:
     """Examine this machine, the configuration, the store and every engine; say what to do about each fault.
 
-    Without a running server the engines of the configuration are started for the examination.
-    Exits with 1 when something fails.
+    Each line is ok, a warning (works, and could stop doing so) or an error, with the fix. Without a running
+    server the engines of the configuration are started for the examination. Exits with 1 when there is an
+    error.
+
+    Examples:
+      trivet doctor
+      trivet doctor --config trivet.yaml --json
     """
-    findings = [*_machine(), *_configuration(config), *_service(Address(url, api_key, config))]
-    failed = any(state == "fail" for _, state, _ in findings)
+    address = Address(url, api_key, config)
+    findings = list(_examine(address))
+    healthy = all(finding.state != "error" for finding in findings)
     if as_json:
-        checks = [{"check": check, "state": state, "detail": detail} for check, state, detail in findings]
-        print_json({"ok": not failed, "checks": checks})
+        print_json({"ok": healthy, "checks": [finding.as_json() for finding in findings]})
     else:
-        print_table(("check", "state", "detail"), findings)
-    if failed:
+        print_table(
+            ("check", "state", "detail", "fix"), [(f.check, f.state, f.detail, f.fix) for f in findings]
+        )
+        say(f"{len(findings)} checks: {_count(findings, 'error')}, {_count(findings, 'warning')}.")
+    if not healthy:
         raise typer.Exit(FAILED)
 
 
-def _machine() -> list[Finding]:
-    from trivet.gpu import gpu_uuids
-
-    gpus = gpu_uuids()
-    return [
-        ("python", "ok" if sys.version_info >= (3, 11) else "fail", platform.python_version()),
-        ("sqlite", "ok", _sqlite_note()),
-        ("tzdata", "ok", metadata.version("tzdata")),
-        ("litellm", *_litellm()),
-        ("llama.cpp", *_llamacpp()),
-        (
-            "gpus",
-            "ok" if gpus else "warn",
-            ", ".join(gpus) or "none found by NVML; work on the CPU is counted as engine seconds",
-        ),
-    ]
+def _count(findings: list[Finding], state: State) -> str:
+    number = sum(finding.state == state for finding in findings)
+    return f"{number or 'no'} {state}{'' if number == 1 else 's'}"
 
 
-def _sqlite_note() -> str:
-    version = sqlite3.sqlite_version_info
-    fixed = version >= (3, 51, 3) or any(version[:2] == line[:2] and version >= line for line in _WAL_FIXED)
-    return f"{sqlite3.sqlite_version}" + (
-        "" if fixed else " (has the WAL-reset fault; one process, one writer: not reachable here)"
-    )
+def _examine(address: Address) -> Iterator[Finding]:
+    from trivet.gpu import discover
+    from trivet.storage import StoreLock
+
+    yield from doctor_machine.software()
+    loaded, deployments, problems = _configuration(address.config)
+    owner = None
+    if loaded is not None:
+        owner = StoreLock.owner(loaded.settings.store.path.expanduser())
+    yield from doctor_machine.gpus(discover(trivets=(owner.pid,) if owner else ()))
+    yield doctor_machine.open_files()
+    yield from problems
+    if loaded is not None:
+        server = loaded.settings.server
+        yield doctor_machine.store_place(loaded.settings.store.path.expanduser())
+        yield doctor_machine.port(server.host, server.port, owner.url if owner else None)
+        yield from _engines(loaded, deployments)
+    # Without a usable configuration the service could only say the same again.
+    if address.url or loaded is not None:
+        yield from _service(address)
 
 
-def _litellm() -> tuple[str, str]:
-    version = metadata.version("litellm")
-    if version in ("1.82.7", "1.82.8"):
-        return (
-            "fail",
-            f"{version} is a malicious release: remove it, and treat every secret on this machine as stolen",
-        )
-    return "ok", version
-
-
-def _llamacpp() -> tuple[str, str]:
-    try:
-        return "ok", f"xllamacpp {metadata.version('xllamacpp')}"
-    except metadata.PackageNotFoundError:
-        return "warn", "not installed; for the embedded engine: pip install 'trivet[llamacpp]'"
-
-
-def _configuration(config: ConfigOption) -> list[Finding]:
+def _configuration(path: Path | None) -> "tuple[Loaded | None, tuple[Deployment, ...], list[Finding]]":
+    """Return what could be read, and a finding for each problem."""
     from trivet.config.deployments import build_deployments
     from trivet.config.load import load_settings
 
     try:
-        loaded = load_settings(config_path=config)
+        loaded = load_settings(config_path=path)
         deployments = build_deployments(loaded.settings)
-    except TrivetError as error:
-        return [("configuration", "fail", str(error))]
-    return [
-        (
-            "configuration",
-            "ok",
-            f"{loaded.path or 'environment and defaults'}; {len(deployments)} deployments",
+    except ConfigError as fault:
+        fix = "Correct it; `trivet config check` shows the same, docs/reference/config.md every key."
+        listed = fault.details.get("problems") or [{"key": "", "origin": "", "message": str(fault)}]
+        return None, (), [_problem(problem, fix) for problem in listed]
+    note = f"{loaded.path or 'environment and defaults'}; {len(deployments)} deployments"
+    return loaded, deployments, [ok("configuration", note)]
+
+
+def _problem(problem: dict[str, str], fix: str) -> Finding:
+    where = f"{problem['key']} ({problem['origin']})" if problem["origin"] else problem["key"]
+    return told(
+        "configuration",
+        "error",
+        f"{where}: {problem['message']}" if where else problem["message"],
+        otherwise=fix,
+    )
+
+
+def _engines(loaded: "Loaded", deployments: "tuple[Deployment, ...]") -> Iterator[Finding]:
+    """Check what is installed and what answers, then the disks that their models go to."""
+    from trivet.config.deployments import launch_of
+
+    fleet = loaded.settings.fleet
+    path = os.environ.get("PATH")
+    launches = {d.name: launch_of(loaded.settings, d.name) for d in deployments}
+    kinds = {kind: [d for d in deployments if d.engine == kind] for kind in ("ollama", "vllm", "llamacpp")}
+    by_command = [launch for d in kinds["vllm"] if (launch := launches[d.name]) is not None]
+    needs_ollama = any(d.url == fleet.ollama_url for d in kinds["ollama"])
+    found = doctor_engines.ollama(fleet.ollama_url, needed=needs_ollama, path=path)
+    yield found
+    yield doctor_engines.vllm(
+        fleet.vllm_url, kinds["vllm"], doctor_engines.first_words(by_command), path=path
+    )
+    yield doctor_engines.llamacpp(needed=any(launches[d.name] for d in kinds["llamacpp"]))
+    ollama_folder, hub_folder = doctor_machine.model_folders(os.environ, Path.home())
+    wanted = doctor_machine.PULL_WANTED_BYTES
+    if needs_ollama and _is_here(fleet.ollama_url):
+        yield doctor_machine.disk(
+            "ollama's models",
+            ollama_folder,
+            wanted,
+            "Remove models (`ollama rm`), or set OLLAMA_MODELS to a larger disk.",
         )
-    ]
+    if by_command:
+        yield doctor_machine.disk(
+            "vllm's models",
+            hub_folder,
+            wanted,
+            "Remove models (`hf cache delete`), or set HF_HOME to a larger disk.",
+        )
 
 
-def _service(address: Address) -> list[Finding]:
+def _is_here(url: str) -> bool:
+    return any(f"//{host}" in url for host in ("127.", "localhost", "[::1]"))
+
+
+def _service(address: Address) -> Iterator[Finding]:
     async def examine(trivet: "Trivet") -> tuple[dict[str, Any], dict[str, Any]]:
         deployments = await trivet.call("GET", "/api/v1/deployments")
         return deployments, await trivet.call("POST", "/api/v1/ledger/verify")
 
     try:
         deployments, proof = ask(address, examine, with_engines=True)
-    except TrivetError as error:
-        return [("service", "fail", str(error))]
-    findings: list[Finding] = [
-        (
-            f"engine {engine['name']}",
-            {"ready": "ok", "down": "fail", "failed": "fail"}.get(engine["state"], "warn"),
-            f"{engine['tier']}, {engine['state']}"
-            + (f": {engine['detail']}" if engine.get("detail") else ""),
-        )
-        for engine in deployments["deployments"]
-    ]
+    except TrivetError as fault:
+        yield told("service", "error", str(fault), otherwise="Start it: `trivet serve`.")
+        return
+    yield from (_engine(engine) for engine in deployments["deployments"])
     note = f"{proof['rows']} counters, {proof['entries']} entries"
-    findings.append(
-        ("ledger", "ok", note) if proof["ok"] else ("ledger", "fail", f"{note}; see `trivet ledger verify`")
+    if proof["ok"]:
+        yield ok("ledger", note)
+    else:
+        yield error("ledger", f"{note}; they do not agree", "`trivet ledger verify` names each difference.")
+
+
+def _engine(engine: dict[str, Any]) -> Finding:
+    state, detail = engine["state"], engine.get("detail") or ""
+    check = f"engine {engine['name']}"
+    note = f"{engine['tier']}, {state}" + (f": {detail}" if detail else "")
+    if state in _SERVING:
+        return ok(check, note)
+    rank: State = "error" if state in _OUT else "warning"
+    wait = (
+        "Wait; it becomes ready by itself." if state != EngineState.ABSENT else "It starts when it is needed."
     )
-    return findings
+    return told(check, rank, note, otherwise="See the engine's own log." if rank == "error" else wait)
