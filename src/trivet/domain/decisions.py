@@ -91,3 +91,5 @@ class Offer:
     state: str = "ready"
     """An `EngineState`, or `open` while the deployment's circuit breaker is open."""
     in_flight: int = 0
+    wait_s: float | None = None
+    """Expected seconds until it can take a request: 0 when ready, None where nobody can tell."""

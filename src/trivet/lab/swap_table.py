@@ -58,7 +58,7 @@ def rows(count: int, rules: Rules) -> list[dict[str, Any]]:
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| traffic | swap takes | request every | swaps | longest wait | mean | FCFS swaps | longest | mean |",
+        "| traffic | swap takes | request every | swaps | longest wait | mean | FCFS | longest | mean |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [

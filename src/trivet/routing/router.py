@@ -13,7 +13,7 @@ from trivet.routing.eligibility import Terms, judge, refusal, require_tier, told
 from trivet.routing.features import prompt_ceiling_tokens
 from trivet.routing.output import output_cap
 from trivet.routing.policies import Policy, PolicyBook, TierRange, tier_range
-from trivet.routing.scoring import rank
+from trivet.routing.scoring import expected_wait_s, rank
 from trivet.routing.target import find_target
 
 
@@ -207,16 +207,7 @@ def _availability_reasons(
         wanted = rejection.deployment.tier.order == aim.order
         if rejection.code == "key_not_allowed" or (wanted and rejection.code != "other_deployment_pinned"):
             reasons.append(Reason(rejection.code, rejection.reason))
-    for offer in eligible:
-        name, state = offer.deployment.name, offer.state
-        if state == "ready":
-            continue
-        if name == chosen.name:
-            reasons.append(
-                Reason("last_resort", f"{name} is {_STATES.get(state, state)}, but nothing is better.")
-            )
-        else:
-            reasons.append(Reason("unavailable", f"{name} is {_STATES.get(state, state)}: tried last."))
+    reasons += [_state_reason(offer, chosen) for offer in eligible if offer.state != EngineState.READY]
     distance = chosen.tier.order - aim.order
     if distance > 0:
         text = (
@@ -228,6 +219,20 @@ def _availability_reasons(
         reasons.append(Reason("downgraded", text))
     reasons.append(Reason("chosen", f"{chosen.name} of tier {chosen.tier.name} is tried first."))
     return reasons
+
+
+def _state_reason(offer: Offer, chosen: Deployment) -> Reason:
+    """Tell what it means for the order that a deployment is not ready."""
+    name, wait_s = offer.deployment.name, expected_wait_s(offer)
+    state = _STATES.get(offer.state, offer.state)
+    if wait_s is not None:
+        words = f"{name} is {state} and expected to serve in {wait_s:.0f} s"
+        if name == chosen.name:
+            return Reason("worth_waiting", f"{words}: worth the wait.")
+        return Reason("wait", f"{words}: tried after {chosen.name}.")
+    if name == chosen.name:
+        return Reason("last_resort", f"{name} is {state}, but nothing is better.")
+    return Reason("unavailable", f"{name} is {state}: tried last.")
 
 
 _STATES = {

@@ -15,6 +15,11 @@ from trivet.domain.engine_states import EngineState
 LOAD_RANGE = 0.9
 """The most that load can cost: less than the distance 1 between neighbouring tiers."""
 
+WAIT_PER_TIER_S = 5.0
+"""A wait of so many seconds costs as much as one tier upwards."""
+WAIT_MAX_S = 120.0
+"""Whoever has to be waited for longer is tried after all that serve sooner."""
+
 _UNAVAILABLE_RANKS: dict[str, int] = {
     EngineState.READY: 0,
     EngineState.LOADING: 1,
@@ -43,20 +48,33 @@ def score_terms(offer: Offer, *, target_order: int, tier_count: int) -> dict[str
     tier_fit: 1 in the target tier.
     escalation: minus the tiers above the target, where it is above.
     downgrade: minus the tiers below it, and minus all that could lie above, where it is below.
+    wait: minus 1 for each WAIT_PER_TIER_S until it can serve, at most one more than there are tiers: it can
+        cost more than the way to the highest tier, and never as much as the way to a lower one.
     unavailable: minus one whole range of the terms before while it is coming (loading, pulling, sleeping,
-        draining), minus two while it does not serve (absent, failed, down, open).
+        draining) and the wait is long or cannot be told, minus two while it does not serve (absent, failed,
+        down, open).
     load: minus up to LOAD_RANGE as requests in flight exceed the slots: 0 idle, half when just full.
     """
     distance = offer.deployment.tier.order - target_order
     occupancy = offer.in_flight / max(1, offer.deployment.slots)
-    unavailable = _UNAVAILABLE_RANKS.get(offer.state, _LAST_RANK)
+    wait_s = expected_wait_s(offer)
+    unavailable = 0 if wait_s is not None else _UNAVAILABLE_RANKS.get(offer.state, _LAST_RANK)
     return {
         "tier_fit": 1.0 if distance == 0 else 0.0,
         "escalation": float(-max(0, distance)),
         "downgrade": float(distance - tier_count) if distance < 0 else 0.0,
-        "unavailable": float(-unavailable * (2 * tier_count + 2)),
+        "wait": 0.0 - round(min(tier_count + 1.0, (wait_s or 0.0) / WAIT_PER_TIER_S), 6),
+        "unavailable": float(-unavailable * (3 * tier_count + 3)),
         "load": 0.0 - round(LOAD_RANGE * occupancy / (1.0 + occupancy), 6),
     }
+
+
+def expected_wait_s(offer: Offer) -> float | None:
+    """Return how long a request would wait for this deployment; None where that is too long or unknown."""
+    if offer.state == EngineState.READY:
+        return 0.0
+    comes = _UNAVAILABLE_RANKS.get(offer.state, _LAST_RANK) < _LAST_RANK or offer.state == EngineState.ABSENT
+    return offer.wait_s if comes and offer.wait_s is not None and offer.wait_s <= WAIT_MAX_S else None
 
 
 def _scored(offer: Offer, target_order: int, tier_count: int) -> Candidate:
