@@ -48,6 +48,7 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         doors.doorkeeper,
         body_limit_bytes=server.body_limit_bytes,
         write_timeout_s=server.write_timeout_s,
+        keep_alive_s=server.keep_alive_interval_s,
         exhausted_status=budgets.exhausted_status,
     )
     decide = DecisionDoor(

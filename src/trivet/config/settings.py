@@ -41,6 +41,8 @@ class ServerSettings(Section):
     drain_timeout_s: PositiveFloat = 30.0
     write_timeout_s: PositiveFloat = 60.0
     """How long a client may take nothing of its answer before it counts as gone."""
+    keep_alive_interval_s: PositiveFloat = 5.0
+    """How often a stream whose model must be waited for shows a sign of life."""
 
 
 class StoreSettings(Section):

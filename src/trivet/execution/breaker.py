@@ -55,6 +55,12 @@ class Breaker:
             return None
         return (self._open_until_ns - self._clock.monotonic_ns()) / 1e9
 
+    @property
+    def lets_through(self) -> bool:
+        """Tell whether `ask` would give a Pass now."""
+        state = self.state
+        return state == "closed" or (state == "half_open" and not self._probing)
+
     def ask(self) -> Pass | None:
         """Return a Pass, or None when the request must go elsewhere."""
         match self.state:

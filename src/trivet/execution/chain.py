@@ -6,7 +6,9 @@ are not spliced onto the first one's.
 
 import contextlib
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,9 +21,9 @@ from trivet.domain.errors import (
     EngineBusy,
     EngineError,
     EngineIncapable,
+    EngineLoading,
     EngineRejected,
     EngineTimeout,
-    EngineUnavailable,
 )
 from trivet.domain.outcomes import Attempt
 from trivet.domain.requests import ChatRequest
@@ -29,20 +31,27 @@ from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import CallLimits, EngineCall, Reply, Transport
 from trivet.execution.breaker import Breaker, Breakers, Pass
 from trivet.execution.upstream import upstream_body
+from trivet.execution.verdict import most_telling
 from trivet.fleet import Fleet
 from trivet.metering import DeviceClock, Metrics
 
 log = structlog.get_logger(__name__)
 
 MINIMUM_WITNESSES = 2
-_TELLING: dict[type[EngineError], int] = {
-    EngineBusy: 1,
-    EngineTimeout: 2,
-    EngineBroken: 3,
-    EngineUnavailable: 4,
-    ContextOverflow: 5,
-    EngineIncapable: 6,
-}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """One request on its way through the candidates."""
+
+    request: ChatRequest
+    decision: Decision
+    attempts: list[Attempt]
+    """Filled as they are made."""
+    request_id: str
+    started_ns: int
+    on_wait: Callable[[], None]
+    """Called when a model has to be waited for."""
 
 
 class RunningAttempt:
@@ -55,8 +64,8 @@ class RunningAttempt:
         self.error: EngineError | None = None
         self._leave = leave
         self._chain = chain
+        self.limits = limits
         self._lease = lease
-        self._limits = limits
 
     def enter(self, lease: AbstractContextManager[Transport]) -> Transport:
         """Take the engine's lease until the attempt ends."""
@@ -104,14 +113,16 @@ class RunningAttempt:
             self.breaker.returned(self._leave)
 
     def _engine_at_fault(self, error: EngineError) -> bool:
-        if isinstance(error, EngineRejected | EngineIncapable | ContextOverflow | EngineBusy):
-            return False  # the request's fault, or an engine that works: at its limit
+        if isinstance(error, EngineRejected | EngineIncapable | ContextOverflow):
+            return False  # the request's fault
+        if isinstance(error, EngineBusy | EngineLoading):
+            return False  # the engine works, at its limit, or will
         if not isinstance(error, EngineTimeout):
             return True
         # A timeout speaks against the engine only if it had its full time, not a deadline's last second.
         elapsed_s = ((self.attempt.ended_ns or 0) - self.attempt.dispatched_ns) / 1e9
-        cut_short = elapsed_s >= 0.95 * self._limits.total_s
-        return not cut_short or self._limits.total_s >= self._chain.full_time_s
+        cut_short = elapsed_s >= 0.95 * self.limits.total_s
+        return not cut_short or self.limits.total_s >= self._chain.full_time_s
 
 
 class Chain:
@@ -133,18 +144,10 @@ class Chain:
         self._settings = settings
         self.clock = clock
 
-    async def first_content(
-        self,
-        request: ChatRequest,
-        decision: Decision,
-        attempts: list[Attempt],
-        *,
-        request_id: str,
-        started_ns: int,
-    ) -> tuple[Reply, RunningAttempt]:
+    async def first_content(self, course: "Course") -> tuple[Reply, RunningAttempt]:
         """Return the first reply that has content, with its attempt still running.
 
-        Every attempt made is appended to `attempts`, the failed ones included.
+        Every attempt made is appended to the course's `attempts`, the failed ones included.
 
         Raises:
             EngineError: no candidate produced content; it is the most telling of their errors.
@@ -152,28 +155,20 @@ class Chain:
         failed: list[RunningAttempt] = []
         deadline_error: EngineTimeout | None = None
         retry_after_s: float | None = None
-        last = len(decision.candidates) - 1
-        for index, candidate in enumerate(decision.candidates):
+        attempts, last = course.attempts, len(course.decision.candidates) - 1
+        for index, candidate in enumerate(course.decision.candidates):
             if len(attempts) >= self._settings.max_attempts:
                 break
-            left_s = self._settings.deadline_s - (self.clock.monotonic_ns() - started_ns) / 1e9
-            if left_s <= 0:
+            if self._left_s(course) <= 0:
                 deadline_error = EngineTimeout(f"The deadline of {self._settings.deadline_s:g} s has passed.")
                 break
-            breaker = self.breakers.of(candidate.deployment.name)
-            leave = breaker.ask()
-            if leave is None:
-                retry_after_s = min(breaker.retry_after_s or 1.0, retry_after_s or 3600.0)
-                continue
-            call = EngineCall(
-                body=upstream_body(request, decision, candidate.deployment),
-                stream=request.stream,
-                limits=self._limits(left_s, plain=not request.stream, last=index == last),
-                request_id=request_id,
-            )
-            running = self._begin(candidate.deployment, call, leave, attempts)
             try:
-                reply = await self._dispatch(running, call)
+                running = await self._begin(candidate.deployment, course, last=index == last)
+                if running is None:
+                    breaker = self.breakers.of(candidate.deployment.name)
+                    retry_after_s = min(breaker.retry_after_s or 1.0, retry_after_s or 3600.0)
+                    continue
+                reply = await self._dispatch(running, course)
             except BaseException:
                 self._judge(failed, guilty=False)  # no verdict can follow: give the passes back
                 raise
@@ -189,40 +184,74 @@ class Chain:
             failed, guilty=len(failed) < MINIMUM_WITNESSES or not all(each.suspect for each in failed)
         )
         errors = [each.error for each in failed if each.error is not None]
-        raise _most_telling([*errors, *([deadline_error] if deadline_error else [])], attempts, retry_after_s)
+        raise most_telling([*errors, *([deadline_error] if deadline_error else [])], attempts, retry_after_s)
 
-    def _begin(
-        self, deployment: Deployment, call: EngineCall, leave: Pass, attempts: list[Attempt]
-    ) -> RunningAttempt:
-        attempt = Attempt(
-            attempt_id=uuid.uuid4().hex, deployment=deployment, dispatched_ns=self.clock.monotonic_ns()
-        )
-        attempts.append(attempt)
-        # The running attempt owns the lease from the start: whatever happens, its end gives it back.
-        return RunningAttempt(attempt, leave, self, contextlib.ExitStack(), call.limits)
+    async def _begin(self, deployment: Deployment, course: "Course", *, last: bool) -> RunningAttempt | None:
+        """Wait for the deployment's model if it is not in memory; then the attempt begins, no earlier.
 
-    async def _dispatch(self, running: RunningAttempt, call: EngineCall) -> Reply | None:
-        """Return the reply once it has content; None when the attempt failed and has ended."""
+        Returns:
+            The attempt, which has ended if the wait was in vain; None if the breaker lets nothing through.
+        """
+        breaker = self.breakers.of(deployment.name)
+        if not breaker.lets_through:
+            return None
+        with contextlib.ExitStack() as lease:
+            fault: EngineError | None = None
+            try:
+                lease.enter_context(
+                    await self._fleet.ensure_ready(
+                        deployment.name, left_s=self._left_s(course), last=last, on_wait=course.on_wait
+                    )
+                )
+            except EngineError as error:
+                fault = error
+            leave = breaker.ask() if fault is None else Pass(probe=False)
+            if leave is None:
+                return None
+            attempt = Attempt(
+                attempt_id=uuid.uuid4().hex, deployment=deployment, dispatched_ns=self.clock.monotonic_ns()
+            )
+            course.attempts.append(attempt)
+            # The running attempt owns the lease from the start: whatever happens, its end gives it back.
+            limits = self._limits(self._left_s(course), plain=not course.request.stream, last=last)
+            running = RunningAttempt(attempt, leave, self, lease.pop_all(), limits)
+        if fault is not None:
+            self._fail(running, fault, course)
+        return running
+
+    async def _dispatch(self, running: RunningAttempt, course: "Course") -> Reply | None:
+        """Return the reply once it has content; None when the attempt has failed and ended."""
         attempt = running.attempt
+        if attempt.ended_ns is not None:
+            return None
+        request = course.request
         try:
+            call = EngineCall(
+                body=upstream_body(request, course.decision, attempt.deployment),
+                stream=request.stream,
+                limits=running.limits,
+                request_id=course.request_id,
+            )
             transport = running.enter(self._fleet.lease(attempt.deployment.name))
             self.metrics.attempt_started(attempt)
             self.device_clock.start(attempt.attempt_id, attempt.deployment)
             reply = await transport.chat(call)
         except EngineError as error:
-            running.end(error)
-            log.info(
-                "attempt.failed",
-                request_id=call.request_id,
-                deployment=attempt.deployment.name,
-                code=error.code,
-            )
+            self._fail(running, error, course)
             return None
         except BaseException:  # cancelled, or a fault of ours: the endpoint is not to blame
             running.end(cancelled=True)
             raise
         running.first_content()
         return reply
+
+    def _fail(self, running: RunningAttempt, error: EngineError, course: "Course") -> None:
+        running.end(error)
+        name = running.attempt.deployment.name
+        log.info("attempt.failed", request_id=course.request_id, deployment=name, code=error.code)
+
+    def _left_s(self, course: "Course") -> float:
+        return self._settings.deadline_s - (self.clock.monotonic_ns() - course.started_ns) / 1e9
 
     def _judge(self, failed: list[RunningAttempt], *, guilty: bool) -> None:
         for each in failed:
@@ -243,35 +272,3 @@ class Chain:
             first_content_s=min(left_s, self._settings.first_content_timeout_s),
             idle_s=self._settings.idle_timeout_s,
         )
-
-
-def _tells_less(error: EngineError) -> int:
-    """Rank errors by what they tell the caller: the request's own fault first, then what a wait may cure.
-
-    What one engine cannot do matters only if nothing else went wrong on the way.
-    """
-    return 0 if not error.retryable else _TELLING.get(type(error), len(_TELLING) + 1)
-
-
-def _most_telling(
-    errors: list[EngineError], attempts: list[Attempt], retry_after_s: float | None
-) -> EngineError:
-    """Choose the error to show when every candidate failed, and list what was tried."""
-    if not errors:
-        return EngineUnavailable(
-            "No engine can take the request now: the circuit breakers of all candidates are open.",
-            hint="`trivet doctor` shows what each engine says.",
-            retry_after_s=retry_after_s or 1.0,
-        )
-    error = min(errors, key=_tells_less)
-    error.details["attempts"] = [
-        {
-            "deployment": attempt.deployment.name,
-            "tier": attempt.deployment.tier.name,
-            "code": attempt.error_code,
-        }
-        for attempt in attempts
-    ]
-    if error.retry_after_s is None and isinstance(error, EngineBusy | EngineUnavailable):
-        error.retry_after_s = retry_after_s or 1.0
-    return error

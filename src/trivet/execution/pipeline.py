@@ -4,8 +4,9 @@ relay, settle, announce.
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -15,7 +16,7 @@ from trivet.domain.errors import BudgetError, StoreUnavailable, TrivetError
 from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.execution.answer import Answer
-from trivet.execution.chain import Chain
+from trivet.execution.chain import Chain, Course
 from trivet.execution.run import Run
 from trivet.execution.settler import Settler
 from trivet.fleet import Fleet
@@ -66,8 +67,17 @@ class Pipeline:
             self._metrics.refused(error.code)
             raise
 
-    async def execute(self, request: ChatRequest, principal: Principal, *, request_id: str) -> Answer:
+    async def execute(
+        self,
+        request: ChatRequest,
+        principal: Principal,
+        *,
+        request_id: str,
+        on_wait: Callable[[Decision], None] | None = None,
+    ) -> Answer:
         """Serve the request; return once the first content has arrived (a plain answer: all of it).
+
+        `on_wait` is called with the decision when a model must be waited for, perhaps several times.
 
         The answer must be closed by the caller. Cancelling this call cancels the work upstream; what
         was held is settled or released in every case.
@@ -93,9 +103,15 @@ class Pipeline:
             run.reservation = await self._settler.hold(
                 principal.scope, run.ceiling, wait_s=self._contended_wait_s
             )
-            reply, running = await self._chain.first_content(
-                request, decision, run.attempts, request_id=request_id, started_ns=started_ns
+            course = Course(
+                request=request,
+                decision=decision,
+                attempts=run.attempts,
+                request_id=request_id,
+                started_ns=started_ns,
+                on_wait=partial(on_wait, decision) if on_wait is not None else _unheard,
             )
+            reply, running = await self._chain.first_content(course)
         except BaseException as error:
             refused = error if isinstance(error, TrivetError) else None
             settlement = run.close(_status_of(error), error=refused)
@@ -134,6 +150,10 @@ class Pipeline:
             latency_ms=round((outcome.ended_ns - outcome.started_ns) / 1e6, 1),
             code=outcome.error_code,
         )
+
+
+def _unheard() -> None:
+    """Tell nobody."""
 
 
 def _status_of(error: BaseException) -> OutcomeStatus:

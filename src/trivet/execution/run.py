@@ -155,10 +155,12 @@ class Run:
     def _charge_without_reply(self, status: OutcomeStatus) -> Usage | None:
         """Return the charge of a request whose client left, or whose engine fell silent, before content.
 
-        The engine was at work. A plain answer shows nothing of how far it came, so its whole ceiling is
-        charged: else timing out would be a way to free tokens.
+        The engine was at work, unless the client left while no attempt was under way: between two of them,
+        or waiting for a model to be loaded. A plain answer shows nothing of how far it came, so its whole
+        ceiling is charged: else timing out would be a way to free tokens.
         """
-        if status != "cancelled" and self.attempts[-1].error_code != EngineTimeout.code:
+        left_at_work = status == "cancelled" and self.attempts[-1].error_code == "cancelled"
+        if not left_at_work and self.attempts[-1].error_code != EngineTimeout.code:
             return None
         return Usage(
             self.decision.estimated.prompt_tokens, 0 if self.request.stream else self.output_cap, "ceiling"

@@ -23,6 +23,7 @@ from trivet.fleet.launcher import Launcher
 from trivet.fleet.lending import LentTransport
 from trivet.fleet.plan import EndpointPlan
 from trivet.fleet.records import EngineRecords
+from trivet.fleet.standing import Standing
 
 __all__ = ["Endpoint", "EndpointPlan"]
 
@@ -60,7 +61,9 @@ class Endpoint:
         self._launcher: Launcher | None = None
         if plan.launch is not None and records is not None:
             self._launcher = Launcher(plan, plan.launch, records)
-        self._health = Health(EngineState.ABSENT, "not started yet" if plan.launch else "not probed yet")
+        self._standing = Standing(
+            Health(EngineState.ABSENT, "not started yet" if plan.launch else "not probed yet")
+        )
         self._in_flight = 0
         self._restarts = 0
         self._misses = 0
@@ -73,9 +76,14 @@ class Endpoint:
         """Return the deployment with what the engine reported filled in."""
         return self._deployment
 
+    @property
+    def standing(self) -> Standing:
+        """Return the endpoint's state, to be waited for."""
+        return self._standing
+
     def offer(self) -> Offer:
         """Return the endpoint as routing sees it."""
-        return Offer(self._deployment, self._health.state, self._in_flight)
+        return Offer(self._deployment, self._health.state, self._in_flight, self._standing.wait_s)
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[Transport]:
@@ -150,6 +158,14 @@ class Endpoint:
         finally:
             if self._launcher is not None:
                 await self._launcher.close()
+
+    @property
+    def _health(self) -> Health:
+        return self._standing.health
+
+    @_health.setter
+    def _health(self, health: Health) -> None:
+        self._standing.show(health)
 
     async def _survives(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do the work and tell whether it ended well; what it raises becomes the state."""

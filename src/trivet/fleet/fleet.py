@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from trivet.config.settings import FleetSettings
 from trivet.domain.decisions import Offer
+from trivet.domain.engine_states import EngineState
 from trivet.engines.connect import open_session
 from trivet.engines.litellm import load_library
 from trivet.engines.protocol import Transport
@@ -87,6 +88,29 @@ class Fleet:
         """Lend the transport of a deployment for one attempt."""
         return self._endpoints[name].lease()
 
+    async def ensure_ready(
+        self, name: str, *, left_s: float, last: bool, on_wait: Callable[[], None]
+    ) -> AbstractContextManager[object]:
+        """Wait for a model that is on its way; return the place to hold while a request runs.
+
+        One that has failed is not waited for: the request finds that out by itself, at once.
+
+        Args:
+            name: the deployment.
+            left_s: what is left of the request's time.
+            last: there is no other candidate, so all of it may be waited for.
+            on_wait: called before a wait.
+
+        Raises:
+            EngineLoading: the model did not come in time.
+        """
+        standing = self._endpoints[name].standing
+        if not EngineState(standing.health.state).is_coming:
+            return contextlib.nullcontext()
+        on_wait()
+        await standing.settled(name, self._patience_s(standing.wait_s, left_s, last=last))
+        return contextlib.nullcontext()
+
     def report(self) -> list[dict[str, Any]]:
         """Return all endpoints as the API shows them."""
         return [endpoint.report() for endpoint in self._endpoints.values()]
@@ -105,6 +129,10 @@ class Fleet:
         records = EngineRecords(directory, keep=self._settings.on_exit == "keep")
         await end_leftovers(records.load(), records, launched)
         return records
+
+    def _patience_s(self, expected_s: float | None, left_s: float, *, last: bool) -> float:
+        # While another candidate waits, half of the time must be left for it.
+        return left_s if last else min(left_s / 2, self._settings.swap.max_wait_s + (expected_s or 0.0))
 
 
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:

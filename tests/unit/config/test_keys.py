@@ -29,7 +29,10 @@ def test_all_keys_are_listed_with_stand_ins() -> None:
         (("tiers", 0, "deployments", 0, "engine"), "one of ollama, vllm, llamacpp, openai, litellm, or null"),
         (
             ("server",),
-            "a mapping with the keys host, port, body_limit_bytes, drain_timeout_s, write_timeout_s",
+            (
+                "a mapping with the keys host, port, body_limit_bytes, drain_timeout_s, write_timeout_s, "
+                "keep_alive_interval_s"
+            ),
         ),
         (("routing", "policies"), "a mapping of names to values"),
         (("budgets", "exhausted_status"), "one of 429, 402"),

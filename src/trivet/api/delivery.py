@@ -1,0 +1,119 @@
+"""An answer on its way to its client."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+
+from trivet.api.asgi import ClientGone, Send, send_part, send_whole, start_stream
+from trivet.api.errors import error_event
+from trivet.domain.decisions import Decision
+from trivet.domain.errors import EngineError, EngineUnavailable, TrivetError
+from trivet.execution import Answer
+
+STOPPING = EngineUnavailable("Trivet is stopping.", retry_after_s=5.0)
+SIGN_OF_LIFE = b": keep-alive\n\n"
+"""A comment of SSE, which clients skip; it keeps them, and proxies between, from giving up."""
+
+
+class Delivery:
+    """The response on its way to the client, which may read slowly, or stop reading."""
+
+    def __init__(self, send: Send, request_id: str, *, write_timeout_s: float, keep_alive_s: float) -> None:
+        self.send = send
+        self.begun = False
+        self._request_id = request_id
+        self._write_timeout_s = write_timeout_s
+        self._keep_alive_s = keep_alive_s
+        self._sign_of_life: asyncio.Task[None] | None = None
+
+    def waits(self, decision: Decision) -> None:
+        """Send signs of life from now on, since the model of a stream has to be waited for.
+
+        The first one begins the response: with it the status is 200, and an error becomes the last event.
+        """
+        if self._sign_of_life is None:
+            self._sign_of_life = asyncio.create_task(self._send_signs_of_life(decision))
+
+    async def end_wait(self) -> None:
+        """Send no more signs of life."""
+        if self._sign_of_life is not None:
+            self._sign_of_life.cancel()
+            await asyncio.wait({self._sign_of_life})
+
+    async def of(self, answer: Answer) -> None:
+        """Deliver the answer.
+
+        Raises:
+            ClientGone: the client took nothing for the write timeout; the answer must be closed.
+        """
+        headers = answer_headers(answer)
+        if not answer.run.request.stream:
+            async with self._patience():
+                self.begun = True
+                await send_whole(self.send, status=200, body=answer.body, headers=headers)
+            return
+        if not self.begun:
+            self.begun = True
+            await start_stream(self.send, headers=headers)
+        try:
+            async for data in answer.chunks():
+                async with self._patience():
+                    await send_part(self.send, data)
+        except EngineError as error:
+            await self.break_off(error, answer.run.request_id)
+            return
+        except asyncio.CancelledError:
+            # Either the client has gone, or Trivet stops: then the client is told.
+            await self.break_off(STOPPING, answer.run.request_id)
+            raise
+        await send_part(self.send, b"", more=False)
+
+    async def break_off(self, error: TrivetError, request_id: str) -> None:
+        """End a begun stream with an error event; without [DONE] no client takes it for a whole answer."""
+        async with self._patience():
+            await send_part(self.send, error_event(error, request_id=request_id))
+            await send_part(self.send, b"", more=False)
+
+    @contextlib.asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                yield
+        except TimeoutError:
+            raise ClientGone from None
+
+    async def _send_signs_of_life(self, decision: Decision) -> None:
+        headers = {"x-request-id": self._request_id, **decision_headers(decision)}
+        # Who takes none of them is found out when the answer, or its error, is to be sent.
+        with contextlib.suppress(ClientGone):
+            while True:
+                await asyncio.sleep(self._keep_alive_s)
+                async with self._patience():
+                    if not self.begun:
+                        self.begun = True
+                        await start_stream(self.send, headers=headers)
+                    await send_part(self.send, SIGN_OF_LIFE)
+
+
+def answer_headers(answer: Answer) -> Mapping[str, str]:
+    """Return the response headers that explain the answer."""
+    run = answer.run
+    decision = run.decision
+    remaining = run.budget_remaining
+    return {
+        "x-request-id": run.request_id,
+        **decision_headers(decision),
+        "x-trivet-tier": answer.deployment.tier.name,
+        "x-trivet-model": answer.deployment.model,
+        "x-trivet-attempts": str(len(run.attempts)),
+        "x-trivet-budget-remaining": "unlimited" if remaining is None else str(remaining),
+    }
+
+
+def decision_headers(decision: Decision) -> dict[str, str]:
+    """Return the response headers that explain the decision, before it is known who answers."""
+    return {
+        "x-trivet-decision-id": decision.decision_id,
+        "x-trivet-complexity": f"{decision.complexity.score:.3f}",
+        "x-trivet-reason": " ".join(reason.text for reason in decision.reasons),
+    }

@@ -1,0 +1,60 @@
+"""An endpoint's state, which requests may wait for."""
+
+import asyncio
+
+from trivet.domain.engine_states import EngineState
+from trivet.domain.errors import EngineLoading
+from trivet.engines.protocol import Health
+
+
+class Standing:
+    """What is known of an endpoint now, how long it took to come the last time, and who waits for it."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+        self._changed = asyncio.Event()
+        self._since_s = 0.0
+        self._took_s: float | None = None
+
+    @property
+    def health(self) -> Health:
+        """Return the present health."""
+        return self._health
+
+    def show(self, health: Health) -> None:
+        """Take the new health, and wake who waits for it."""
+        now_s = asyncio.get_running_loop().time()
+        before, self._health = self._health.state, health
+        if before == health.state:
+            return
+        if before == EngineState.LOADING and health.ready:
+            self._took_s = now_s - self._since_s
+        if health.state == EngineState.LOADING:
+            self._since_s = now_s
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    @property
+    def wait_s(self) -> float | None:
+        """Return the expected seconds until it is ready; None where nobody can tell."""
+        if self._health.ready:
+            return 0.0
+        if self._health.state != EngineState.LOADING or self._took_s is None:
+            return None
+        return max(0.0, self._took_s - (asyncio.get_running_loop().time() - self._since_s))
+
+    async def settled(self, name: str, wait_s: float) -> None:
+        """Return when waiting alone makes nothing better: it is ready, or has failed.
+
+        Raises:
+            EngineLoading: it was still on its way after `wait_s`.
+        """
+        try:
+            async with asyncio.timeout(wait_s):
+                while EngineState(self._health.state).is_coming:
+                    await self._changed.wait()
+        except TimeoutError:
+            raise EngineLoading(
+                f"{name} was still {self._health.state} after {wait_s:.0f} s: {self._health.detail}",
+                retry_after_s=max(1.0, self.wait_s or 5.0),
+            ) from None
