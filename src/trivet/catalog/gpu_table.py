@@ -25,6 +25,7 @@ cards with GDDR memory."""
 _VENDOR_WORDS = re.compile(
     r"\b(nvidia|geforce|amd|radeon|tesla|quadro|instinct|graphics|gpu|card|generation)\b"
 )
+_JOINED_VENDOR = re.compile(r"^(?:nvidia|geforce|amd|radeon|tesla|quadro|instinct)+(?=.)")
 _MEMORY = re.compile(r"\b(\d+(?:\.\d+)?) ?(?:gib|gb|g)\b")
 _BARE_MEMORY = re.compile(r" (\d+)$")
 _JOINED_MEMORY = re.compile(r"([1-9]\d*)(?:gib|gb|g)$")
@@ -205,7 +206,8 @@ def load_gpu_table(path: Path | None = None) -> GpuTable:
 
 def squashed(name: str) -> str:
     """Return a name as it is compared: lower case, letters and digits only, without makers' names."""
-    return re.sub(r"[^a-z0-9]", "", _VENDOR_WORDS.sub("", _words(name)))
+    joined = re.sub(r"[^a-z0-9]", "", _VENDOR_WORDS.sub("", _words(name)))
+    return _JOINED_VENDOR.sub("", joined)
 
 
 def _words(name: str) -> str:
