@@ -49,11 +49,14 @@ def test_the_example_writes_every_key() -> None:
     assert keys_of(yaml.safe_load(uncommented())) == set(all_keys())
 
 
-def test_every_key_but_launching_is_active() -> None:
-    """Only the keys of launched engines, which need a model file, are commented out."""
+def test_every_key_but_driving_engines_is_active() -> None:
+    """Only the keys of engines that Trivet launches or drives are commented out."""
     active = keys_of(yaml.safe_load(EXAMPLE.read_text(encoding="utf-8")))
     missing = set(all_keys()) - active
-    assert {key.rpartition(".")[0] for key in missing} == {"tiers.N.deployments.N.launch"}
+    assert {key.rpartition(".")[0] for key in missing} == {
+        "tiers.N.deployments.N.launch",
+        "tiers.N.deployments.N.ollama",
+    }
 
 
 def test_the_commented_examples_are_valid(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from trivet.config.deployments import (
     build_tiers,
     deployment_settings,
     launch_of,
+    ollama_of,
     state_dir_of,
 )
 from trivet.config.settings import Settings
@@ -169,6 +170,8 @@ def _plan(settings: Settings, deployment: Deployment) -> EndpointPlan:
         api_key=api_key_of(settings, name),
         launch=launch_of(settings, name),
         context_pinned=deployment_settings(settings, name).context_tokens is not None,
+        capabilities_pinned=deployment_settings(settings, name).capabilities is not None,
+        ollama=ollama_of(settings, name),
     )
 
 

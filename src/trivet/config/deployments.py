@@ -8,7 +8,7 @@ from typing import get_args
 
 from trivet.config.environment import server_root
 from trivet.config.problems import Problem, config_error, shown
-from trivet.config.settings import DeploymentSettings, LaunchSettings, Settings, TierSettings
+from trivet.config.settings import DeploymentSettings, LaunchSettings, OllamaSettings, Settings, TierSettings
 from trivet.domain.tiers import HOST_DEVICE, Deployment, EngineKind, Tier, TransportKind, is_gpu
 
 DEFAULT_CONTEXT_TOKENS = 8192
@@ -86,6 +86,11 @@ def state_dir_of(settings: Settings) -> Path:
     return store.with_name(f"{store.name}.engines")
 
 
+def ollama_of(settings: Settings, deployment_name: str) -> OllamaSettings | None:
+    """Return how to drive a deployment's Ollama model; None when Trivet only sends requests to it."""
+    return _driven(deployment_settings(settings, deployment_name))
+
+
 def deployment_settings(settings: Settings, deployment_name: str) -> DeploymentSettings:
     """Return what was configured for a deployment.
 
@@ -122,6 +127,7 @@ def _deployment(
     if devices is None:
         devices = _default_devices(deployment, gpus) if is_here else ()
     capabilities = deployment.capabilities
+    driven = _driven(deployment)
     return Deployment(
         name=deployment.name or deployment.model,
         tier=tier,
@@ -135,7 +141,17 @@ def _deployment(
         capabilities=DEFAULT_CAPABILITIES[engine] if capabilities is None else frozenset(capabilities),
         local=is_here if deployment.local is None else deployment.local,
         template_tokens=deployment.template_tokens,
+        swap_group=deployment.swap_group,
+        keep_alive=driven.keep_alive if driven is not None else None,
     )
+
+
+def _driven(deployment: DeploymentSettings) -> OllamaSettings | None:
+    if _engine(deployment) != "ollama":
+        return None
+    # Who takes turns in memory must be loaded and unloaded; nothing is downloaded unasked.
+    taking_turns = OllamaSettings(pull="never") if deployment.swap_group is not None else None
+    return deployment.ollama or taking_turns
 
 
 def _default_devices(deployment: DeploymentSettings, gpus: tuple[str, ...]) -> tuple[str, ...]:
@@ -207,6 +223,7 @@ def _problems(deployment: DeploymentSettings, settings: Settings, key: str) -> l
         )
     if deployment.launch is not None:
         found += _launch_problems(deployment, deployment.launch, engine)
+    found += _residency_problems(deployment, engine)
     if deployment.transport == "relay" and deployment.url is None:
         found += _relay_problems(engine)
     url = _url(deployment, settings)
@@ -247,6 +264,21 @@ def _launch_problems(
                 f"got {launch.tensor_parallel}, but `devices` names {len(gpus)}; name as many GPUs.",
             )
         )
+    return found
+
+
+def _residency_problems(deployment: DeploymentSettings, engine: EngineKind) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    if deployment.ollama is not None and engine != "ollama":
+        found.append(("ollama", f"means nothing to {engine}; remove it."))
+    unloads = engine in ("ollama", "vllm") or (engine == "llamacpp" and deployment.launch is not None)
+    if deployment.swap_group is not None and not unloads:
+        ways = (
+            "give it `launch`, so that Trivet can stop and start it."
+            if engine == "llamacpp"
+            else "remove it."
+        )
+        found.append(("swap_group", f"Trivet cannot unload a model of {engine} here; {ways}"))
     return found
 
 

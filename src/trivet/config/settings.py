@@ -86,6 +86,17 @@ class LaunchSettings(Section):
     """How long loading may take; by default 60 for llamacpp, 600 for vllm."""
 
 
+class OllamaSettings(Section):
+    """How Trivet drives a model of an Ollama server."""
+
+    pull: Literal["missing", "never"] = "missing"
+    """Whether a model that is not installed is downloaded."""
+    preload: bool = True
+    """Load it at the start. In a swap group the group decides."""
+    keep_alive: float | str = -1
+    """How long it stays in memory after a request: seconds, or text such as `30m`; negative: for ever."""
+
+
 class DeploymentSettings(Section):
     """One model behind one endpoint."""
 
@@ -109,6 +120,10 @@ class DeploymentSettings(Section):
     local: bool | None = None
     """By default true for ollama, vllm, llamacpp and loopback URLs."""
     template_tokens: Annotated[int, Field(ge=0)] = 64
+    swap_group: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Deployments with the same name here share memory: one of them is loaded at a time."""
+    ollama: OllamaSettings | None = None
+    """Engine ollama: let Trivet fetch and load the model; null: it only sends requests."""
     launch: LaunchSettings | None = None
 
 

@@ -57,6 +57,10 @@ class Deployment:
     """False when the prompt leaves the operator's own machines."""
     template_tokens: int = 64
     """Upper bound on what the chat template adds to a prompt besides the per-message allowance."""
+    swap_group: str | None = None
+    """Of the deployments with the same name here one is in memory at a time."""
+    keep_alive: float | str | None = None
+    """Ollama: how long its model stays in memory after a request; None: the transport's own choice."""
 
 
 HOST_DEVICE = "host"

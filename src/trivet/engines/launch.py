@@ -52,6 +52,9 @@ def plan_launch(
     if deployment.engine == "vllm":
         command = vllm_server.server_command(deployment, launch, port, context_pinned=context_pinned)
         environment |= vllm_server.server_environment(api_key)
+        if deployment.swap_group is not None:
+            # The routes to sleep and to wake are vLLM's development mode's; it listens on loopback only.
+            environment["VLLM_SERVER_DEV_MODE"] = "1"
     else:
         command = llamacpp.server_command(deployment, launch, port)
     environment |= launch.environment

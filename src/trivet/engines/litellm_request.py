@@ -99,7 +99,7 @@ def _for_ollama(deployment: Deployment, body: dict[str, Any], model: str) -> dic
         "api_base": server_url(deployment.url or ""),
         # Always the same: another value makes Ollama load the model anew.
         "num_ctx": deployment.context_tokens,
-        "keep_alive": KEEP_ALIVE,
+        "keep_alive": KEEP_ALIVE if deployment.keep_alive is None else deployment.keep_alive,
         # LiteLLM puts what it does not know among Ollama's `options`, except for this.
         "extra_body": dict(OLLAMA_NEVER_CUTS),
     }

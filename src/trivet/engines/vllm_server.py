@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 
 from trivet.config.settings import LaunchSettings
-from trivet.domain.tiers import Deployment
+from trivet.domain.tiers import Deployment, is_gpu
 
 API_SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 
@@ -38,6 +38,9 @@ def server_command(
         command += ["--max-num-batched-tokens", str(launch.max_batched_tokens)]
     if launch.kv_dtype is not None:
         command += ["--kv-cache-dtype", launch.kv_dtype]
+    if deployment.swap_group is not None and any(is_gpu(device) for device in deployment.devices):
+        # A CPU build refuses to start with it.
+        command += ["--enable-sleep-mode"]
     return [*command, *launch.arguments]
 
 

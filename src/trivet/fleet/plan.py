@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trivet.config.settings import LaunchSettings
+from trivet.config.settings import LaunchSettings, OllamaSettings
 from trivet.domain.tiers import Deployment
 
 
@@ -15,3 +15,7 @@ class EndpointPlan:
     launch: LaunchSettings | None = None
     context_pinned: bool = False
     """The operator set `context_tokens`; else the engine's own figure is taken."""
+    capabilities_pinned: bool = True
+    """The operator set `capabilities`; else what Ollama says of a model that Trivet drives is taken."""
+    ollama: OllamaSettings | None = None
+    """How to drive a model of an Ollama server; None: only requests are sent to it."""
