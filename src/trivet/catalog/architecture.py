@@ -14,7 +14,26 @@ from trivet.catalog.layer_plan import Dimensions, plan_layers
 from trivet.catalog.layers import Layer, Mixer
 from trivet.domain.errors import ConfigError
 
-_DEFAULT_VOCAB = {"gemma": 262_144, "qwen": 151_936, "llama": 128_256, "mistral": 131_072, "gptoss": 201_088}
+_CONTEXT_OF_KIND = (
+    ("gemma4", 262_144),
+    ("gemma3", 131_072),
+    ("gemma2", 8192),
+    ("qwen35", 262_144),
+    ("qwen3next", 262_144),
+    ("qwen3", 40_960),
+    ("qwen2", 32_768),
+    ("gptoss", 131_072),
+    ("llama4", 1_048_576),
+    ("deepseekv3", 163_840),
+    ("nemotronh", 262_144),
+    ("mixtral", 32_768),
+)
+"""The longest context of kinds, where a partial record leaves it out (public config.json files)."""
+_SEES = "forconditionalgeneration"
+_HEARS_OR_TRANSLATES = ("t5", "bart", "whisper", "mt5", "pegasus", "florence")
+_VISION_TOWER_PARAMS = 450_000_000
+"""What is assumed for a model whose class sees and whose record leaves the tower out: SigLIP So400m has
+0.42 B, the towers of Qwen3.5 and Mistral Small 3.1 have 0.46 and 0.44 B."""
 _TIED_BY_DEFAULT = ("gemma", "cohere", "opt", "gpt2", "bert", "lfm2", "phi4flash", "commandr", "starcoder2")
 """Kinds whose configurations leave `tie_word_embeddings` out and mean true (transformers' own defaults)."""
 _ENCODERS = ("bert", "roberta", "t5encoder", "modernbert", "gte")
@@ -54,6 +73,13 @@ class Architecture:
     quantization: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The checkpoint's own quantization_config, where it has one."""
     torch_dtype: str | None = None
+    state_dtype: str | None = None
+    """What the config wants recurrent states kept in; None where it does not say."""
+    latent_head_dims: tuple[int, int] = (0, 0)
+    """(key, value) elements of one head before compression, for latent attention."""
+    keeps_latent: bool = True
+    """False for a GGUF file from before llama.cpp knew latent attention: it keeps every head's keys and
+    values. Such a file says a key length of 192 where newer ones say 576 (and one key head)."""
     assumed: tuple[str, ...] = ()
 
     @classmethod
@@ -168,15 +194,20 @@ def _build(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) -> 
         per_layer_embedding_params=(fields.number("vocab_size_per_layer_input") or vocab)
         * per_layer
         * len(plan),
-        vision_params=_vision_params(fields.vision, hidden),
+        vision_params=_vision_params(fields, hidden, assumed),
         experts=dimensions.experts,
         experts_used=dimensions.experts_used,
         ffn_size=dimensions.ffn,
         expert_ffn_size=dimensions.expert_ffn,
-        max_context_tokens=fields.number("context"),
+        max_context_tokens=_context_tokens(fields, assumed),
         is_encoder=encoder,
         quantization=fields.quantization,
         torch_dtype=str(fields.raw("torch_dtype", "dtype") or "") or None,
+        state_dtype=str(fields.raw("mamba_ssm_dtype", "mamba_ssm_cache_dtype") or "") or None,
+        latent_head_dims=_latent_head_dims(fields),
+        keeps_latent=not (
+            fields.raw("gguf_arch") and fields.number("kv_lora_rank") and dimensions.kv_heads > 1
+        ),
         assumed=tuple(dict.fromkeys(assumed)),
     )
     total, exact = fields.stated_total()
@@ -193,11 +224,28 @@ def _build(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) -> 
     return architecture
 
 
-def _vision_params(vision: Mapping[str, Any], hidden: int) -> int:
+def _latent_head_dims(fields: ConfigFields) -> tuple[int, int]:
+    nope, rope = fields.number("qk_nope_head_dim") or 128, fields.number("qk_rope_head_dim") or 64
+    return fields.number("head_dim_k") or nope + rope, fields.number("v_head_dim", "head_dim_v") or 128
+
+
+def _context_tokens(fields: ConfigFields, assumed: list[str]) -> int | None:
+    stated = fields.number("context")
+    if stated is None:
+        stated = next((tokens for kind, tokens in _CONTEXT_OF_KIND if fields.family(kind)), None)
+        if stated:
+            assumed.append(f"max_position_embeddings {stated}")
+    return stated
+
+
+def _vision_params(model: ConfigFields, hidden: int, assumed: list[str]) -> int:
     """Count a vision tower: a plain transformer, its patch embedding, and a projector of two matrices."""
-    if not vision:
+    if not model.vision:
+        if model.family(_SEES) and not model.family(*_HEARS_OR_TRANSLATES):
+            assumed.append(f"a vision tower of {_VISION_TOWER_PARAMS / 1e9:g} B parameters")
+            return _VISION_TOWER_PARAMS
         return 0
-    fields = ConfigFields(vision)
+    fields = ConfigFields(model.vision)
     width = fields.number("hidden", "embed_dim", "width") or 1024
     depth = fields.number("layers", "depth") or 24
     ffn = fields.number("ffn") or round(width * float(fields.raw("mlp_ratio") or 4))

@@ -141,7 +141,7 @@ def count_layer(
         kv_heads = shape.sliding_kv_heads or kv_heads
         key_dim = shape.sliding_head_dim or key_dim
         value_dim = shape.sliding_value_dim or value_dim
-    attention = value = 0
+    attention = key = value = output = 0
     attends = mixer in (Mixer.FULL, Mixer.SLIDING, Mixer.CHUNKED) or (
         mixer is Mixer.NONE and heads and kv_heads
     )
@@ -152,10 +152,13 @@ def count_layer(
     ):
         query = h * heads * key_dim * (2 if shape.output_gate else 1)
         value = 0 if (shape.key_is_value and mixer is Mixer.FULL) else h * kv_heads * value_dim
-        own = 0 if shares_kv else h * kv_heads * key_dim + value
-        attention = query + own + heads * value_dim * h
+        key, output = h * kv_heads * key_dim, heads * value_dim * h
+        if shares_kv:
+            key = value = 0
+        attention = query + key + value + output
     elif mixer is Mixer.LATENT:
         attention, value = _latent_attention(shape, heads)
+        output = heads * shape.value_dim * h
     mlp, mlp_down, experts, experts_down, router = _feed_forward(shape, part, ffn)
     small = 2 * h + (shape.mixer_small if mixer is Mixer.STATE else 0)
     mlp += 2 * h * shape.per_layer_input
@@ -177,7 +180,9 @@ def count_layer(
             experts=experts,
             router=router,
             small=small,
+            attention_key=key,
             attention_value=value,
+            attention_output=output,
             mlp_down=mlp_down,
             experts_down=experts_down,
         ),

@@ -19,8 +19,8 @@ _DEFAULT_VOCAB = (
     ("llama", 128_256),
     ("mistral", 131_072),
 )
-_DENSE_WIDTHS = 12.0
-"""Parameters of a dense layer in squares of the hidden size; about right from 1B to 400B."""
+_DENSE_WIDTHS = 13.0
+"""Parameters of a dense layer in squares of the hidden size: 11.5 (Qwen3 8B) to 15.5 (Gemma 3 12B)."""
 _FULL_EVERY = (
     # (kind, every n-th layer attends to everything, window) where the config does not say
     ("gemma2", 2, 4096),
@@ -90,8 +90,10 @@ class Dimensions:
             self.guessed = True
         hidden = fields.number("hidden")
         if hidden is None:
-            size = total or 7e9
-            hidden = max(256, round((size / (_DENSE_WIDTHS * self.layers)) ** 0.5 / 256) * 256)
+            # Layers and an embedding: k L h^2 + V h = N.
+            k = _DENSE_WIDTHS * self.layers
+            root = (vocab * vocab + 4 * k * (total or 7e9)) ** 0.5
+            hidden = max(256, round((root - vocab) / (2 * k) / 256) * 256)
             assumed.append(f"hidden_size {hidden}")
             self.guessed = True
         self.vocab, self.hidden = vocab, hidden

@@ -35,8 +35,10 @@ class LayerParameters:
     router: int = 0
     small: int = 0
     """Norms, biases, convolutions: always 16 bits or more."""
+    attention_key: int = 0
+    """The part of `attention` that makes keys; llama.cpp treats parts of it differently."""
     attention_value: int = 0
-    """The part of `attention` that makes values; llama.cpp gives it more bits."""
+    attention_output: int = 0
     mlp_down: int = 0
     """The part of `mlp` that leads back to the hidden size; likewise."""
     experts_down: int = 0

@@ -1,0 +1,35 @@
+"""How far a footprint may be off, and what its caller states of the weights. Pure."""
+
+from trivet.catalog.engine_constants import MEASURED_VLLM, Version
+from trivet.catalog.footprint_values import FootprintRequest
+from trivet.catalog.layers import Mixer
+from trivet.catalog.precision import bits_in_name
+from trivet.domain.gpus import GIB
+
+_BAND_KNOWN_BYTES = GIB // 2
+_BAND_BYTES = 3 * GIB // 2
+_BAND_UNKNOWN_BYTES = 3 * GIB
+
+
+def stated_bits(request: FootprintRequest) -> float | None:
+    """Return the mean bits per weight, where the caller or the type's written form states them."""
+    return request.bits_per_weight or bits_in_name(request.quant) or bits_in_name(request.dtype)
+
+
+def band_bytes(request: FootprintRequest, version: Version | None) -> int:
+    """Return how far the figures may be off.
+
+    Half a GiB where this engine version was compared with measurements on such a GPU; 1.5 GiB elsewhere; 3
+    GiB with recurrent states, a draft model or unified memory, where errors of 2 GiB were seen.
+    """
+    states = any(layer.mixer is Mixer.STATE for layer in request.architecture.plan)
+    if (
+        request.draft
+        or request.gpu.unified
+        or (states and request.engine == "vllm" and request.speculative_tokens)
+    ):
+        return _BAND_UNKNOWN_BYTES
+    if request.engine != "vllm":
+        return _BAND_KNOWN_BYTES if not states else _BAND_BYTES
+    measured = version in MEASURED_VLLM and "H100" in request.gpu.name
+    return _BAND_KNOWN_BYTES if measured and not states else _BAND_BYTES

@@ -1,0 +1,292 @@
+"""What engines keep of the tokens they have seen: keys and values, latent rows, recurrent states. Pure.
+
+vLLM deals its pool out in blocks: layers of one kind form groups of equal size, and a sequence holds blocks
+of each group. llama.cpp allocates the cells of all slots at the start.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trivet.catalog.architecture import Architecture
+from trivet.catalog.engine_constants import (
+    LLAMACPP_CELL_PADDING,
+    VLLM_BLOCK_TOKENS,
+    VllmConstants,
+)
+from trivet.catalog.layers import Layer, Mixer
+from trivet.domain.errors import ConfigError
+
+_ELEMENT_BYTES = {
+    "f32": 4.0, "fp32": 4.0, "float32": 4.0, "f16": 2.0, "fp16": 2.0, "float16": 2.0, "half": 2.0,
+    "bf16": 2.0, "bfloat16": 2.0, "fp8": 1.0, "int8": 1.0, "nvfp4": 9 / 16, "q8_0": 34 / 32,
+    "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32,
+}  # fmt: skip
+"""Bytes of one element, block scales included (ggml-common.h; NVFP4 with an 8-bit scale for 16 elements)."""
+_INDEX_SCALE_BYTES = 4
+"""The indexer of sparse attention keeps an FP8 key and a 32-bit scale for each token (DeepSeek V3.2)."""
+_SPARSE_ROW_BYTES = 656
+"""vLLM's row of a latent for sparse attention in FP8: 512 bytes, four scales, 64 rotary elements in BF16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateBytes:
+    """Bytes of one element of the two parts of a recurrent state."""
+
+    conv: float
+    recurrent: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Layers that vLLM treats alike."""
+
+    mixer: Mixer
+    window: int
+    token_bytes: int
+    """Of one token in one layer; 0 for states."""
+    state_bytes: int
+
+
+def element_bytes(text: str | None, automatic: float) -> tuple[float, float]:
+    """Return bytes of one element of (keys, values): `q8_0`, `q8_0/f16`, `fp8_e5m2`, `auto`.
+
+    Raises:
+        ConfigError: a type is not known.
+    """
+    words = [word.strip().lower() for word in (text or "auto").split("/")]
+    found = []
+    for word in (words[0], words[-1]):
+        plain = word.split("(")[0].strip()
+        if plain in ("", "auto"):
+            found.append(automatic)
+            continue
+        name = "fp8" if plain.startswith("fp8") else plain
+        if name not in _ELEMENT_BYTES:
+            raise ConfigError(
+                f"No KV cache type called {word!r} is known.",
+                hint=f"Use auto, fp8, or one of {', '.join(sorted(_ELEMENT_BYTES))}.",
+                param="kv_dtype",
+            )
+        found.append(_ELEMENT_BYTES[name])
+    return found[0], found[1]
+
+
+def state_bytes(architecture: Architecture, model_bytes: float) -> StateBytes:
+    """Return how wide vLLM keeps recurrent states: as the config says, else as its kind does.
+
+    Qwen3.5 and Nemotron keep the recurrent part in float32, Qwen3-Next in the model's type; what the block
+    sizes in start-up logs (784 tokens for 27B, 1056 for 35B-A3B, 544 for Next at TP 2) confirm.
+    """
+    stated = str(architecture.state_dtype or "").lower()
+    if "32" in stated:
+        recurrent = 4.0
+    elif "16" in stated:
+        recurrent = 2.0
+    else:
+        wide = any(word in architecture.family for word in ("qwen35", "qwen36", "nemotronh", "kimilinear"))
+        recurrent = 4.0 if wide else model_bytes
+    return StateBytes(conv=model_bytes, recurrent=recurrent)
+
+
+def stage_of(architecture: Architecture, pipeline_parallel: int) -> tuple[Layer, ...]:
+    """Return the layers of the pipeline stage that has most to hold.
+
+    vLLM gives each stage layers // stages, and what is left over to the stages before the last
+    (vllm/distributed/utils.py, get_pp_indices).
+    """
+    sizes = stage_sizes(len(architecture.plan), pipeline_parallel)
+    start = 0
+    stages = []
+    for size in sizes:
+        stages.append(architecture.plan[start : start + size])
+        start += size
+    return max(stages, key=lambda layers: sum(_weight(layer) for layer in layers))
+
+
+def stage_sizes(layers: int, stages: int) -> list[int]:
+    """Return how many layers each pipeline stage gets."""
+    sizes = [layers // stages] * stages
+    for index in range(2, layers % stages + 2):
+        sizes[-index] += 1
+    return sizes
+
+
+def _weight(layer: Layer) -> int:
+    remembers = layer.mixer not in (Mixer.NONE, Mixer.STATE)
+    return layer.kv_heads * (layer.key_dim + layer.value_dim) if remembers else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmCache:
+    """How vLLM deals out its pool on one GPU, for sequences of one length."""
+
+    sequence_bytes: int
+    """What one sequence of the context's length holds."""
+    context_tokens: int
+    block_bytes: int
+    padded_layers: int
+    """Layers that exist only to make groups equal; their memory is lost."""
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What one token costs on average in a sequence of this length."""
+        return math.ceil(self.sequence_bytes / self.context_tokens)
+
+    def tokens(self, pool_bytes: int) -> int:
+        """Return how many tokens a pool holds, in sequences of this length."""
+        if not self.sequence_bytes:
+            return 0
+        blocks = pool_bytes // self.block_bytes
+        return blocks * self.block_bytes * self.context_tokens // self.sequence_bytes
+
+
+def vllm_cache(
+    layers: Sequence[Layer],
+    *,
+    kv_bytes: tuple[float, float],
+    states: StateBytes,
+    tensor_parallel: int,
+    context_tokens: int,
+    batched_tokens: int,
+    constants: VllmConstants,
+    speculative_tokens: int = 0,
+) -> VllmCache:
+    """Work out the blocks that vLLM gives a sequence.
+
+    Follows vllm/v1/core/kv_cache_utils.py: layers are grouped by kind, groups have the size of the rarest
+    kind (or of the most frequent, where counts are close), the last group of a kind is padded; all pages
+    get one size by making blocks of the smaller ones longer.
+    """
+    kinds = _kinds(layers, kv_bytes, states, tensor_parallel, constants)
+    if not kinds:
+        return VllmCache(sequence_bytes=0, context_tokens=context_tokens, block_bytes=1, padded_layers=0)
+    alike = {(kind.mixer, kind.window) for kind in kinds}
+    if len(alike) == 1 and next(iter(alike))[0] is Mixer.FULL:
+        # One table of blocks for all, however wide each layer is.
+        block = VLLM_BLOCK_TOKENS * sum(kind.token_bytes * count for kind, count in kinds.items())
+        held = math.ceil(context_tokens / VLLM_BLOCK_TOKENS)
+        return VllmCache(
+            sequence_bytes=block * held, context_tokens=context_tokens, block_bytes=block, padded_layers=0
+        )
+    page, tokens_of = _pages(kinds)
+    counts = list(kinds.values())
+    close = max(counts) < min(counts) * constants.padding_ratio
+    group = max(counts) if close else min(counts)
+    total_blocks = padded = 0
+    for kind, count in kinds.items():
+        groups = math.ceil(count / group)
+        padded += groups * group - count
+        total_blocks += groups * _blocks(
+            kind, tokens_of[kind], context_tokens, batched_tokens, constants.state_blocks + speculative_tokens
+        )
+    return VllmCache(
+        sequence_bytes=total_blocks * group * page,
+        context_tokens=context_tokens,
+        block_bytes=group * page,
+        padded_layers=padded,
+    )
+
+
+def _kinds(
+    layers: Sequence[Layer],
+    kv_bytes: tuple[float, float],
+    states: StateBytes,
+    tensor_parallel: int,
+    constants: VllmConstants,
+) -> Counter[_Kind]:
+    found: Counter[_Kind] = Counter()
+    for layer in layers:
+        if layer.mixer is Mixer.NONE or layer.shares_kv:
+            continue
+        if layer.mixer is Mixer.STATE:
+            conv = math.ceil(layer.conv_state / tensor_parallel) * states.conv
+            recurrent = math.ceil(layer.recurrent_state / tensor_parallel) * states.recurrent
+            found[_Kind(Mixer.STATE, 0, 0, round(conv + recurrent))] += 1
+            continue
+        sliding = layer.mixer is Mixer.SLIDING and constants.hybrid_cache
+        chunked = layer.mixer is Mixer.CHUNKED and constants.hybrid_cache and constants.chunked_in_hybrid
+        mixer = layer.mixer if sliding or chunked else Mixer.FULL
+        window = 0 if mixer is Mixer.FULL else layer.window
+        found[_Kind(mixer, window, _row(layer, kv_bytes, tensor_parallel), 0)] += 1
+    return found
+
+
+def _row(layer: Layer, kv_bytes: tuple[float, float], tensor_parallel: int) -> int:
+    """Return the bytes of one token in one layer on one GPU.
+
+    Heads are divided among GPUs and repeated where there are fewer of them; a latent row is on every GPU
+    whole.
+    """
+    if layer.mixer is Mixer.LATENT:
+        if not layer.index_dim:
+            return math.ceil(layer.key_dim * kv_bytes[0])
+        row = _SPARSE_ROW_BYTES if kv_bytes[0] == 1 else math.ceil(layer.key_dim * kv_bytes[0])
+        return row + layer.index_dim + _INDEX_SCALE_BYTES
+    heads = math.ceil(layer.kv_heads / tensor_parallel)
+    return math.ceil(heads * (layer.key_dim * kv_bytes[0] + layer.value_dim * kv_bytes[1]))
+
+
+def _pages(kinds: Counter[_Kind]) -> tuple[int, dict[_Kind, int]]:
+    """Return the size of a page that all kinds can share, and the tokens in a block of each."""
+    largest_token = max(kind.token_bytes for kind in kinds)
+    page = VLLM_BLOCK_TOKENS * largest_token
+    largest_state = max(kind.state_bytes for kind in kinds)
+    if largest_state:
+        # Attention's blocks are made long enough to hold a state; the state is padded to them.
+        rows = largest_token or 1
+        page = VLLM_BLOCK_TOKENS * math.ceil(largest_state / (VLLM_BLOCK_TOKENS * rows)) * rows
+    return page, {kind: page // kind.token_bytes if kind.token_bytes else 0 for kind in kinds}
+
+
+def _blocks(kind: _Kind, block_tokens: int, context: int, batched: int, state_blocks: int) -> int:
+    """Return the blocks of one group that a sequence of the context's length may hold at most."""
+    if kind.mixer is Mixer.STATE:
+        return state_blocks
+    if kind.mixer is Mixer.SLIDING:
+        # The window may begin within a block, so one more.
+        return math.ceil(min(kind.window - 1 + batched, context) / block_tokens) + 1
+    if kind.mixer is Mixer.CHUNKED:
+        return math.ceil(min(kind.window + batched, context) / block_tokens)
+    return math.ceil(context / block_tokens)
+
+
+def llamacpp_cache_bytes(
+    layers: Sequence[Layer],
+    *,
+    kv_bytes: tuple[float, float],
+    context_tokens: int,
+    slots: int,
+    ubatch_tokens: int,
+    latent: bool = True,
+    latent_heads: int = 0,
+    latent_head_dims: tuple[int, int] = (192, 128),
+) -> int:
+    """Return what llama.cpp allocates for the cells of all slots.
+
+    Sliding-window layers get window * slots + ubatch cells, rounded up to 256, at most those of the others
+    (src/llama-kv-cache-iswa.cpp). Recurrent states are 32-bit, one for each slot
+    (src/llama-memory-recurrent.cpp). With `latent` false, DeepSeek's keys and values are kept for every
+    head, as before April 2025.
+    """
+    cells = _padded(context_tokens * slots)
+    total = 0.0
+    for layer in layers:
+        if layer.mixer is Mixer.NONE or layer.shares_kv:
+            continue
+        if layer.mixer is Mixer.STATE:
+            total += 4.0 * slots * (layer.conv_state + layer.recurrent_state)
+        elif layer.mixer is Mixer.LATENT and not latent:
+            keys, values = latent_head_dims
+            total += cells * latent_heads * (keys * kv_bytes[0] + values * kv_bytes[1])
+        else:
+            own = cells
+            if layer.mixer in (Mixer.SLIDING, Mixer.CHUNKED) and layer.window:
+                own = min(cells, _padded(layer.window * slots + ubatch_tokens))
+            total += own * layer.kv_heads * (layer.key_dim * kv_bytes[0] + layer.value_dim * kv_bytes[1])
+    return math.ceil(total)
+
+
+def _padded(cells: int) -> int:
+    return math.ceil(cells / LLAMACPP_CELL_PADDING) * LLAMACPP_CELL_PADDING

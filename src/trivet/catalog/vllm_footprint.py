@@ -1,0 +1,125 @@
+"""What vLLM holds on each GPU. Pure."""
+
+import math
+
+from trivet.catalog.confidence import band_bytes, stated_bits
+from trivet.catalog.engine_constants import (
+    VllmConstants,
+    parse_version,
+    vllm_constants,
+    vllm_default_load,
+)
+from trivet.catalog.footprint_values import Footprint, FootprintRequest
+from trivet.catalog.kv_cache import element_bytes, stage_of, state_bytes, vllm_cache
+from trivet.catalog.precision import Precision, gguf_type, precision_of
+from trivet.catalog.weights import (
+    gguf_weights_bytes,
+    mxfp4_padding,
+    scaled_weights_bytes,
+    vllm_weights_bytes,
+)
+from trivet.catalog.working_memory import vllm_activation_bytes, vllm_graph_bytes
+
+_MODULAR_SCHEMES = ("16bit", "8bit", "32bit")
+"""Precisions whose expert kernels share a workspace (vllm/model_executor/layers/fused_moe)."""
+
+
+def vllm_footprint(request: FootprintRequest) -> Footprint:
+    """Take weights, activation and the rest out of vLLM's budget; what is left becomes its pool."""
+    version = parse_version(request.engine_version)
+    constants = vllm_constants(version)
+    own_sequences, own_batched = vllm_default_load(request.gpu.usable_bytes, request.gpu.name, version)
+    sequences = request.sequences or own_sequences
+    batched = request.batched_tokens or own_batched
+    gguf = gguf_type(request.quant) if request.quant and "mxfp4" not in request.quant.lower() else None
+    precision = precision_of(
+        request.architecture, "f16" if gguf else request.dtype, None if gguf else request.quant
+    )
+    weights = _vllm_weights(request, precision, constants, gguf)
+    layers = stage_of(request.architecture, request.pipeline_parallel)
+    model_bytes = 4.0 if precision.scheme == "32bit" else 2.0
+    cache = vllm_cache(
+        layers,
+        kv_bytes=element_bytes(request.kv_dtype, precision.kv_bytes),
+        states=state_bytes(request.architecture, model_bytes),
+        tensor_parallel=request.tensor_parallel,
+        context_tokens=request.context_tokens,
+        batched_tokens=batched,
+        constants=constants,
+        speculative_tokens=request.speculative_tokens,
+    )
+    activation = vllm_activation_bytes(
+        request.architecture,
+        sequences=sequences,
+        batched_tokens=batched,
+        context_tokens=request.context_tokens,
+        tensor_parallel=request.tensor_parallel,
+        model_bytes=model_bytes,
+        constants=constants,
+        modular_experts=precision.scheme in _MODULAR_SCHEMES,
+    )
+    non_torch = _non_torch_bytes(request, constants)
+    graphs = vllm_graph_bytes(len(layers), sequences=sequences, eager=request.eager, constants=constants)
+    utilization = request.gpu_memory_utilization or constants.utilization
+    budget = int(request.gpu.usable_bytes * utilization)
+    beside = weights + activation + non_torch + (graphs if constants.graphs_in_budget else 0)
+    pool = max(0, budget - beside)
+    total = weights + activation + non_torch + graphs + pool
+    band = band_bytes(request, version)
+    starts = budget - beside - band >= max(cache.sequence_bytes, 0)
+    assumed = list(request.architecture.assumed)
+    if request.sequences is None or request.batched_tokens is None:
+        assumed.append(f"{sequences} sequences and {batched} batched tokens (vLLM's defaults there)")
+    if request.gpu_memory_utilization is None:
+        assumed.append(f"gpu_memory_utilization {utilization:g} (its default)")
+    if cache.padded_layers:
+        assumed.append(f"{cache.padded_layers} padding layers in the cache")
+    return Footprint(
+        weights_bytes=weights,
+        kv_bytes=pool,
+        kv_tokens=cache.tokens(pool),
+        kv_bytes_per_token=cache.bytes_per_token,
+        activation_bytes=activation,
+        non_torch_bytes=non_torch,
+        graphs_bytes=graphs,
+        compute_bytes=0,
+        total_bytes=total,
+        band_bytes=band,
+        fits=starts and total <= request.gpu.usable_bytes,
+        assumed=tuple(assumed),
+    )
+
+
+def _non_torch_bytes(request: FootprintRequest, constants: VllmConstants) -> int:
+    """Return what is taken outside of PyTorch's allocator.
+
+    Newer versions set up symmetric memory and fused all-reduce where Hopper or Blackwell are on NVLink;
+    elsewhere NCCL alone is there, as before.
+    """
+    if request.tensor_parallel == 1:
+        return constants.non_torch_bytes
+    capability = request.gpu.compute_capability
+    if capability and capability[0] in (9, 10) and request.gpu.connect == "nvlink":
+        return constants.non_torch_parallel_bytes
+    return min(constants.non_torch_parallel_bytes, constants.non_torch_plain_parallel_bytes)
+
+
+def _vllm_weights(
+    request: FootprintRequest, precision: Precision, constants: VllmConstants, gguf: str | None
+) -> int:
+    architecture, bits = request.architecture, stated_bits(request)
+    shards = request.tensor_parallel * request.pipeline_parallel
+    drafted = request.draft.total_params * 2 // request.tensor_parallel if request.draft else 0
+    if request.weights_bytes:
+        return math.ceil(request.weights_bytes / shards) + drafted
+    if bits:
+        return scaled_weights_bytes(architecture.total_params, bits, shards) + drafted
+    if gguf:
+        return gguf_weights_bytes(architecture, gguf, gpus=shards, mxfp4_rest="bf16") + drafted
+    return drafted + vllm_weights_bytes(
+        architecture,
+        precision,
+        tensor_parallel=request.tensor_parallel,
+        pipeline_parallel=request.pipeline_parallel,
+        padding=mxfp4_padding(request.gpu.compute_capability, constants),
+    )
