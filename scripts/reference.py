@@ -1,7 +1,8 @@
 # ruff: noqa: E501 - the pages' prose is as wide as it is in the pages
-"""Write docs/reference/config.md and cli.md from the settings tree, the annotated example and the commands.
+"""Write docs/reference/config.md, cli.md and models.md from the settings tree, the annotated example, the commands
+and the catalog.
 
-.venv/bin/python scripts/reference.py             write both
+.venv/bin/python scripts/reference.py             write them
 .venv/bin/python scripts/reference.py --check     exit with 1 if one of them is not current
 """
 
@@ -14,6 +15,9 @@ from typing import Any
 
 import typer.main
 
+from trivet.catalog.cards import load_catalog
+from trivet.catalog.gpu_table import load_gpu_table
+from trivet.catalog.model_card import ModelCard
 from trivet.cli.main import app
 from trivet.config.keys import Shape, all_keys, environment_name, shape_at
 from trivet.config.settings import Settings
@@ -91,6 +95,82 @@ So run commands with the same configuration as the server.
 | 130 | interrupted |
 
 `trivet --version` prints the version. Every command has `--help`.
+"""
+
+MODELS_HEAD = """# Models and GPUs that Trivet knows
+
+This page is made by `scripts/reference.py` from the catalog; a test fails when it is not current.
+
+Plans, footprints and tiers begin with two lists that ship with Trivet: model cards and GPUs. Their files are
+[config/models.yaml](../../config/models.yaml) and [config/gpus.yaml](../../config/gpus.yaml), each with a head that
+explains its keys and with the source of its figures.
+
+## Adding your own
+
+Put entries of the same form into files of your own and name them. Entries join the shipped ones; one with the id
+or name of a shipped entry replaces it. A wrong entry is refused with its place and what is wrong.
+
+```yaml
+catalog:
+  models: /etc/trivet/models.yaml
+  gpus: /etc/trivet/gpus.yaml
+```
+
+A card for a model:
+
+```yaml
+- id: our-support-8b
+  family: our-support
+  released: 2026-09-01
+  licence: internal
+  context_tokens: 32768
+  capabilities: [tools]          # of tools, vision, thinking, embedding
+  params_b: 8.03                 # all parameters, in 10^9
+  quality: 55                    # 0 to 100, on the scale of the cards that it shall be compared with
+  quality_source: our own evaluation of 2026-09
+  source: its config.json
+  architecture:                  # from its config.json; the counted parameters must agree with params_b
+    {model_type: llama, hidden_size: 4096, num_hidden_layers: 32, num_attention_heads: 32, num_key_value_heads: 8,
+     intermediate_size: 14336, vocab_size: 128256, tie_word_embeddings: false, max_position_embeddings: 131072}
+  variants:                      # first choice first; weights_bytes where you know the file's size
+  - {engine: vllm, ref: /srv/models/our-support-8b, dtype: bf16}
+  - {engine: ollama, ref: "our-support:8b", quant: q4_k_m, weights_bytes: 4920753328}
+```
+
+If the counted parameters are far from `params_b`, the entry is refused: look first at `tie_word_embeddings`,
+`head_dim` (where it is not hidden_size / num_attention_heads), and at `moe_intermediate_size` and the shared
+experts. Copy the whole `text_config` of models that see; add `vision_config` if images are to be served.
+
+A GPU:
+
+```yaml
+- {name: RTX 4090 48GB, memory_gib: 48, usable_gib: 47.27, estimated: true, bandwidth_gb_s: 1008, bf16_tflops: 165.2,
+   fp8_tflops: 330.3, compute_capability: "8.9", connect: pcie, driver: [NVIDIA GeForce RTX 4090]}
+```
+
+`usable_gib` is the total that CUDA reports (`torch.cuda.mem_get_info()[1]`), not the size on the box. Where it is
+not known, take nvidia-smi's total less 256 MiB and 1 %, and say `estimated: true`. A GPU that is in the machine
+needs no entry: its memory is read from the driver; an entry gives it its name and rates.
+
+How names are read: case, spaces, hyphens and makers' names do not count (`rtx4090`, `RTX 4090`, `4090`), a size may
+follow (`RTX3060-12GB`, `A100-40`), and a size alone (`24GB`) is a card of the slowest kind of that size. Models are
+found by id, Ollama tag or Hugging Face id, with or without a quantisation.
+
+## Models that ship
+
+In brackets: parameters (all/active) and quality. Quality is MMLU-Pro as the makers publish it, for embeddings MTEB;
+`~` means interpolated between siblings, because nobody publishes it. It orders models of about one generation; a
+few points say nothing. Measure on your own traffic before you trust it.
+
+| family | models | context | abilities | licence |
+|---|---|---|---|---|
+"""
+
+GPUS_HEAD = """
+## GPUs that ship
+
+| memory as sold | names |
+|---|---|
 """
 
 
@@ -229,6 +309,37 @@ def parameter_line(parameter: Any) -> str:
     return f"- {names}: {said}"
 
 
+def models_page() -> str:
+    """Return the reference of the catalog: how to add to it, and what ships."""
+    families: dict[str, list[ModelCard]] = {}
+    for card in load_catalog().cards:
+        families.setdefault(card.family, []).append(card)
+    parts = [MODELS_HEAD]
+    for family, cards in families.items():
+        names = ", ".join(f"`{card.id}` {figures(card)}" for card in cards)
+        abilities = ", ".join(sorted({word for card in cards for word in card.capabilities})) or "-"
+        licences = ", ".join(dict.fromkeys(card.licence for card in cards))
+        contexts = sorted({card.context_tokens for card in cards})
+        ends = dict.fromkeys((contexts[0], contexts[-1]))
+        window = " to ".join(f"{tokens // 1024}k" if tokens >= 1024 else str(tokens) for tokens in ends)
+        parts.append(f"| {family} | {names} | {window} | {abilities} | {licences} |\n")
+    parts.append(GPUS_HEAD)
+    sizes: dict[float, list[str]] = {}
+    for spec in load_gpu_table().specs:
+        sizes.setdefault(spec.memory_gib, []).append(spec.name)
+    for gib, specs in sorted(sizes.items()):
+        parts.append(f"| {gib:g} GB | {', '.join(specs)} |\n")
+    return "".join(parts)
+
+
+def figures(card: ModelCard) -> str:
+    """Return a model's size and quality in a few signs."""
+    size = f"{card.total_params / 1e9:.3g}"
+    if card.active_params < card.total_params:
+        size += f"/{card.active_params / 1e9:.2g}"
+    return f"({size} B, {card.quality:g}{'' if card.quality_is_published else '~'})"
+
+
 def cell(text: str) -> str:
     """Make a text safe in a table's cell."""
     return text.replace("|", "\\|").replace("\n", " ")
@@ -237,7 +348,8 @@ def cell(text: str) -> str:
 def main() -> int:
     """Write the pages, or with --check compare them; return the exit status."""
     stale = []
-    for name, text in (("config.md", config_page()), ("cli.md", cli_page())):
+    pages = (("config.md", config_page()), ("cli.md", cli_page()), ("models.md", models_page()))
+    for name, text in pages:
         path = REFERENCE / name
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue

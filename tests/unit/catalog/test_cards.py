@@ -1,11 +1,13 @@
 """The model cards: whole, consistent with themselves, and found by the names that people write."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from trivet.catalog.cards import SHIPPED, Catalog, ModelCard, Variant, load_catalog
+from trivet.catalog.gpu_table import load_gpu_table
 from trivet.catalog.model_card import INTERPOLATED, plain
 from trivet.domain.errors import ConfigError
 
@@ -271,6 +273,18 @@ def test_wrong_cards_are_named(tmp_path: Path, text: str, expected: str) -> None
         load_catalog(path)
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_the_examples_of_the_reference_load(tmp_path: Path) -> None:
+    """The card and the GPU that docs/reference/models.md shows are entries as they stand."""
+    page = (ROOT / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    cards, gpus = tmp_path / "models.yaml", tmp_path / "gpus.yaml"
+    cards.write_text(blocks[1], encoding="utf-8")
+    gpus.write_text(blocks[2], encoding="utf-8")
+    assert load_catalog(cards).find("our-support:8b").quality == 55
+    assert load_gpu_table(gpus).find("RTX4090-48GB").memory_gib == 48
 
 
 def test_an_empty_catalog_finds_nothing() -> None:
