@@ -9,7 +9,7 @@ from trivet.domain.gpus import GpuState, Host, Inventory, InventoryState
 from trivet.gpu.amd import read_amd
 from trivet.gpu.host import read_host
 from trivet.gpu.nvml import NvidiaReading, read_nvidia
-from trivet.gpu.owners import Owners, find_owners
+from trivet.gpu.owners import Owners
 from trivet.gpu.tegra import tegra_gpu
 from trivet.gpu.visible import CUDA_VARIABLES, ROCM_VARIABLES, Listed, let_through
 
@@ -44,7 +44,7 @@ def discover(
     """
     environment = os.environ if environment is None else environment
     host = read_host(root, environment)
-    owners = find_owners((os.getpid(), *trivets), engines, root)
+    owners = Owners((os.getpid(), *trivets), engines, root)
     nvidia = _read_in_time(host, owners, root, timeout_s)
     if nvidia.state is InventoryState.OK:
         return _inventory(host, nvidia.listed, environment, nvidia.driver_version)

@@ -39,9 +39,9 @@ STRIX_HALO = {
 }
 
 
-def read(root_files: dict[str, str], tree: Tree, owners: Owners | None = None) -> AmdReading | None:
+def read(root_files: dict[str, str], tree: Tree) -> AmdReading | None:
     """Read a tree."""
-    return read_amd(HOST, owners or Owners(), tree(root_files))
+    return read_amd(HOST, Owners(), tree(root_files))
 
 
 def test_two_cards_in_the_order_of_the_bus(tree: Tree) -> None:
@@ -87,7 +87,8 @@ def test_a_desktops_picture_is_no_gpu(tree: Tree) -> None:
 
 def test_own_engines_on_an_amd_card(tree: Tree) -> None:
     """sysfs tells no memory by process: with an own engine nobody can tell what is others'."""
-    found = read(card(0, "0000:03:00.0", **XTX), tree, Owners(pids=frozenset({5})))
+    files = card(0, "0000:03:00.0", **XTX) | {"proc/5/task/5/children": "6"}
+    found = read_amd(HOST, Owners([5], root=tree(files)), tree(files))
     assert found is not None
     assert found.listed[0].gpu.others_bytes is None
 

@@ -1,6 +1,5 @@
 """Discovery through the real pynvml, which loads a fake library: what each kind of machine looks like."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -182,20 +181,22 @@ def test_an_old_driver(tmp_path: Path) -> None:
     assert (found["driver_version"], card["used_gib"], card["others_gib"]) == ("470.256.02", 1.0, 1.0)
 
 
-def test_own_engines_are_not_others(machine: FakeMachine) -> None:
-    """What runs below Trivet counts as its own; the rest of what is used is others'."""
-    own = os.getpid()
+def test_own_engines_are_not_others(machine: FakeMachine, tree: Tree) -> None:
+    """What an engine of Trivet's uses is its own; the rest of what is used is others'."""
+    first_namespace = {"proc/meminfo": MEMINFO, "proc/self/ns/pid": "->pid:[4026531836]"}
+    root = tree({**first_namespace, "proc/700/stat": "700 (vllm) S 1"})
     scenario = gpu(
         1,
         "NVIDIA L4",
         22.0,
         used=10 * GIB,
-        computes=[f"{own} {6 * GIB}", f"999999 {3 * GIB}"],
-        draws=[f"{own} {6 * GIB}"],
+        computes=[f"700 {6 * GIB}", f"800 {3 * GIB}"],
+        draws=[f"700 {6 * GIB}"],
     )
-    assert only(machine.discover(scenario, arguments={"engines": [own]}))["others_gib"] == 4.0
-    silent = gpu(1, "NVIDIA L4", 22.0, used=10 * GIB, computes=[f"{own} -1"])
-    assert only(machine.discover(silent, arguments={"engines": [own]}))["others_gib"] is None
+    assert only(machine.discover(scenario, root=root, arguments={"engines": [700]}))["others_gib"] == 4.0
+    assert only(machine.discover(scenario, root=root))["others_gib"] == 10.0
+    silent = gpu(1, "NVIDIA L4", 22.0, used=10 * GIB, computes=["700 -1"])
+    assert only(machine.discover(silent, root=root, arguments={"engines": [700]}))["others_gib"] is None
 
 
 @pytest.mark.parametrize(

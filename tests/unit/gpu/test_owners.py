@@ -1,57 +1,79 @@
 """Whose process is whose, from a tree of proc."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from tests.unit.gpu.conftest import Tree
-from trivet.gpu.owners import Owners, find_owners
+from trivet.gpu.owners import Owners
 
 
-def process(pid: int, parent: int, name: str) -> dict[str, str]:
-    """Return a process's file."""
-    return {f"proc/{pid}/stat": f"{pid} ({name}) S {parent} {pid} 0 0 -1"}
+def process(pid: int, parent: int, name: str, children: str = "") -> dict[str, str]:
+    """Return a process's files."""
+    return {
+        f"proc/{pid}/stat": f"{pid} ({name}) S {parent} {pid} 0 0 -1",
+        f"proc/{pid}/task/{pid}/children": children,
+    }
 
 
 PROCESSES = (
-    process(1, 0, "systemd")
-    | process(10, 1, "trivet")
-    | process(11, 10, "vllm")
+    process(1, 0, "systemd", "10 20 30 40")
+    | process(10, 1, "trivet", "11 ")
+    | process(11, 10, "python guardian", "12 ")
     | process(12, 11, "VLLM::EngineCor")
-    | process(20, 1, "ollama")
-    | process(21, 20, "ollama) S 1 (")
+    | process(20, 1, "ollama", "21 ")
+    | process(21, 20, "llama-server) S 1 (")
     | process(30, 1, "python")
     | process(40, 1, "llama-server")
-    | {"proc/self/status": ""}
 )
-
-
-def test_what_runs_below_trivet_is_its_own(tree: Tree) -> None:
-    """So is every Ollama with its runners, and an adopted engine; the rest is others'."""
-    root = tree(PROCESSES)
-    assert find_owners([10], root=root).pids == {11, 12, 20, 21}
-    assert find_owners([999], [40], root).pids == {20, 21, 40}
-
-
-@pytest.mark.parametrize(("namespace", "comparable"), [("4026531836", True), ("4026532999", False)])
-def test_pids_in_a_container_are_not_the_drivers(tree: Tree, namespace: str, comparable: bool) -> None:
-    """The driver counts in the first namespace."""
-    root = tree({**PROCESSES, "proc/self/ns/pid": f"->pid:[{namespace}]"})
-    assert find_owners([10], root=root).comparable is comparable
+IN_FIRST = {"proc/self/ns/pid": "->pid:[4026531836]"}
+IN_CONTAINER = {"proc/self/ns/pid": "->pid:[4026532999]"}
 
 
 @pytest.mark.parametrize(
-    ("owners", "by_pid", "expected"),
+    ("trivets", "engines", "own"),
     [
-        (Owners(), {7: 60}, 100),
-        (Owners(), None, 100),
-        (Owners(pids=frozenset({7})), {7: 60, 8: None}, 40),
-        (Owners(pids=frozenset({7})), {8: 60}, 100),
-        (Owners(pids=frozenset({7})), {7: 120}, 0),
-        (Owners(pids=frozenset({7})), {7: None}, None),
-        (Owners(pids=frozenset({7})), None, None),
-        (Owners(pids=frozenset({7}), comparable=False), {8: 60}, None),
+        ([10], [], {11, 12, 20, 21}),
+        ([999], [40], {20, 21, 40}),
+        ([], [], {20, 21}),
+        ([], [11], {11, 12, 20, 21}),
     ],
 )
-def test_the_others_share(owners: Owners, by_pid: dict[int, int | None] | None, expected: int | None) -> None:
+def test_what_runs_below_trivet_is_its_own(
+    tree: Tree, trivets: Iterable[int], engines: Iterable[int], own: set[int]
+) -> None:
+    """So is every Ollama with its runners, and an adopted engine; the rest is others'."""
+    owners = Owners(trivets, engines, tree({**PROCESSES, **IN_FIRST}))
+    for pid in (1, 11, 12, 20, 21, 30, 40, 77):
+        assert owners.others_bytes(100, {pid: 60}) == (40 if pid in own else 100), pid
+
+
+@pytest.mark.parametrize(
+    ("by_pid", "expected"),
+    [
+        ({12: 60, 30: None}, 40),
+        ({12: 60, 21: 30, 30: 10}, 10),
+        ({12: 120}, 0),
+        ({12: None}, None),
+        ({}, 100),
+        (None, None),
+    ],
+)
+def test_the_others_share(tree: Tree, by_pid: dict[int, int | None] | None, expected: int | None) -> None:
     """Used less one's own; unknown where one's own cannot be told."""
+    owners = Owners([10], root=tree({**PROCESSES, **IN_FIRST}))
     assert owners.others_bytes(100, by_pid) == expected
     assert owners.others_bytes(None, by_pid) is None
+
+
+@pytest.mark.parametrize(
+    ("trivets", "engines", "expected"),
+    [([10], [], None), ([30], [], 100), ([30], [40], None), ([30], [77], 100)],
+)
+def test_in_a_container_nobody_can_tell(
+    tree: Tree, trivets: list[int], engines: list[int], expected: int | None
+) -> None:
+    """The driver counts in the first namespace; so with an engine of Trivet's alive its share is not known."""
+    owners = Owners(trivets, engines, tree({**PROCESSES, **IN_CONTAINER}))
+    assert owners.others_bytes(100, {12: 60}) == expected
+    assert owners.others_bytes(100, None) == expected
