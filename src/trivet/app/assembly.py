@@ -27,11 +27,13 @@ from trivet.config.deployments import (
 )
 from trivet.config.settings import Settings
 from trivet.domain.clock import Clock, SystemClock
+from trivet.domain.gpus import Inventory
 from trivet.domain.tiers import Deployment, Tier
 from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
 from trivet.fleet import Fleet
 from trivet.fleet.plan import EndpointPlan
+from trivet.fleet.records import running_engines
 from trivet.gpu import GpuWatch, discover, gpu_uuids
 from trivet.metering import DeviceClock, Metrics, TrivetCollector, UsageRecords
 from trivet.routing import Router
@@ -80,7 +82,7 @@ async def open_trivet(
     clock = clock or SystemClock()
     store_path = settings.store.path.expanduser()
     tiers = build_tiers(settings)
-    inventory = await asyncio.to_thread(discover)  # a driver may take seconds
+    inventory = await asyncio.to_thread(_read_gpus, settings)  # a driver may take seconds
     configured = build_deployments(settings, gpus=gpu_uuids(inventory))
     deployments = configured if with_engines else ()
     async with contextlib.AsyncExitStack() as exits:
@@ -122,7 +124,7 @@ async def open_trivet(
         office = _office(ledger, keyring, records, fleet, clock, configured)
         collector = TrivetCollector(metrics, device_clock)
         _register_rooms(collector, fleet, breakers, ledger)
-        register_gpus(collector, GpuWatch(inventory, clock))
+        register_gpus(collector, GpuWatch(inventory, clock, read=lambda: _read_gpus(settings)))
         keeper = Doorkeeper(keyring, owner_token)
         doors = Doors(pipeline, office, fleet, keeper, collector, tier_names)
         yield OpenTrivet(
@@ -135,6 +137,11 @@ async def open_trivet(
             lock=lock,
             recovered_holds=recovered,
         )
+
+
+def _read_gpus(settings: Settings) -> Inventory:
+    """Look at the GPUs; what adopted engines hold is Trivet's own, as what runs below it is."""
+    return discover(engines=running_engines(state_dir_of(settings)))
 
 
 def _office(

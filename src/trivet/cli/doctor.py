@@ -11,6 +11,7 @@ from trivet.cli import doctor_engines, doctor_machine
 from trivet.cli.exits import FAILED
 from trivet.cli.findings import Finding, State, error, ok, told
 from trivet.cli.output import print_json, print_table, say
+from trivet.cli.own_machine import look
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
 from trivet.domain.engine_states import EngineState
 from trivet.domain.errors import ConfigError, TrivetError
@@ -57,20 +58,21 @@ def _count(findings: list[Finding], state: State) -> str:
 
 
 def _examine(address: Address) -> Iterator[Finding]:
-    from trivet.gpu import discover
     from trivet.storage import StoreLock
 
     yield from doctor_machine.software()
     loaded, deployments, problems = _configuration(address.config)
-    owner = None
-    if loaded is not None:
-        owner = StoreLock.owner(loaded.settings.store.path.expanduser())
-    yield from doctor_machine.gpus(discover(trivets=(owner.pid,) if owner else ()))
+    yield from doctor_machine.gpus(look(address.config))
     yield doctor_machine.open_files()
     yield from problems
     if loaded is not None:
-        server = loaded.settings.server
-        yield doctor_machine.store_place(loaded.settings.store.path.expanduser())
+        server, store = loaded.settings.server, loaded.settings.store.path.expanduser()
+        owner = None
+        try:
+            owner = StoreLock.owner(store)
+            yield doctor_machine.store_place(store)
+        except TrivetError as fault:
+            yield told("store", "error", str(fault), otherwise="Set `store.path`.")
         yield doctor_machine.port(server.host, server.port, owner.url if owner else None)
         yield from _engines(loaded, deployments)
     # Without a usable configuration the service could only say the same again.
@@ -129,6 +131,8 @@ def _engines(loaded: "Loaded", deployments: "tuple[Deployment, ...]") -> Iterato
             wanted,
             "Remove models (`ollama rm`), or set OLLAMA_MODELS to a larger disk.",
         )
+    if any(launch.tensor_parallel > 1 for launch in by_command):
+        yield doctor_machine.shared_memory()
     if by_command:
         yield doctor_machine.disk(
             "vllm's models",

@@ -18,6 +18,7 @@ OPEN_FILES_WANTED = 4096
 PULL_WANTED_BYTES = 50 * GIB
 """A 70B model at 4 bit is about 43 GB; whoever pulls a heavy one needs that at once."""
 STORE_WANTED_BYTES = 2 * GIB
+SHARED_MEMORY_WANTED_BYTES = GIB
 OTHERS_SHARE_MAX = 0.1
 
 # https://sqlite.org/wal.html#walresetbug: two connections that write or checkpoint at the same moment
@@ -96,6 +97,8 @@ def _gpu(check: str, gpu: Gpu) -> Finding:
     if not gpu.plannable or total is None:
         return error(check, f"{gpu.name} {gpu.uuid}: {gpu.state}", gpu.reason)
     note = f"{gpu.name} {gpu.uuid}: {total / GIB:.1f} GiB"
+    if gpu.reason and not gpu.unified:
+        return warning(check, note, gpu.reason)
     if others is not None and not gpu.unified and others > OTHERS_SHARE_MAX * total:
         return warning(
             check,
@@ -117,6 +120,21 @@ def open_files() -> Finding:
         f"`ulimit -n {OPEN_FILES_WANTED}` before `trivet serve` (this shell allows {limit}), "
         "or LimitNOFILE= in the unit.",
     )
+
+
+def shared_memory(folder: Path = Path("/dev/shm")) -> Finding:  # noqa: S108 -- looked at, not written to
+    """Check the room in which the processes of one vLLM exchange data when several GPUs share a model.
+
+    A container gets 64 MiB unless told otherwise; NCCL and vLLM then fail at the start (vLLM's Docker page).
+    """
+    try:
+        total_bytes = shutil.disk_usage(folder).total
+    except OSError as fault:
+        return error("shared memory", f"{folder}: {fault.strerror or fault}", "Mount a tmpfs at /dev/shm.")
+    note = f"{total_bytes / GIB:,.1f} GiB at {folder}"
+    if total_bytes >= SHARED_MEMORY_WANTED_BYTES:
+        return ok("shared memory", note)
+    return warning("shared memory", note, "Start the container with `--ipc=host` or `--shm-size=16g`.")
 
 
 def port(host: str, number: int, owner_url: str | None) -> Finding:

@@ -1,21 +1,15 @@
 """`trivet gpus`"""
 
-import contextlib
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from trivet.cli.exits import FAILED
 from trivet.cli.output import print_json, print_table, say
+from trivet.cli.own_machine import look
 from trivet.cli.session import ConfigOption, JsonOption
-from trivet.domain.errors import TrivetError
 from trivet.domain.gpus import GIB, Gpu, GpuState, Host, Inventory, InventoryState
-
-if TYPE_CHECKING:
-    from trivet.storage.lock import Owner
 
 BAR_CHARS = 12
 _FULL, _EMPTY = "█", "░"
@@ -33,9 +27,7 @@ def gpus(config: ConfigOption = None, as_json: JsonOption = False) -> None:
       trivet gpus
       CUDA_VISIBLE_DEVICES=0,1 trivet gpus --json
     """
-    from trivet.gpu import discover
-
-    inventory = discover(trivets=_running_trivets(config))
+    inventory = look(config)
     if as_json:
         print_json(inventory.as_json())
     else:
@@ -58,17 +50,6 @@ def memory_bar(used_bytes: int, total_bytes: int, *, others_bytes: int = 0) -> s
     # Any use at all shows, and only a full memory looks full.
     chars = min(max(round(share * BAR_CHARS), share > 0), BAR_CHARS - (share < 1.0))
     return full * chars + empty * (BAR_CHARS - chars)
-
-
-def _running_trivets(config: Path | None) -> tuple[int, ...]:
-    """Return the process that serves the configured store, if any; a wrong configuration does not matter."""
-    from trivet.config.load import load_settings
-    from trivet.storage import StoreLock
-
-    owner: Owner | None = None
-    with contextlib.suppress(TrivetError):
-        owner = StoreLock.owner(load_settings(config_path=config).settings.store.path.expanduser())
-    return (owner.pid,) if owner else ()
 
 
 def _print(inventory: Inventory) -> None:

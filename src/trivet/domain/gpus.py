@@ -1,9 +1,12 @@
 """The machine that models have to fit: its GPUs, or its memory where it has none."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+_ROCM_UUID = re.compile(r"GPU-[0-9a-f]{16}")
 MIB = 1024**2
 GIB = 1024**3
 
@@ -147,6 +150,23 @@ class Inventory:
             "host": self.host.as_json(),
             "gpus": [gpu.as_json() for gpu in self.gpus],
         }
+
+
+def visibility(uuids: Sequence[str]) -> dict[str, str | None]:
+    """Return the environment variables that show a program these GPUs and no other; None takes one away.
+
+    UUIDs, since indices differ from program to program. ROCm takes UUIDs in ROCR_VISIBLE_DEVICES only, and
+    counts the others anew within what that lets through, so they must not be inherited. AMD's GPUs without
+    a UUID cannot be told apart by any variable and stay as they are.
+    """
+    if not uuids:
+        return {}
+    if all(_ROCM_UUID.fullmatch(uuid) for uuid in uuids):
+        inherited = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+        return {"ROCR_VISIBLE_DEVICES": ",".join(uuids), **dict.fromkeys(inherited)}
+    if any(uuid.startswith("AMD-") for uuid in uuids):
+        return {}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(uuids)}
 
 
 def gib(size_bytes: int | None) -> float | None:

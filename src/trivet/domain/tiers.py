@@ -67,5 +67,5 @@ HOST_DEVICE = "host"
 
 
 def is_gpu(device: str) -> bool:
-    """Tell whether a device name stands for a GPU (NVML UUIDs begin so)."""
-    return device.startswith(("GPU-", "MIG-"))
+    """Tell whether a device name stands for a GPU: a UUID, AMD's place on the bus, or a Jetson's index."""
+    return device.startswith(("GPU-", "MIG-", "AMD-")) or device.isdigit()

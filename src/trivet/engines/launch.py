@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trivet.config.settings import LaunchSettings
+from trivet.domain.gpus import visibility
 from trivet.domain.tiers import Deployment, EngineKind, is_gpu
 from trivet.engines import llamacpp, vllm_server
 
@@ -48,7 +49,8 @@ def plan_launch(
         context_pinned: the operator chose the context window; else vLLM takes the model's own.
         api_key: what Trivet will send; vLLM is told to ask for it.
     """
-    environment: dict[str, str | None] = dict(_devices(deployment))
+    # The engine sees its own GPUs and no other.
+    environment = visibility([device for device in deployment.devices if is_gpu(device)])
     if deployment.engine == "vllm":
         command = vllm_server.server_command(deployment, launch, port, context_pinned=context_pinned)
         environment |= vllm_server.server_environment(api_key)
@@ -65,14 +67,6 @@ def plan_launch(
         start_timeout_s=launch.start_timeout_s or START_TIMEOUT_S[deployment.engine],
         fingerprint=_fingerprint(command, environment, port),
     )
-
-
-def _devices(deployment: Deployment) -> dict[str, str]:
-    """Show the engine its own GPUs and no other. UUIDs, since indices differ from program to program."""
-    gpus = [device for device in deployment.devices if is_gpu(device)]
-    if not gpus:
-        return {}
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
 
 
 def _fingerprint(command: Sequence[str], environment: Mapping[str, str | None], port: int) -> str:

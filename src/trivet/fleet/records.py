@@ -93,6 +93,18 @@ class EngineRecords:
         replace_private_file(self._path, json.dumps(document, indent=1).encode())
 
 
+def running_engines(directory: Path) -> tuple[int, ...]:
+    """Return the processes of engines that are written down in a directory and run, with their guardians'.
+
+    With `fleet.on_exit: keep` they need not run below any Trivet.
+    """
+    records = EngineRecords(directory, keep=False).load()
+    processes = [record.guardian for record in records] + [
+        record.engine for record in records if record.engine
+    ]
+    return tuple(process.pid for process in processes if process.alive)
+
+
 def _left(record: EngineRecord) -> bool:
     return record.engine is not None and record.engine.alive
 

@@ -33,6 +33,8 @@ class Peers:
 
     direct: Mapping[str, frozenset[str]]
     nvlink: Mapping[str, frozenset[str]]
+    stranded: frozenset[str] = frozenset()
+    """With links to an NVSwitch that lead to nobody: the fabric manager does not run."""
 
 
 def find_peers(ask: Asker, handles: Mapping[str, Any], bus_ids: Mapping[str, BusId]) -> Peers:
@@ -53,6 +55,7 @@ def find_peers(ask: Asker, handles: Mapping[str, Any], bus_ids: Mapping[str, Bus
             nvlink[one].add(two)
             nvlink[two].add(one)
     return Peers(
+        stranded=frozenset(uuid for uuid, end in ends.items() if end.switched and not nvlink[uuid]),
         direct={uuid: frozenset(found) for uuid, found in direct.items()},
         nvlink={uuid: frozenset(found) for uuid, found in nvlink.items()},
     )

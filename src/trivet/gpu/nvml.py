@@ -16,6 +16,11 @@ from trivet.gpu.visible import Listed
 
 WSL_LIBRARY = "/usr/lib/wsl/lib/libnvidia-ml.so.1"
 
+_STRANDED = (
+    "Its NVLinks to the switch are up and reach no GPU; CUDA may not start at all. "
+    "Start the fabric manager: `systemctl enable --now nvidia-fabricmanager`, of the driver's exact version."
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NvidiaReading:
@@ -95,6 +100,9 @@ def _in_bus_order(groups: list[list[Device]]) -> list[Device]:
                 device.listed,
                 gpu=replace(
                     device.listed.gpu,
+                    reason=_STRANDED
+                    if device.listed.gpu.uuid in peers.stranded
+                    else device.listed.gpu.reason,
                     peers=peers.direct.get(device.listed.gpu.uuid, none),
                     nvlink_peers=peers.nvlink.get(device.listed.gpu.uuid, none),
                 ),

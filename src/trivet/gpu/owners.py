@@ -21,7 +21,7 @@ class Owners:
     def __init__(
         self, trivets: Iterable[int] = (), engines: Iterable[int] = (), root: Path = Path("/")
     ) -> None:
-        """Take processes of Trivet, those of engines that need not run below one, and the tree with `proc`."""
+        """Take processes of Trivet, those of engines that were adopted, and the tree with `proc`."""
         self._trivets = frozenset(trivets)
         self._engines = frozenset(engines)
         self._root = root

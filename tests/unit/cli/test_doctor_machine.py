@@ -108,6 +108,12 @@ def test_room_on_a_disk(tmp_path: Path) -> None:
     assert (full.state, full.fix, str(folder) in full.detail) == ("warning", "Make room.", True)
 
 
+def test_shared_memory(tmp_path: Path) -> None:
+    """A machine without any is broken; a disk of some GiB is room enough."""
+    assert doctor_machine.shared_memory(tmp_path).state == "ok"
+    assert doctor_machine.shared_memory(tmp_path / "none").state == "error"
+
+
 @pytest.mark.parametrize(
     ("kind", "state"),
     [("ext4", "ok"), ("nfs4", "error"), ("cifs", "error"), ("9p", "error"), ("overlay", "ok")],

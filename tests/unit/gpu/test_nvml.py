@@ -78,6 +78,7 @@ def test_switches_without_a_fabric_are_no_link(machine: FakeMachine) -> None:
     """Links to a switch that lead nowhere (the fabric manager is down) make no peers."""
     found = machine.discover("".join(gpu(n, "NVIDIA H100 80GB HBM3", 79.65, link=[-1]) for n in (1, 2)))
     assert [card["nvlink_peers"] for card in found["gpus"]] == [[], []]
+    assert all("nvidia-fabricmanager" in card["reason"] for card in found["gpus"])
 
 
 def test_a_mixed_machine_with_a_lost_card(machine: FakeMachine) -> None:

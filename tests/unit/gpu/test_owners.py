@@ -73,7 +73,7 @@ def test_the_others_share(tree: Tree, by_pid: dict[int, int | None] | None, expe
 def test_in_a_container_nobody_can_tell(
     tree: Tree, trivets: list[int], engines: list[int], expected: int | None
 ) -> None:
-    """The driver counts in the first namespace; so with an engine of Trivet's alive its share is not known."""
+    """The driver counts in the first namespace; an engine's share is not known there."""
     owners = Owners(trivets, engines, tree({**PROCESSES, **IN_CONTAINER}))
     assert owners.others_bytes(100, {12: 60}) == expected
     assert owners.others_bytes(100, None) == expected
