@@ -99,9 +99,10 @@ async def open_trivet(
         metrics = Metrics()
         fleet = await exits.enter_async_context(
             Fleet(
-                [_plan(settings, deployment) for deployment in deployments],
+                [_plan(settings, deployment, inventory) for deployment in deployments],
                 settings.fleet,
                 state_dir_of(settings) if deployments else None,
+                clock=clock,
             )
         )
         breakers = Breakers(settings.execution, clock)
@@ -170,8 +171,9 @@ def _heaviest_at_home(tiers: Sequence[Tier], deployments: Sequence[Deployment]) 
     return next((tier.name for tier in reversed(tiers) if tier.name in at_home), None)
 
 
-def _plan(settings: Settings, deployment: Deployment) -> EndpointPlan:
+def _plan(settings: Settings, deployment: Deployment, inventory: Inventory) -> EndpointPlan:
     name = deployment.name
+    gpus = {gpu.uuid: gpu.name for gpu in inventory.gpus}
     return EndpointPlan(
         deployment=deployment,
         api_key=api_key_of(settings, name),
@@ -179,6 +181,7 @@ def _plan(settings: Settings, deployment: Deployment) -> EndpointPlan:
         context_pinned=deployment_settings(settings, name).context_tokens is not None,
         capabilities_pinned=deployment_settings(settings, name).capabilities is not None,
         ollama=ollama_of(settings, name),
+        gpu=next((gpus[device] for device in deployment.devices if device in gpus), "cpu"),
     )
 
 

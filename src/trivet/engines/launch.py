@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trivet.config.settings import LaunchSettings
 from trivet.domain.gpus import visibility
+from trivet.domain.observations import MemoryObservation
 from trivet.domain.tiers import Deployment, EngineKind, is_gpu
 from trivet.engines import llamacpp, vllm_server
+from trivet.engines.llamacpp_log import read_llamacpp_log
+from trivet.engines.vllm_log import read_vllm_log
 
 START_TIMEOUT_S: dict[EngineKind, float] = {"llamacpp": 60.0, "vllm": 600.0}
 """How long loading may take unless the operator says otherwise."""
@@ -67,6 +70,14 @@ def plan_launch(
         start_timeout_s=launch.start_timeout_s or START_TIMEOUT_S[deployment.engine],
         fingerprint=_fingerprint(command, environment, port),
     )
+
+
+def read_start_log(engine: EngineKind, text: str) -> MemoryObservation:
+    """Return what an engine's log says of the memory that it took when it started."""
+    if engine == "vllm":
+        return read_vllm_log(text)
+    seen = read_llamacpp_log(text)
+    return seen if seen.engine_version else replace(seen, engine_version=llamacpp.server_version())
 
 
 def _fingerprint(command: Sequence[str], environment: Mapping[str, str | None], port: int) -> str:

@@ -1,6 +1,7 @@
 """How the embedded llama.cpp server is started."""
 
 import sys
+from importlib import metadata
 
 from trivet.config.settings import LaunchSettings
 from trivet.domain.errors import ConfigError
@@ -33,3 +34,11 @@ def server_command(deployment: Deployment, launch: LaunchSettings, port: int) ->
         *kv_type,
         *launch.arguments,
     ]
+
+
+def server_version() -> str | None:
+    """Return the version of the wheel that holds the server; None where it is not installed."""
+    try:
+        return f"xllamacpp-{metadata.version('xllamacpp')}"
+    except metadata.PackageNotFoundError:
+        return None

@@ -21,6 +21,7 @@ from trivet.engines.protocol import Health, Transport
 from trivet.engines.served import match_model
 from trivet.fleet.launcher import Launcher
 from trivet.fleet.lending import LentTransport
+from trivet.fleet.observed import Observations, in_gib
 from trivet.fleet.plan import EndpointPlan
 from trivet.fleet.records import EngineRecords
 from trivet.fleet.standing import Standing
@@ -50,8 +51,9 @@ class Endpoint:
         settings: FleetSettings,
         session: aiohttp.ClientSession,
         records: EngineRecords | None = None,
+        observations: Observations | None = None,
     ) -> None:
-        """Take the plan and, where it launches an engine, the records of engines."""
+        """Take the plan and, where it launches an engine, the records and observations of engines."""
         self._plan = plan
         self._settings = settings
         self._session = session
@@ -59,8 +61,8 @@ class Endpoint:
         self._lent: LentTransport | None = None
         self._retiring: dict[asyncio.Task[None], LentTransport] = {}
         self._launcher: Launcher | None = None
-        if plan.launch is not None and records is not None:
-            self._launcher = Launcher(plan, plan.launch, records)
+        if plan.launch is not None and records is not None and observations is not None:
+            self._launcher = Launcher(plan, plan.launch, records, observations)
         self._standing = Standing(
             Health(EngineState.ABSENT, "not started yet" if plan.launch else "not probed yet")
         )
@@ -104,6 +106,7 @@ class Endpoint:
     def report(self) -> dict[str, Any]:
         """Return the endpoint as the API shows it."""
         d = self._deployment
+        observed = self._launcher.observed if self._launcher else None
         return {
             "name": d.name,
             "tier": d.tier.name,
@@ -120,6 +123,8 @@ class Endpoint:
             "context_tokens": d.context_tokens,
             "slots": d.slots,
             "devices": list(d.devices),
+            "predicted": self._plan.predicted,
+            "actual": in_gib(observed) if observed is not None else None,
         }
 
     @property
@@ -187,10 +192,12 @@ class Endpoint:
     async def _accompany(self) -> None:
         """Probe until a launched engine dies, or for ever."""
         child = self._launcher.child if self._launcher is not None else None
-        if child is None:
+        if self._launcher is None or child is None:
             while True:
                 await asyncio.sleep(self._settings.probe_interval_s)
                 self._show(await self._find_health())
+        if self._health.ready:
+            await self._survives(self._launcher.observe(self._deployment.context_tokens))
         death = asyncio.create_task(child.wait())
         try:
             while not (await asyncio.wait({death}, timeout=self._settings.probe_interval_s))[0]:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from trivet.config.settings import FleetSettings
+from trivet.domain.clock import Clock, SystemClock
 from trivet.domain.decisions import Offer
 from trivet.domain.engine_states import EngineState
 from trivet.engines.connect import open_session
@@ -17,6 +18,7 @@ from trivet.engines.litellm import load_library
 from trivet.engines.protocol import Transport
 from trivet.fleet.endpoint import Endpoint
 from trivet.fleet.launcher import end_leftovers
+from trivet.fleet.observed import Observations
 from trivet.fleet.plan import EndpointPlan
 from trivet.fleet.records import LOGS_DIRECTORY, EngineRecords
 from trivet.storage.private_files import make_private_directory
@@ -29,7 +31,12 @@ class Fleet:
     """The engines of this node. Use as an async context manager."""
 
     def __init__(
-        self, plans: Sequence[EndpointPlan], settings: FleetSettings, state_dir: Path | None = None
+        self,
+        plans: Sequence[EndpointPlan],
+        settings: FleetSettings,
+        state_dir: Path | None = None,
+        *,
+        clock: Clock | None = None,
     ) -> None:
         """Take what there shall be, and the directory in which launched engines are remembered.
 
@@ -38,6 +45,7 @@ class Fleet:
         self._plans = tuple(plans)
         self._settings = settings
         self._state_dir = state_dir
+        self._clock = clock or SystemClock()
         self._endpoints: dict[str, Endpoint] = {}
         self._exits = contextlib.AsyncExitStack()
 
@@ -54,8 +62,9 @@ class Fleet:
         async with contextlib.AsyncExitStack() as exits:
             session = await exits.enter_async_context(open_session())
             records = await self._remember(exits)
+            observations = Observations(records.directory, self._clock) if records else None
             for plan in self._plans:
-                endpoint = Endpoint(plan, self._settings, session, records)
+                endpoint = Endpoint(plan, self._settings, session, records, observations)
                 self._endpoints[plan.deployment.name] = endpoint
                 exits.push_async_callback(endpoint.close)
             if any(plan.deployment.transport == "litellm" for plan in self._plans):

@@ -3,23 +3,36 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
 from trivet.config.settings import LaunchSettings
+from trivet.domain.observations import MemoryObservation
 from trivet.engines.launch import LaunchPlan, plan_launch
 from trivet.fleet.child import STOP_TIMEOUT_S, Child, Starting, free_port
+from trivet.fleet.observed import Observations
 from trivet.fleet.plan import EndpointPlan
 from trivet.fleet.records import EngineRecord, EngineRecords
 
 log = structlog.get_logger(__name__)
 
+LOG_LAG_S = 0.2
+
 
 class Launcher:
     """The engine process of one deployment. At most one runs at a time."""
 
-    def __init__(self, plan: EndpointPlan, launch: LaunchSettings, records: EngineRecords) -> None:
+    def __init__(
+        self,
+        plan: EndpointPlan,
+        launch: LaunchSettings,
+        records: EngineRecords,
+        observations: Observations,
+    ) -> None:
         self._plan = plan
+        self._observations = observations
+        self.observed: MemoryObservation | None = None
         self._launch = launch
         self._records = records
         self._log_path = records.log_path(plan.deployment.name)
@@ -77,6 +90,15 @@ class Launcher:
             return
         await self.child.stop()
         self._records.drop(name)
+
+    async def observe(self, context_tokens: int) -> None:
+        """Read from its log what the engine, which is ready with this window, has taken; keep it."""
+        if self.child is not None:
+            # The guardian may be a moment behind with what the engine wrote.
+            await asyncio.sleep(LOG_LAG_S)
+            text = await asyncio.to_thread(self.child.log_text)
+            deployment = replace(self._plan.deployment, context_tokens=context_tokens)
+            self.observed = self._observations.note(replace(self._plan, deployment=deployment), text)
 
     async def close(self) -> None:
         """End the engine, or leave it to its guardian, as `fleet.on_exit` says."""

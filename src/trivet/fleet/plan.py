@@ -1,6 +1,8 @@
 """What an endpoint is made from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trivet.config.settings import LaunchSettings, OllamaSettings
 from trivet.domain.tiers import Deployment
@@ -19,3 +21,7 @@ class EndpointPlan:
     """The operator set `capabilities`; else what Ollama says of a model that Trivet drives is taken."""
     ollama: OllamaSettings | None = None
     """How to drive a model of an Ollama server; None: only requests are sent to it."""
+    gpu: str = "cpu"
+    """The driver's name of the GPU that it uses; of several, the first's."""
+    predicted: Mapping[str, Any] | None = None
+    """What the footprint of the model says it will take, in GiB; None where nobody can say."""

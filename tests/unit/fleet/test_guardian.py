@@ -38,8 +38,8 @@ def guarded(
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"go\n")
-        engine = Process.of(int(process.stdout.readline()))
-        assert engine is not None
+        pid = int(process.stdout.readline())
+        engine = Process.of(pid) or Process(pid, 0)  # it may be dead already
         try:
             yield process, engine
         finally:
