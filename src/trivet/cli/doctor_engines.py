@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from trivet.config.settings import LaunchSettings
 
 ANSWER_TIMEOUT_S = 2.0
+OLLAMA_KEEPS_PROMPTS_SINCE = (0, 12, 6)
+"""`truncate` and `shift` of /api/chat came to stay with ollama's pull request 12582 of 11 October 2025."""
+VLLM_ARGUMENTS_SINCE = (0, 9)
+"""From here on vLLM's arguments are those that Trivet launches it with; see `engines.vllm_server`."""
 
 
 def ollama(url: str, *, needed: bool, path: str | None) -> Finding:
@@ -26,7 +30,7 @@ def ollama(url: str, *, needed: bool, path: str | None) -> Finding:
     """
     answer = _answer(f"{url}/api/version")
     if isinstance(answer, dict) and "version" in answer:
-        return ok("ollama", f"{answer['version']} at {url}")
+        return ollama_version(str(answer["version"]), url)
     program = shutil.which("ollama", path=path)
     if not needed:
         return ok("ollama", "installed, not running, not needed" if program else "not found, not needed")
@@ -38,6 +42,17 @@ def ollama(url: str, *, needed: bool, path: str | None) -> Finding:
         "ollama",
         f"nobody answers at {url}, and the program is not installed here",
         "Install Ollama, or say where it runs: OLLAMA_HOST or `fleet.ollama_url`.",
+    )
+
+
+def ollama_version(version: str, url: str) -> Finding:
+    """Check that an Ollama knows the parameters by which Trivet forbids it to cut prompts."""
+    if _numbers(version) >= OLLAMA_KEEPS_PROMPTS_SINCE:
+        return ok("ollama", f"{version} at {url}")
+    return warning(
+        "ollama",
+        f"{version} at {url} cuts prompts that are too long and says nothing: it does not know `truncate`.",
+        "Update Ollama to 0.12.6 or newer.",
     )
 
 
@@ -79,6 +94,11 @@ def vllm(
             f"nobody answers at {url}" + (f"; installed: {installed}" if installed else ""),
             "Start it with `vllm serve`, or set VLLM_BASE_URL.",
         )
+    version = installed_version(Path(program)) if program and "" in commands else None
+    if version is not None and _numbers(version) < VLLM_ARGUMENTS_SINCE:
+        return warning(
+            "vllm", f"{installed} is older than what Trivet launches", "Update vLLM to 0.9 or newer."
+        )
     if commands:
         return ok("vllm", installed or f"launched by {', '.join(sorted(filter(None, commands))) or 'python'}")
     return ok("vllm", installed or "not found, not needed")
@@ -104,6 +124,12 @@ def installed_version(program: Path) -> str | None:
             if match:
                 return match[1]
     return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version; what cannot be read counts as new."""
+    match = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    return tuple(map(int, match[1].split("."))) if match else (1 << 30,)
 
 
 def _module_is_there(path: str | None) -> bool:

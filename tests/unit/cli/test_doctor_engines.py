@@ -66,6 +66,22 @@ def test_ollama(server: str, tmp_path: Path) -> None:
     assert (stopped.state, "ollama serve" in stopped.fix) == ("error", True)
 
 
+@pytest.mark.parametrize(
+    ("version", "state"),
+    [
+        ("0.12.5", "warning"),
+        ("0.5.4-rc1", "warning"),
+        ("0.12.6", "ok"),
+        ("0.34.0", "ok"),
+        ("dev", "ok"),
+        ("1", "ok"),
+    ],
+)
+def test_an_ollama_that_cuts_prompts(version: str, state: str) -> None:
+    """An old one does not know how to refuse; a build without a number is taken for a new one."""
+    assert doctor_engines.ollama_version(version, "http://x").state == state
+
+
 def test_a_vllm_that_is_attached_to(server: str, tmp_path: Path) -> None:
     """It must answer; what is installed here is told beside it."""
     found = doctor_engines.vllm(server, [vllm_of(server)], [], path="")
@@ -88,6 +104,9 @@ def test_a_vllm_that_trivet_launches(tmp_path: Path) -> None:
     assert (missing.state, "launch.command" in missing.fix) == ("error", True)
     path = install(tmp_path, "vllm")
     assert doctor_engines.vllm(NOBODY, [vllm_of(None)], words, path=path).state == "ok"
+    package = tmp_path / "lib/python3.12/site-packages/vllm-0.8.5.dist-info"
+    package.mkdir(parents=True)
+    assert doctor_engines.vllm(NOBODY, [vllm_of(None)], [""], path=path).state == "warning"
     none = doctor_engines.vllm(NOBODY, [vllm_of(None)], [""], path="")
     assert (none.state, "setup-vllm" in none.fix) == ("error", True)
 

@@ -1,0 +1,36 @@
+"""What a scrape shows of the GPUs."""
+
+from trivet.app.gpu_gauges import register_gpus
+from trivet.domain.clock import ManualClock
+from trivet.domain.gpus import Gpu, GpuState, Host, Inventory, InventoryState
+from trivet.gpu import GpuWatch
+from trivet.metering import DeviceClock, Metrics, TrivetCollector
+
+
+def test_each_figure_that_is_known_is_shown() -> None:
+    """A GPU has a sample for what is known of it, and one that tells whether it can be used."""
+    good = Gpu(
+        uuid="GPU-1",
+        name="NVIDIA L4",
+        total_bytes=22_000,
+        used_bytes=5_000,
+        others_bytes=4_000,
+        power_w=61.5,
+        energy_mj=5_500,
+    )
+    lost = Gpu(uuid="GPU-2", name="NVIDIA L4", state=GpuState.LOST)
+    host = Host(ram_total_bytes=1, ram_available_bytes=1, cpu_cores=1)
+    clock = ManualClock()
+    collector = TrivetCollector(Metrics(), DeviceClock(clock))
+    inventory = Inventory(host=host, gpus=(good, lost), state=InventoryState.OK)
+    register_gpus(collector, GpuWatch(inventory, clock, read=lambda: inventory))
+    shown = [line for line in collector.render().decode().splitlines() if line.startswith("trivet_gpu_")]
+    assert shown == [
+        'trivet_gpu_usable{gpu="GPU-1"} 1.0',
+        'trivet_gpu_usable{gpu="GPU-2"} 0.0',
+        'trivet_gpu_memory_total_bytes{gpu="GPU-1"} 22000.0',
+        'trivet_gpu_memory_used_bytes{gpu="GPU-1"} 5000.0',
+        'trivet_gpu_memory_others_bytes{gpu="GPU-1"} 4000.0',
+        'trivet_gpu_power_watts{gpu="GPU-1"} 61.5',
+        'trivet_gpu_energy_joules{gpu="GPU-1"} 5.5',
+    ]
