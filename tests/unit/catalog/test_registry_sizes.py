@@ -1,4 +1,4 @@
-"""The footprint's weights against what Ollama's registry holds: the same models, told by two who never met."""
+"""The footprint's weights against the sizes in Ollama's registry: the same models, counted independently."""
 
 from statistics import median
 
