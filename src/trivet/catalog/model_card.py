@@ -28,7 +28,7 @@ class Variant:
     dtype: str = "bf16"
     """As vLLM computes or as its checkpoint is stored: bf16, fp8, mxfp4, nvfp4."""
     quant: str | None = None
-    """q4_k_m, q8_0, f16, awq, gptq; None where the weights are as `dtype` says."""
+    """q4_k_m, q8_0, f16, awq, gptq, int4; None where the weights are as `dtype` says."""
     bits_per_weight: float | None = None
     """All of the file over all parameters; None where it was not stated."""
     weights_bytes: int | None = None
