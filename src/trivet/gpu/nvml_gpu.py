@@ -19,6 +19,9 @@ from trivet.gpu.visible import Listed
 ADDRESSING_ATS = 2
 """NVML_DEVICE_ADDRESSING_MODE_ATS: GPU and CPU share one page table (Grace, GB10)."""
 
+IMPOSSIBLE_BYTES = 1 << 50
+"""Some drivers write almost-all-ones for "not told" (seen as 17179869184 GiB)."""
+
 # Names of GPUs that have no memory of their own. A Grace Hopper is none of them: it has its HBM.
 _INTEGRATED = re.compile(r"\b(GB10|Orin|Thor|Xavier|Tegra|nvgpu)\b", re.IGNORECASE)
 _UNIFIED_REASON = (
@@ -201,6 +204,7 @@ def _by_process(handle: Any) -> dict[int, int | None] | None:
             if processes is not None:
                 told = True
                 for process in processes:
-                    found[int(process.pid)] = process.usedGpuMemory
+                    size = process.usedGpuMemory
+                    found[int(process.pid)] = size if size is not None and size < IMPOSSIBLE_BYTES else None
                 break
     return found if told else None

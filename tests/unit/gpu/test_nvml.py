@@ -196,8 +196,9 @@ def test_own_engines_are_not_others(machine: FakeMachine, tree: Tree) -> None:
     )
     assert only(machine.discover(scenario, root=root, arguments={"engines": [700]}))["others_gib"] == 4.0
     assert only(machine.discover(scenario, root=root))["others_gib"] == 10.0
-    silent = gpu(1, "NVIDIA L4", 22.0, used=10 * GIB, computes=["700 -1"])
-    assert only(machine.discover(silent, root=root, arguments={"engines": [700]}))["others_gib"] is None
+    for untold in (-1, -(1 << 20)):
+        silent = gpu(1, "NVIDIA L4", 22.0, used=10 * GIB, computes=[f"700 {untold}"])
+        assert only(machine.discover(silent, root=root, arguments={"engines": [700]}))["others_gib"] is None
 
 
 @pytest.mark.parametrize(
