@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trivet.domain.gpus import GpuState, Host, Inventory, InventoryState
 from trivet.gpu.amd import read_amd
+from trivet.gpu.faults import nvidia_hardware
 from trivet.gpu.host import read_host
 from trivet.gpu.nvml import NvidiaReading, read_nvidia
 from trivet.gpu.owners import Owners
@@ -19,7 +20,6 @@ TIMEOUT_S = 10.0
 # NVML counts its openings in a way that is not safe across threads, and one stuck caller is enough.
 _one_at_a_time = threading.Lock()
 
-_NO_HARDWARE = frozenset({InventoryState.NO_GPU, InventoryState.DRIVER_NOT_LOADED})
 _CAUSES = {GpuState.NO_PERMISSION: InventoryState.NO_PERMISSION}
 
 
@@ -51,7 +51,11 @@ def discover(
     tegra = tegra_gpu(host, root)
     if tegra is not None:
         return _inventory(host, (Listed(gpu=tegra, index=0),), environment, None)
-    amd = read_amd(host, owners, root) if nvidia.state in _NO_HARDWARE else None
+    # The library alone may be installed where there is no NVIDIA GPU; where there is one, its trouble counts.
+    absent = nvidia.state is InventoryState.NO_GPU or (
+        nvidia.state is InventoryState.DRIVER_NOT_LOADED and not nvidia_hardware(root)
+    )
+    amd = read_amd(host, owners, root) if absent else None
     if amd is None:
         return Inventory(
             host=host, state=nvidia.state, reason=nvidia.reason, driver_version=nvidia.driver_version

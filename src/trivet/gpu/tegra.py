@@ -6,13 +6,14 @@ from pathlib import Path
 from trivet.domain.gpus import Gpu, Host
 from trivet.gpu.host import read_text, tegra_compatible
 
-# Chip number to compute capability: NVIDIA's table of CUDA GPUs, and the chips' own documentation.
-_CAPABILITIES = {
-    "tegra210": (5, 3),  # Nano, TX1
-    "tegra186": (6, 2),  # TX2
-    "tegra194": (7, 2),  # Xavier
-    "tegra234": (8, 7),  # Orin
-    "tegra264": (11, 0),  # Thor, as CUDA 13 counts it
+# Chip to compute capability and to the name that NVML has for it where it is: NVIDIA's table of CUDA GPUs,
+# and the chips' own documentation.
+_CHIPS = {
+    "tegra210": ((5, 3), "Tegra X1 (nvgpu)"),
+    "tegra186": ((6, 2), "Tegra X2 (nvgpu)"),
+    "tegra194": ((7, 2), "Xavier (nvgpu)"),
+    "tegra234": ((8, 7), "Orin (nvgpu)"),
+    "tegra264": ((11, 0), "Thor (nvgpu)"),  # as CUDA 13 counts it
 }
 
 
@@ -21,13 +22,15 @@ def tegra_gpu(host: Host, root: Path) -> Gpu | None:
     if host.platform != "jetson":
         return None
     chips = re.findall(r"nvidia,(tegra\d+)", tegra_compatible(root) or "")
+    capability, name = next((_CHIPS[chip] for chip in chips if chip in _CHIPS), (None, "Tegra (nvgpu)"))
+    model = read_text(root / "proc/device-tree/model") or "a Jetson"
     return Gpu(
         uuid="0",  # CUDA knows the one GPU of a Tegra by its index
-        name=read_text(root / "proc/device-tree/model") or "NVIDIA Jetson",
-        reason="There is no NVML here; known from the device tree. Its memory is the host's.",
+        name=name,
+        reason=f"There is no NVML here; known from the device tree of {model}. Its memory is the host's.",
         total_bytes=host.ram_total_bytes,
         used_bytes=host.ram_total_bytes - host.ram_available_bytes,
         free_bytes=host.ram_available_bytes,
-        compute_capability=next((_CAPABILITIES[chip] for chip in chips if chip in _CAPABILITIES), None),
+        compute_capability=capability,
         unified=True,
     )

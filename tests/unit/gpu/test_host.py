@@ -115,7 +115,8 @@ def test_a_jetson(tree: Tree) -> None:
     gpu = tegra_gpu(host, root)
     assert host.platform == "jetson"
     assert gpu is not None
-    assert (gpu.uuid, gpu.name) == ("0", "NVIDIA Jetson AGX Orin Developer Kit")
+    assert (gpu.uuid, gpu.name) == ("0", "Orin (nvgpu)")
+    assert "NVIDIA Jetson AGX Orin Developer Kit" in gpu.reason
     assert (gpu.compute_capability, gpu.unified, gpu.plannable) == ((8, 7), True, True)
     assert (gpu.total_bytes, gpu.free_bytes) == (64 * GIB, 48 * GIB)
 
@@ -126,7 +127,7 @@ def test_a_jetsons_container_says_so_by_a_variable(tree: Tree) -> None:
     host = read_host(root, {"JETSON_JETPACK": "6.2"})
     gpu = tegra_gpu(host, root)
     assert gpu is not None
-    assert (gpu.name, gpu.compute_capability) == ("NVIDIA Jetson", None)
+    assert (gpu.name, gpu.compute_capability) == ("Tegra (nvgpu)", None)
 
 
 def test_other_machines_are_no_jetson(tree: Tree) -> None:

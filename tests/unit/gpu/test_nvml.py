@@ -292,3 +292,44 @@ def test_visible_devices(machine: FakeMachine) -> None:
     assert (only(one)["uuid"], "CUDA_DEVICE_ORDER" in one["reason"]) == (uuid(2), True)
     told = machine.discover(scenario, CUDA_VISIBLE_DEVICES="1", CUDA_DEVICE_ORDER="PCI_BUS_ID")
     assert (only(told)["uuid"], told["reason"]) == (uuid(2), "")
+
+
+AMD_CARD = {
+    "sys/class/drm/card0/device/vendor": "0x1002",
+    "sys/class/drm/card0/device/mem_info_vram_total": str(16 * GIB),
+    "sys/class/drm/card0/device/mem_info_vram_used": "0",
+}
+NVIDIA_CARD = {
+    "sys/bus/pci/devices/0000:01:00.0/vendor": "0x10de",
+    "sys/bus/pci/devices/0000:01:00.0/class": "0x030200",
+}
+
+
+def test_amd_where_nvidia_has_no_gpu(machine: FakeMachine, tree: Tree) -> None:
+    """NVIDIA's library without its GPU leaves AMD's; a sleeping NVIDIA GPU is trouble, not absent."""
+    root = tree({"proc/meminfo": MEMINFO, **AMD_CARD})
+    found = machine.discover("fail_init 9\n", root=root, HIP_VISIBLE_DEVICES="0")
+    assert (found["state"], only(found)["vendor"], only(found)["total_gib"]) == ("ok", "amd", 16.0)
+    assert machine.discover("fail_init 9\n", root=root, ROCR_VISIBLE_DEVICES="")["state"] == "hidden"
+    broken = machine.discover("fail_init 9\n", root=tree(NVIDIA_CARD))
+    assert (broken["state"], broken["gpus"]) == ("driver_not_loaded", [])
+
+
+def test_a_jetson_without_nvml(tmp_path: Path, tree: Tree) -> None:
+    """Its GPU comes from the device tree, and CUDA_VISIBLE_DEVICES counts for it, too."""
+    library = tmp_path / "no library"
+    library.mkdir()
+    (library / "libnvidia-ml.so.1").write_text("no library")
+    root = tree({"proc/meminfo": MEMINFO, "proc/device-tree/compatible": "nvidia,tegra234\0"})
+    jetson = FakeMachine(library, tmp_path)
+    card = only(jetson.discover("", root=root))
+    assert (card["uuid"], card["unified"], card["total_gib"]) == ("0", True, 120.0)
+    assert jetson.discover("", root=root, CUDA_VISIBLE_DEVICES="-1")["state"] == "hidden"
+
+
+def test_a_jetson_with_nvml(machine: FakeMachine, tree: Tree) -> None:
+    """NVML's UUID of a Tegra means nothing to CUDA, so its index is its name."""
+    root = tree({"proc/meminfo": MEMINFO, "proc/device-tree/compatible": "nvidia,tegra234\0"})
+    scenario = gpu(0, "Orin (nvgpu)", 0, uuid="ba7cdbf2-5f3b", fail_memory=3, capability="8.7", fail_power=3)
+    card = only(machine.discover(scenario, root=root))
+    assert (card["uuid"], card["unified"], card["state"], card["power_w"]) == ("0", True, "ok", None)
