@@ -147,6 +147,9 @@ def plan_layers(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]
         # A list of heads with zeros (DeciLM) marks layers whose attention was pruned away.
         own_mixer = Mixer.NONE if mixer is Mixer.FULL and 0 in (own_heads, own_kv_heads) else mixer
         width = widths[index] if len(widths) == dimensions.layers else dimensions.ffn
+        if index >= shared_from and fields.flag("use_double_wide_mlp"):
+            # Gemma 4 E2B: layers that keep no cache of their own think with twice the width.
+            width *= 2
         laid.append(
             count_layer(
                 shape,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from trivet.catalog.architecture import Architecture
 from trivet.catalog.cards import SHIPPED, Catalog, ModelCard, Variant, load_catalog
 from trivet.catalog.gpu_table import load_gpu_table
 from trivet.catalog.model_card import INTERPOLATED, plain
@@ -285,6 +286,19 @@ def test_the_examples_of_the_reference_load(tmp_path: Path) -> None:
     gpus.write_text(blocks[2], encoding="utf-8")
     assert load_catalog(cards).find("our-support:8b").quality == 55
     assert load_gpu_table(gpus).find("RTX4090-48GB").memory_gib == 48
+
+
+def test_layers_without_a_cache_are_twice_as_wide() -> None:
+    """Gemma 4 E2B, counted without its stated total: 5.1 B less 0.3 B of audio and a little."""
+    config = {
+        key: value
+        for key, value in CATALOG.find("gemma-4-e2b-it").config.items()
+        if key not in ("total_params", "use_double_wide_mlp")
+    }
+    narrow = Architecture.from_config(config)
+    wide = Architecture.from_config({**config, "use_double_wide_mlp": True})
+    assert wide.total_params - narrow.total_params == 20 * 3 * 1536 * 6144
+    assert wide.total_params == pytest.approx(4.75e9, rel=0.02)
 
 
 def test_an_empty_catalog_finds_nothing() -> None:
