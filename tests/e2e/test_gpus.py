@@ -1,6 +1,7 @@
 """`trivet gpus` on machines that a fake NVML makes up."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,18 @@ def test_a_broken_configuration_is_no_matter(machine: FakeMachine, tmp_path: Pat
     broken = tmp_path / "broken.yaml"
     broken.write_text("server:\n  prot: 9\n")
     assert trivet(machine, TWO, "gpus", "--config", str(broken)).returncode == 0
+
+
+def test_watching(machine: FakeMachine) -> None:
+    """It shows the machine again and again, with --json an object a line, and ends with Ctrl-C."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "trivet", "gpus", "--watch", "0.1", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=machine.environment(TWO, TRIVET_STORE__PATH=str(machine.folder / "none.db")),
+    ) as process:
+        assert process.stdout is not None
+        seen = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+    assert [len(inventory["gpus"]) for inventory in seen] == [2, 2]

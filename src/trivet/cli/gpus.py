@@ -1,7 +1,10 @@
 """`trivet gpus`"""
 
+import json
 import sys
+import time
 from collections.abc import Iterator
+from typing import Annotated
 
 import typer
 
@@ -12,12 +15,22 @@ from trivet.cli.session import ConfigOption, JsonOption
 from trivet.domain.gpus import GIB, Gpu, GpuState, Host, Inventory, InventoryState
 
 BAR_CHARS = 12
+_CLEAR = "\x1b[H\x1b[2J"
 _FULL, _EMPTY = "█", "░"
 _QUIET = frozenset({InventoryState.OK, InventoryState.NO_GPU})
 """States that are no fault: a machine may well have no GPU."""
 
 
-def gpus(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def gpus(
+    config: ConfigOption = None,
+    watch_s: Annotated[
+        float | None,
+        typer.Option(
+            "--watch", min=0.1, help="Look again after so many seconds, until Ctrl-C.", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show the GPUs of this machine, what uses their memory, how they are linked, and what is wrong.
 
     CUDA_VISIBLE_DEVICES is honoured. What engines of a running Trivet, and Ollama, hold of a GPU does not
@@ -25,8 +38,18 @@ def gpus(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     Examples:
       trivet gpus
+      trivet gpus --watch 2
       CUDA_VISIBLE_DEVICES=0,1 trivet gpus --json
     """
+    while watch_s is not None:
+        inventory = look(config)
+        if as_json:
+            sys.stdout.write(json.dumps(inventory.as_json()) + "\n")  # one object a line, for programs
+        else:
+            sys.stdout.write(_CLEAR if sys.stdout.isatty() else "")
+            _print(inventory)
+        sys.stdout.flush()
+        time.sleep(watch_s)
     inventory = look(config)
     if as_json:
         print_json(inventory.as_json())
