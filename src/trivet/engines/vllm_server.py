@@ -26,6 +26,8 @@ def server_command(
     model = str(launch.path.expanduser()) if launch.path is not None else deployment.model
     # `vllm serve` takes the model by position, the module by name.
     command = [*program, model] if program[-1] == "serve" else [*program, "--model", model]
+    # Probes would fill its log with access lines.
+    command += ["--uvicorn-log-level", "warning"]
     command += ["--served-model-name", deployment.model, "--host", "127.0.0.1", "--port", str(port)]
     if context_pinned:
         command += ["--max-model-len", str(deployment.context_tokens)]

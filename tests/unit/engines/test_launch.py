@@ -26,7 +26,8 @@ def deployment(engine: Any = "vllm", **fields: Any) -> Deployment:
 def test_vllm_serve_takes_the_model_by_position() -> None:
     """What the operator left open is left to vLLM; what Trivet counts on is told."""
     assert server_command(deployment(), LaunchSettings(command=SERVE), 1234) == [
-        *(*SERVE, "Qwen/Qwen2.5-7B", "--served-model-name", "Qwen/Qwen2.5-7B"),
+        *(*SERVE, "Qwen/Qwen2.5-7B", "--uvicorn-log-level", "warning"),
+        *("--served-model-name", "Qwen/Qwen2.5-7B"),
         *("--host", "127.0.0.1", "--port", "1234", "--max-model-len", "2048", "--max-num-seqs", "4"),
     ]
 
