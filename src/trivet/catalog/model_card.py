@@ -17,6 +17,13 @@ NEAR_NAMES_MAX = 5
 INTERPOLATED = "interpolated within family"
 """The `quality_source` of a model whose figure nobody publishes."""
 
+_DECORATION = re.compile(
+    r"(?i)(?:[-_:\s(+]+(?:qat|ud|mix|q\d\w*|iq\d\w*|fp?16|bf16|fp8|awq|gptq|autoround|bnb|nvfp4|mxfp4|gguf|int[48]"
+    r"|w\d+a\d+|\d+-?bit|\d+k|\d+-of-\d+|latest)(?![a-z0-9]).*|\s*[(+].*|\.gguf)$"
+)
+"""What follows a model's name where a file or a repository names a quantisation or a part: quantised otherwise, a
+model is the same model."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
@@ -98,7 +105,10 @@ class Catalog:
         for card in self.cards:
             for name in card.names():
                 self._by_written.setdefault(name.lower(), card)
-                self._by_name.setdefault(plain(name), card)
+                if ":" in name or "/" in name:
+                    # An Ollama library's bare name (deepseek-r1) means its default size, and only by itself.
+                    self._by_name.setdefault(plain(name), card)
+                    self._by_name.setdefault(plain(name.rpartition("/")[2]), card)
 
     def find(self, id_or_ref: str) -> ModelCard:
         """Return the card of a model, by its id, an Ollama tag, or a Hugging Face id.
@@ -114,6 +124,9 @@ class Catalog:
         found = self._by_written.get(tag) or next(
             (self._by_name[name] for name in _readings(tag) if name in self._by_name), None
         )
+        if found is not None:
+            return found
+        found = self._by_written.get(_DECORATION.sub("", tag))
         if found is not None:
             return found
         for card in self.cards:
@@ -162,13 +175,8 @@ def _readings(text: str) -> Iterable[str]:
     # Some files carry the maker before an underscore: google_gemma-3-27b-it-Q4_0.gguf.
     base = re.sub(r"^[a-z]+_(?=[a-z])", "", text.rpartition("/")[2])
     yield plain(base)
-    # Another quantisation of a model is the same model: llama3.1:8b-instruct-q5_K_M, Qwen3-8B-AWQ, X-GGUF.
-    bare = re.sub(
-        r"(?i)[-_:](qat|q\d\w*|iq\d\w*|fp?16|bf16|fp8\w*|awq\w*|gptq\w*|int[48]|nvfp4|mxfp4|gguf|w\da\d+|\dbit)\b.*$",
-        "",
-        base,
-    )
+    bare = _DECORATION.sub("", base).removeprefix("meta-")
     yield plain(bare)
     yield plain(f"{bare}-instruct")
     yield plain(f"{bare}-it")
-    yield plain(re.sub(r"(?i)-(instruct|it|chat|text)$", "", bare))
+    yield plain(re.sub(r"-(instruct|it|chat|text|base)$", "", bare))

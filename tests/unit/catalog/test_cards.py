@@ -190,6 +190,21 @@ def test_most_figures_are_published() -> None:
         ("deepseek-r1:32b", "deepseek-r1-distill-qwen-32b"),
         ("llama4:scout", "llama-4-scout-17b-16e-instruct"),
         ("nomic-embed-text", "nomic-embed-text-v1.5"),
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b-instruct"),
+        ("bartowski/Meta-Llama-3.1-8B-Instruct-GGUF", "llama-3.1-8b-instruct"),
+        ("unsloth/Llama-3.3-70B-Instruct-bnb-4bit", "llama-3.3-70b-instruct"),
+        ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "llama-3.3-70b-instruct"),
+        ("Qwen3-235B-A22B-128K-Q6_K-00001-of-00004.gguf", "qwen3-235b-a22b"),
+        ("Qwen3-30B-A3B-UD-Q4_K_XL.gguf", "qwen3-30b-a3b"),
+        ("Qwen3-Next-80B-A3B W4A16", "qwen3-next-80b-a3b-instruct"),
+        ("mistral-small3.1:latest (24b)", "mistral-small-3.1-24b-instruct-2503"),
+        # Ollama's library means its 8B by the bare name, the repository and its files are the 671B.
+        ("deepseek-r1", "deepseek-r1-0528-qwen3-8b"),
+        ("deepseek-ai/DeepSeek-R1", "deepseek-r1-0528"),
+        ("DeepSeek-R1-F16.gguf", "deepseek-r1-0528"),
+        # The two are different models, whose names differ by a joint.
+        ("qwen3:4b", "qwen3-4b-thinking-2507"),
+        ("qwen3-4b", "qwen3-4b"),
     ],
 )
 def test_names_as_people_write_them(written: str, card_id: str) -> None:
