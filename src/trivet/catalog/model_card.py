@@ -21,8 +21,8 @@ _DECORATION = re.compile(
     r"(?i)(?:[-_:\s(+]+(?:qat|ud|mix|q\d\w*|iq\d\w*|fp?16|bf16|fp8|awq|gptq|autoround|bnb|nvfp4|mxfp4|gguf|int[48]"
     r"|w\d+a\d+|\d+-?bit|\d+k|\d+-of-\d+|latest)(?![a-z0-9]).*|\s*[(+].*|\.gguf)$"
 )
-"""What follows a model's name where a file or a repository names a quantisation or a part: quantised otherwise, a
-model is the same model."""
+"""What follows a model's name where a file or a repository names a quantisation or a part.
+Quantised otherwise, a model is the same model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
