@@ -5,17 +5,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 GIB = 1024**3
 SOURCE = Path(__file__).with_name("nvml.c")
-_ASK = (
-    "import json, pathlib, sys; from trivet.gpu import discover; "
-    "print(json.dumps(discover(**{**json.loads(sys.argv[1]), 'root': pathlib.Path(sys.argv[2])}).as_json()))"
-)
+_ASK = """
+import json, os, pathlib, sys
+from trivet.gpu import discover
+arguments = {**json.loads(sys.argv[1]), "root": pathlib.Path(sys.argv[2])}
+for scenario in sys.argv[3:]:
+    os.environ["FAKE_NVML"] = scenario
+    print(json.dumps(discover(**arguments).as_json()))
+"""
 
 
 def compile_nvml(folder: Path, *, old: bool = False) -> Path:
@@ -74,7 +78,7 @@ class FakeMachine:
     def environment(self, scenario: str, **variables: str) -> dict[str, str]:
         """Return the environment of a process that meets this scenario."""
         path = self.folder / "scenario.txt"
-        path.write_text(scenario)
+        path.write_text(scenario, errors="surrogateescape")
         clean = {name: value for name, value in os.environ.items() if "VISIBLE_DEVICES" not in name}
         return clean | {"LD_LIBRARY_PATH": str(self.library), "FAKE_NVML": str(path)} | variables
 
@@ -94,14 +98,28 @@ class FakeMachine:
             arguments: further ones of `discover`.
             variables: the process's environment, CUDA_VISIBLE_DEVICES and such.
         """
+        (found,) = self.discover_each([scenario], root=root, arguments=arguments, **variables)
+        return found
+
+    def discover_each(
+        self,
+        scenarios: Sequence[str],
+        *,
+        root: Path = Path("/"),
+        arguments: Mapping[str, Any] | None = None,
+        **variables: str,
+    ) -> list[dict[str, Any]]:
+        """Return what `discover` finds in each of several scenarios, one after the other in one process."""
+        paths = [self.folder / f"scenario-{number}.txt" for number in range(len(scenarios))]
+        for path, scenario in zip(paths, scenarios, strict=True):
+            path.write_text(scenario, errors="surrogateescape")
         done = subprocess.run(
-            [sys.executable, "-c", _ASK, json.dumps(arguments or {}), str(root)],
+            [sys.executable, "-c", _ASK, json.dumps(arguments or {}), str(root), *map(str, paths)],
             capture_output=True,
             text=True,
-            env=self.environment(scenario, **variables),
-            timeout=60,
+            env=self.environment("", **variables),
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)
-        assert isinstance(found, dict)
-        return found
+        assert done.stderr == ""
+        return [json.loads(line) for line in done.stdout.splitlines()]

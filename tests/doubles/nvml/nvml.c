@@ -1,7 +1,7 @@
 /* A small libnvidia-ml.so.1 for tests: it answers what the file $FAKE_NVML says.
  *
  * One fact a line, "name value"; `gpu` begins a GPU, `mig` an instance of the GPU before it, and what follows
- * belongs to the last of either. `fail_NAME CODE` makes a call about it end with an NVML error. Structures are as
+ * belongs to the last of either. `fail_CALL CODE` makes a call about it end with an NVML error. Structures are as
  * NVML's documentation gives them. Compiled with -DOLD it lacks what drivers before R510 lack.
  */
 #include <stdio.h>
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, VERSION = 25 };
-enum { GPUS = 16, INSTANCES = 7, PROCESSES = 16, LINKS = 18 };
+enum { GPUS = 16, INSTANCES = 7, PROCESSES = 16, LINKS = 18, FAULTS = 16 };
 
 typedef struct { unsigned pid; unsigned long long bytes; unsigned gpu_instance, compute_instance; } Process;
 typedef struct { unsigned long long total, free, used; } MemoryV1;
@@ -29,7 +29,8 @@ typedef struct Device {
     unsigned p2p;
     Process compute[PROCESSES], graphics[PROCESSES];
     unsigned computes, drawers;
-    int fail_handle, fail_uuid, fail_memory, fail_memory_v2, fail_power, fail_energy, fail_processes;
+    struct { char call[24]; int code; } faults[FAULTS];
+    unsigned fault_count;
     struct Device *instances[INSTANCES];
     unsigned instance_count;
 } Device;
@@ -69,18 +70,22 @@ static void read_fact(const char *name, char *value, Device *at) {
     else if (!strcmp(name, "mig_mode")) at->mig = (unsigned)number;
     else if (!strcmp(name, "p2p")) at->p2p = (unsigned)number;
     else if (!strcmp(name, "link")) at->links[at->link_count++] = atoi(value);
-    else if (!strcmp(name, "fail_handle")) at->fail_handle = (int)number;
-    else if (!strcmp(name, "fail_uuid")) at->fail_uuid = (int)number;
-    else if (!strcmp(name, "fail_memory")) at->fail_memory = (int)number;
-    else if (!strcmp(name, "fail_memory_v2")) at->fail_memory_v2 = (int)number;
-    else if (!strcmp(name, "fail_power")) at->fail_power = (int)number;
-    else if (!strcmp(name, "fail_energy")) at->fail_energy = (int)number;
-    else if (!strcmp(name, "fail_processes")) at->fail_processes = (int)number;
+    else if (!strncmp(name, "fail_", 5)) {
+        snprintf(at->faults[at->fault_count].call, sizeof at->faults[0].call, "%s", name + 5);
+        at->faults[at->fault_count++].code = (int)number;
+    }
     else if (sscanf(value, "%u %lld", &pid, &bytes) == 2 && !strcmp(name, "computes"))
         at->compute[at->computes++] = (Process){pid, (unsigned long long)bytes, 0, 0};
     else if (sscanf(value, "%u %lld", &pid, &bytes) == 2 && !strcmp(name, "draws"))
         at->graphics[at->drawers++] = (Process){pid, (unsigned long long)bytes, 0, 0};
     else { fprintf(stderr, "fake NVML: no such fact: %s %s\n", name, value); exit(70); }
+}
+
+/* The error that a call about this device shall end with; 0 for none. */
+static int fault(const Device *d, const char *call) {
+    for (unsigned i = 0; i < d->fault_count; i++)
+        if (!strcmp(d->faults[i].call, call)) return d->faults[i].code;
+    return OK;
 }
 
 int nvmlInitWithFlags(unsigned flags) {
@@ -123,13 +128,15 @@ int nvmlDeviceGetCount_v2(unsigned *count) { *count = gpu_count; return fail_cou
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device **handle) {
     if (index >= gpu_count) return INVALID;
     *handle = gpus[index];
-    return gpus[index]->fail_handle;
+    return fault(gpus[index], "handle");
 }
 
-int nvmlDeviceGetName(Device *d, char *to, unsigned size) { return text(d->name, to, size); }
+int nvmlDeviceGetName(Device *d, char *to, unsigned size) {
+    return fault(d, "name") ? fault(d, "name") : text(d->name, to, size);
+}
 
 int nvmlDeviceGetUUID(Device *d, char *to, unsigned size) {
-    return d->fail_uuid ? d->fail_uuid : text(d->uuid, to, size);
+    return fault(d, "uuid") ? fault(d, "uuid") : text(d->uuid, to, size);
 }
 
 static void place(unsigned bus, Pci *info) {
@@ -141,38 +148,36 @@ static void place(unsigned bus, Pci *info) {
 int nvmlDeviceGetPciInfo_v3(Device *d, Pci *info) {
     if (!d->bus) return NOT_SUPPORTED;
     place(d->bus, info);
-    return OK;
+    return fault(d, "pci");
 }
 
 int nvmlDeviceGetCudaComputeCapability(Device *d, int *major, int *minor) {
     if (d->parent || !d->major) return NOT_SUPPORTED;
     *major = d->major;
     *minor = d->minor;
-    return OK;
+    return fault(d, "capability");
 }
 
 int nvmlDeviceGetMemoryInfo(Device *d, MemoryV1 *memory) {
-    if (d->fail_memory) return d->fail_memory;
+    if (fault(d, "memory")) return fault(d, "memory");
     unsigned long long used = d->used + d->reserved; /* version 1 counts what the driver keeps as used */
     *memory = (MemoryV1){d->total, d->total - used, used};
     return OK;
 }
 
 int nvmlDeviceGetPowerUsage(Device *d, unsigned *mw) {
-    if (d->parent || d->fail_power) return d->fail_power ? d->fail_power : NOT_SUPPORTED;
     *mw = d->power;
-    return OK;
+    return d->parent ? NOT_SUPPORTED : fault(d, "power");
 }
 
 int nvmlDeviceGetTotalEnergyConsumption(Device *d, unsigned long long *mj) {
-    if (d->parent || d->fail_energy) return d->fail_energy ? d->fail_energy : NOT_SUPPORTED;
     *mj = d->energy;
-    return OK;
+    return d->parent ? NOT_SUPPORTED : fault(d, "energy");
 }
 
 int nvmlDeviceGetMigMode(Device *d, unsigned *current, unsigned *pending) {
     *current = *pending = d->mig;
-    return OK;
+    return fault(d, "mig");
 }
 
 int nvmlDeviceGetMaxMigDeviceCount(Device *d, unsigned *count) { (void)d; *count = INSTANCES; return OK; }
@@ -180,7 +185,7 @@ int nvmlDeviceGetMaxMigDeviceCount(Device *d, unsigned *count) { (void)d; *count
 int nvmlDeviceGetMigDeviceHandleByIndex(Device *d, unsigned index, Device **handle) {
     if (index >= d->instance_count) return NOT_FOUND;
     *handle = d->instances[index];
-    return OK;
+    return fault(d, "instance");
 }
 
 int nvmlDeviceGetGpuInstanceId(Device *d, unsigned *id) { *id = d->gpu_instance; return d->parent ? OK : NOT_SUPPORTED; }
@@ -192,13 +197,13 @@ int nvmlDeviceGetP2PStatus(Device *one, Device *two, int index, int *status) {
         for (int i = 0; i < one->link_count; i++)
             if (one->links[i] == (int)two->bus) *status = 0;
     } else if (one->p2p && one->p2p == two->p2p) *status = 0;
-    return OK;
+    return fault(one, "p2p");
 }
 
 int nvmlDeviceGetNvLinkState(Device *d, unsigned link, unsigned *active) {
     if ((int)link >= d->link_count) return d->link_count ? INVALID : NOT_SUPPORTED;
     *active = d->links[link] != -2;
-    return OK;
+    return fault(d, "link");
 }
 
 int nvmlDeviceGetNvLinkRemoteDeviceType(Device *d, unsigned link, unsigned *kind) {
@@ -212,7 +217,7 @@ int nvmlDeviceGetNvLinkRemotePciInfo_v2(Device *d, unsigned link, Pci *info) {
 }
 
 static int list(Device *d, const Process *from, unsigned there, unsigned *count, Process *to) {
-    if (d->fail_processes) return d->fail_processes;
+    if (fault(d, "processes")) return fault(d, "processes");
     unsigned room = *count;
     *count = there;
     if (there && (!to || room < there)) return TOO_SMALL;
@@ -237,13 +242,14 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(Device *d, unsigned *count, Process
 
 int nvmlDeviceGetMemoryInfo_v2(Device *d, MemoryV2 *memory) {
     if (memory->version != (sizeof *memory | 2u << 24)) return VERSION;
-    if (d->fail_memory_v2 || d->fail_memory) return d->fail_memory_v2 ? d->fail_memory_v2 : d->fail_memory;
+    if (fault(d, "memory_v2")) return fault(d, "memory_v2");
+    if (fault(d, "memory")) return fault(d, "memory");
     *memory = (MemoryV2){memory->version, d->total, d->reserved, d->total - d->reserved - d->used, d->used};
     return OK;
 }
 
 int nvmlDeviceGetAddressingMode(Device *d, Addressing *mode) {
     mode->value = d->ats ? 2 : 0;
-    return OK;
+    return fault(d, "addressing");
 }
 #endif

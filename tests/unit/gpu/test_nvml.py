@@ -1,10 +1,12 @@
 """Discovery through the real pynvml, which loads a fake library: what each kind of machine looks like."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.counts import scaled
 from tests.doubles.nvml import GIB, FakeMachine, compile_nvml, gpu, mig, uuid
 from tests.unit.gpu.conftest import Tree
 
@@ -333,3 +335,46 @@ def test_a_jetson_with_nvml(machine: FakeMachine, tree: Tree) -> None:
     scenario = gpu(0, "Orin (nvgpu)", 0, uuid="ba7cdbf2-5f3b", fail_memory=3, capability="8.7", fail_power=3)
     card = only(machine.discover(scenario, root=root))
     assert (card["uuid"], card["unified"], card["state"], card["power_w"]) == ("0", True, "ok", None)
+
+
+CALLS = (
+    "handle name uuid pci mig instance memory memory_v2 capability power energy processes p2p link addressing"
+)
+CODES = (1, 2, 3, 4, 6, 9, 10, 13, 15, 16, 17, 20, 25, 27, 999, 12345)
+NAMES = ("NVIDIA H100 80GB HBM3", "NVIDIA GB10", "Orin (nvgpu)", "Tesla T4", "NVIDIA \udcffgarbage")
+
+
+def any_machine(chance: random.Random) -> str:
+    """Return a machine of a few GPUs, where any call may fail with any error."""
+    lines = []
+    for number in chance.sample(range(1, 9), chance.randint(0, 4)):
+        faults = {f"fail_{call}": chance.choice(CODES) for call in CALLS.split() if chance.random() < 0.08}
+        facts = {
+            "used": chance.choice([0, GIB, 70 * GIB]),
+            "mig_mode": chance.choice([0, 0, 0, 1]),
+            "p2p": chance.choice([0, 1]),
+            "link": [chance.choice([-2, -1, 1, 2, 3]) for _ in range(chance.randint(0, 4))],
+            "computes": [f"{chance.choice([1, 700])} {chance.choice([-1, 0, GIB])}"] * chance.randint(0, 2),
+            "capability": "9.0",
+        }
+        lines.append(gpu(number, chance.choice(NAMES), chance.choice([0, 16, 80]), **facts, **faults))
+        lines += [mig(10 * number + part, "MIG 1g.10gb", 9.5) for part in range(chance.randint(0, 2))]
+    return "".join(lines)
+
+
+def test_whatever_fails_there_is_an_answer(machine: FakeMachine) -> None:
+    """No combination of errors is a crash, and only what is known to work is planned with."""
+    chance = random.Random(20261126)
+    scenarios = [any_machine(chance) for _ in range(scaled(150))]
+    for scenario, found in zip(scenarios, machine.discover_each(scenarios), strict=True):
+        usable = [card for card in found["gpus"] if card["plannable"]]
+        assert (found["state"] == "ok") == bool(usable), scenario
+        for card in found["gpus"]:
+            assert (card["state"] == "ok") == card["plannable"], scenario
+            assert card["plannable"] or card["reason"], scenario
+            assert not card["plannable"] or card["total_gib"] > 0, scenario
+            assert set(card["nvlink_peers"]) <= set(card["peers"]) <= {other["uuid"] for other in usable}, (
+                scenario
+            )
+        uuids = [card["uuid"] for card in found["gpus"]]
+        assert len(set(uuids)) == len(uuids), scenario
