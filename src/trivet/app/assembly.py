@@ -203,6 +203,22 @@ def _register_rooms(collector: TrivetCollector, fleet: Fleet, breakers: Breakers
         ],
     )
     collector.register_snapshot(
+        "trivet_deployment_waiting",
+        "Requests that wait for the deployment's model to get its turn in memory.",
+        ("deployment", "tier"),
+        lambda: [
+            ((report["name"], report["tier"]), float(report["waiting"]))
+            for report in fleet.report()
+            if report["swap_group"] is not None
+        ],
+    )
+    collector.register_snapshot(
+        "trivet_swaps",
+        "Models brought into memory in place of another of their swap group, since the start.",
+        ("swap_group",),
+        lambda: [((name,), float(swaps)) for name, swaps in fleet.swap_counts.items()],
+    )
+    collector.register_snapshot(
         "trivet_budget_overrun_tokens",
         "Tokens charged beyond a hold or a limit since the start; the target is 0.",
         (),

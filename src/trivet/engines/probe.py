@@ -131,9 +131,8 @@ async def _probe_ollama(deployment: Deployment, asker: _Asker) -> Health:
     wanted = deployment.model if ":" in deployment.model else f"{deployment.model}:latest"
     if wanted.lower() not in (name.lower() for name in names):
         hint = f"ollama pull {deployment.model}"
-        return Health(
-            EngineState.DOWN, f"{asker.url} does not have {deployment.model}: run `{hint}`.", models
-        )
+        missing = f"{asker.url} does not have {deployment.model}: run `{hint}`."
+        return Health(EngineState.DOWN, missing, models, model_missing=True)
     return Health(EngineState.READY, models=models)
 
 

@@ -91,6 +91,8 @@ class Health:
     models: tuple[ServedModel, ...] = ()
     broken: bool = False
     """The server itself says that its engine has died and will not come back."""
+    model_missing: bool = False
+    """The server answers, but does not have the model."""
 
     @property
     def ready(self) -> bool:

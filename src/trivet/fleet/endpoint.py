@@ -12,19 +12,22 @@ import structlog
 from trivet.config.settings import FleetSettings
 from trivet.domain.decisions import Offer
 from trivet.domain.engine_states import EngineState, out_of_service
-from trivet.domain.errors import ConfigError, EngineUnavailable
+from trivet.domain.errors import EngineUnavailable
 from trivet.domain.tiers import Deployment
 from trivet.engines.connect import open_transport
 from trivet.engines.launch import LaunchPlan
 from trivet.engines.probe import probe
 from trivet.engines.protocol import Health, Transport
-from trivet.engines.served import match_model
+from trivet.fleet.adoption import adopt_served
 from trivet.fleet.launcher import Launcher
-from trivet.fleet.lending import LentTransport
+from trivet.fleet.lending import Lender
 from trivet.fleet.observed import Observations, in_gib
+from trivet.fleet.ollama_keeper import OllamaKeeper
+from trivet.fleet.ollama_model import open_ollama_model
 from trivet.fleet.plan import EndpointPlan
 from trivet.fleet.records import EngineRecords
 from trivet.fleet.standing import Standing
+from trivet.fleet.turn import Turn
 
 __all__ = ["Endpoint", "EndpointPlan"]
 
@@ -58,11 +61,16 @@ class Endpoint:
         self._settings = settings
         self._session = session
         self._deployment = plan.deployment
-        self._lent: LentTransport | None = None
-        self._retiring: dict[asyncio.Task[None], LentTransport] = {}
+        self._lender = Lender(plan.deployment.name, self._note_answer)
         self._launcher: Launcher | None = None
         if plan.launch is not None and records is not None and observations is not None:
             self._launcher = Launcher(plan, plan.launch, records, observations)
+        self.turn = Turn(launched=self._launcher is not None)
+        if plan.deployment.swap_group is not None and self._launcher is not None:
+            self.turn.take(EngineState.ABSENT)
+        self.ollama: OllamaKeeper | None = None
+        """Of a model in Ollama that Trivet drives, once the endpoint has begun."""
+        self._found = Health(EngineState.ABSENT)
         self._standing = Standing(
             Health(EngineState.ABSENT, "not started yet" if plan.launch else "not probed yet")
         )
@@ -94,11 +102,12 @@ class Endpoint:
         Raises:
             EngineUnavailable: the engine has no address yet (it is still starting, or failed to).
         """
-        if self._lent is None:
+        lent = self._lender.current
+        if lent is None:
             raise EngineUnavailable(f"{self._deployment.name} is not running: {self._health.detail}.")
         self._in_flight += 1
         try:
-            with self._lent.held() as transport:
+            with lent.held() as transport:
                 yield transport
         finally:
             self._in_flight -= 1
@@ -128,6 +137,26 @@ class Endpoint:
         }
 
     @property
+    def api_key(self) -> str | None:
+        """Return the secret to send to the engine."""
+        return self._plan.api_key
+
+    @property
+    def is_launched(self) -> bool:
+        """Tell whether Trivet runs the engine."""
+        return self._launcher is not None
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether an engine that Trivet runs has a process."""
+        return self._launcher is not None and self._launcher.pid is not None
+
+    @property
+    def left_running(self) -> bool:
+        """Tell whether an earlier Trivet left an engine that can be adopted."""
+        return self._launcher is not None and self._launcher.may_adopt
+
+    @property
     def starts_soon(self) -> bool:
         """Tell whether its first state is worth waiting for. vLLM takes minutes; requests wait better."""
         return self._launcher is None or self._deployment.engine != "vllm"
@@ -140,26 +169,43 @@ class Endpoint:
         loop = asyncio.get_running_loop()
         pause_s = RESTART_FIRST_S
         while True:
+            await self.turn.may_run()
             begun = await self._survives(self._begin())
             self.settled.set()
             started_s = loop.time()
             if begun:
                 await self._survives(self._accompany())
+            if self.turn.is_over():
+                self.show(Health(EngineState.ABSENT))
+                continue
             if loop.time() - started_s > STEADY_AFTER_S:
                 pause_s = RESTART_FIRST_S
-            await asyncio.sleep(pause_s)
+            await self.turn.pause(pause_s)
             pause_s = min(RESTART_MAX_S, pause_s * 2)
             if self._launcher is not None:
                 self._restarts += 1
 
+    async def look(self) -> None:
+        """Probe the engine and show what is found."""
+        self.show(await self._find_health())
+
+    async def end_turn(self, state: EngineState) -> None:
+        """Let it be out of memory, `sleeping` or `absent`; an absent engine of ours has ended on return."""
+        self.turn.take(state)
+        if self._launcher is not None and state is EngineState.ABSENT:
+            while not self.turn.stopped.is_set():
+                if self._launcher.child is not None:
+                    await self._launcher.stop()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.turn.stopped.wait(), START_POLL_S)
+        self.show(Health(EngineState.READY))
+
     async def close(self) -> None:
         """Close the transports, used or not, and end a launched engine."""
         try:
-            for former in self._retiring.values():
-                former.recall()
-            await asyncio.gather(*self._retiring, return_exceptions=True)
-            if self._lent is not None:
-                await self._lent.aclose()
+            await self._lender.aclose()
+            if self.ollama is not None:
+                await self.ollama.model.aclose()
         finally:
             if self._launcher is not None:
                 await self._launcher.close()
@@ -170,7 +216,7 @@ class Endpoint:
 
     @_health.setter
     def _health(self, health: Health) -> None:
-        self._standing.show(health)
+        self._standing.show(self.turn.seen(health))
 
     async def _survives(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do the work and tell whether it ended well; what it raises becomes the state."""
@@ -187,15 +233,19 @@ class Endpoint:
             await self._launch(self._launcher)
         else:
             self._connect(self._deployment)
-            self._show(await self._find_health())
+            if self.ollama is None and (model := open_ollama_model(self._plan)) is not None:
+                self.ollama = OllamaKeeper(model, self._find_health, self.show, self._replace)
+            await self.look()
 
     async def _accompany(self) -> None:
         """Probe until a launched engine dies, or for ever."""
         child = self._launcher.child if self._launcher is not None else None
         if self._launcher is None or child is None:
             while True:
+                if self.ollama is not None:
+                    await self.ollama.keep(self._found, self._deployment)
                 await asyncio.sleep(self._settings.probe_interval_s)
-                self._show(await self._find_health())
+                await self.look()
         if self._health.ready:
             await self._survives(self._launcher.observe(self._deployment.context_tokens))
         death = asyncio.create_task(child.wait())
@@ -206,7 +256,7 @@ class Endpoint:
         finally:
             death.cancel()
         if not self._health.broken:
-            self._show(Health(EngineState.FAILED, _death_notice(death.result(), child.last_words())))
+            self.show(Health(EngineState.FAILED, _death_notice(death.result(), child.last_words())))
         log.warning("engine.died", deployment=self._deployment.name, status=death.result())
 
     async def _check_launched(self) -> None:
@@ -214,18 +264,18 @@ class Endpoint:
         health = await self._find_health()
         if health.ready:
             self._misses = 0
-            self._show(health)
+            self.show(health)
             return
         if health.broken and self._launcher is not None:
             # It will not come back by itself: end what is left of it, and it is started again.
-            self._show(replace(health, state=EngineState.FAILED))
+            self.show(replace(health, state=EngineState.FAILED))
             await self._launcher.stop()
             return
         self._misses += 1
         if self._misses >= MISSES_TO_FAILED:
             # Not killed: a hang looks like very hard work, and what it has begun may yet be answered.
             detail = f"It runs but does not answer: {health.detail}"
-            self._show(replace(health, state=EngineState.FAILED, detail=detail))
+            self.show(replace(health, state=EngineState.FAILED, detail=detail))
 
     async def _launch(self, launcher: Launcher) -> None:
         """Adopt or start the engine; return when it is ready, or has failed to become so."""
@@ -235,7 +285,7 @@ class Endpoint:
             await launcher.stop()
             planned = None
         if planned is None:
-            self._show(Health(EngineState.LOADING, "starting"))
+            self.show(Health(EngineState.LOADING, "starting"))
             planned = await launcher.start()
         self._connect(replace(self._deployment, url=planned.url))
         await self._load(launcher, planned)
@@ -257,11 +307,11 @@ class Endpoint:
         if child.alive:
             words = child.last_words()
             await launcher.stop()
-            self._show(
+            self.show(
                 Health(EngineState.FAILED, f"not ready within {planned.start_timeout_s:g} s, at: {words}")
             )
         else:
-            self._show(Health(EngineState.FAILED, _death_notice(await child.wait(), child.last_words())))
+            self.show(Health(EngineState.FAILED, _death_notice(await child.wait(), child.last_words())))
 
     async def _serves_the_model(self, planned: LaunchPlan) -> bool:
         """Tell whether an engine that was left to itself serves the model; one that still loads will."""
@@ -271,28 +321,28 @@ class Endpoint:
 
     def _connect(self, deployment: Deployment) -> None:
         """Lend a new transport from now on; the former one is closed when its last attempt ends."""
-        transport = open_transport(deployment, session=self._session, api_key=self._plan.api_key)
-        former, self._lent = self._lent, LentTransport(transport, self._note_answer)
+        self._lender.replace(open_transport(deployment, session=self._session, api_key=self._plan.api_key))
         self._deployment = deployment
-        if former is not None:
-            task = asyncio.create_task(former.retire(), name=f"retire-{deployment.name}")
-            self._retiring[task] = former
-            task.add_done_callback(self._retired)
 
-    def _retired(self, task: asyncio.Task[None]) -> None:
-        self._retiring.pop(task, None)
-        fault = None if task.cancelled() else task.exception()
-        if fault is not None:
-            log.warning("transport.not_closed", deployment=self._deployment.name, error=str(fault))
+    def _replace(self, deployment: Deployment) -> None:
+        if deployment != self._deployment:
+            self._connect(deployment)
 
     def _note_answer(self) -> None:
         self._misses = 0
 
     async def _find_health(self) -> Health:
         health = await probe(self._plan_view(), session=self._session, api_key=self._plan.api_key)
-        return self._adopt(health) if health.ready and health.models else health
+        self._found = health
+        if not (health.ready and health.models):
+            return health
+        adopted, health = adopt_served(self._plan, self._deployment, health)
+        self._replace(adopted)
+        return health
 
-    def _show(self, health: Health) -> None:
+    def show(self, health: Health) -> None:
+        """Show a new health; a change of state is logged."""
+        health = self.turn.seen(health)
         if health.state != self._health.state:
             log.info(
                 "engine.state", deployment=self._deployment.name, state=health.state, detail=health.detail
@@ -302,29 +352,6 @@ class Endpoint:
     def _plan_view(self) -> Deployment:
         # Probing asks for the configured name; what the engine calls it may differ and may change.
         return replace(self._deployment, model=self._plan.deployment.model)
-
-    def _adopt(self, health: Health) -> Health:
-        """Take the engine's own name and window for the model, where it differs from the plan's."""
-        wanted = self._plan.deployment.model
-        if self._deployment.engine in ("vllm", "llamacpp"):
-            try:
-                served = match_model(wanted, health.models)
-            except ConfigError as error:
-                return Health(self._out_of_service, str(error), health.models)
-        elif self._deployment.engine == "openai" and wanted in (names := [m.name for m in health.models]):
-            served = health.models[names.index(wanted)]
-        else:
-            return health
-        context_tokens = self._plan.deployment.context_tokens
-        if served.context_tokens:
-            pinned = self._plan.context_pinned
-            context_tokens = min(context_tokens, served.context_tokens) if pinned else served.context_tokens
-        adopted = replace(self._deployment, model=served.name, context_tokens=context_tokens)
-        if adopted != self._deployment:
-            self._connect(adopted)
-        # Whoever asked for one name and gets another shall see it.
-        detail = health.detail if served.name == wanted else f"serves {served.name} for {wanted}"
-        return replace(health, detail=detail)
 
 
 def _death_notice(status: int | None, words: str) -> str:

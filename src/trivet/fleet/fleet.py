@@ -21,6 +21,7 @@ from trivet.fleet.launcher import end_leftovers
 from trivet.fleet.observed import Observations
 from trivet.fleet.plan import EndpointPlan
 from trivet.fleet.records import LOGS_DIRECTORY, EngineRecords
+from trivet.fleet.swap_groups import SwapGroups
 from trivet.storage.private_files import make_private_directory
 
 FIRST_STATE_WAIT_S = 20.0
@@ -47,6 +48,7 @@ class Fleet:
         self._state_dir = state_dir
         self._clock = clock or SystemClock()
         self._endpoints: dict[str, Endpoint] = {}
+        self._swaps: SwapGroups | None = None
         self._exits = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -74,10 +76,17 @@ class Fleet:
                 asyncio.create_task(endpoint.watch(), name=f"watch-{name}")
                 for name, endpoint in self._endpoints.items()
             ]
+            swaps = self._swaps = SwapGroups(self._endpoints, self._settings.swap, session, self._clock)
+            watchers += [
+                asyncio.create_task(swaps.lead(group), name=f"swap-{group.name}") for group in swaps.groups
+            ]
             exits.push_async_callback(_cancel_all, watchers)
             awaited = [
-                endpoint.settled.wait() for endpoint in self._endpoints.values() if endpoint.starts_soon
+                endpoint.settled.wait()
+                for endpoint in self._endpoints.values()
+                if endpoint.starts_soon and swaps.of(endpoint.deployment.name) is None
             ]
+            awaited += [group.begun.wait() for group in swaps.groups if swaps.begins_soon(group)]
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.gather(*awaited), FIRST_STATE_WAIT_S)
             self._exits = exits.pop_all()
@@ -91,7 +100,12 @@ class Fleet:
 
     def offers(self) -> tuple[Offer, ...]:
         """Return every deployment with its present state, in configuration order."""
-        return tuple(endpoint.offer() for endpoint in self._endpoints.values())
+        return tuple(self._groups.offer(endpoint) for endpoint in self._endpoints.values())
+
+    @property
+    def swap_counts(self) -> dict[str, int]:
+        """Return how often each swap group has brought a model that requests waited for."""
+        return {group.name: group.swaps for group in self._groups.groups}
 
     def lease(self, name: str) -> AbstractContextManager[Transport]:
         """Lend the transport of a deployment for one attempt."""
@@ -100,7 +114,7 @@ class Fleet:
     async def ensure_ready(
         self, name: str, *, left_s: float, last: bool, on_wait: Callable[[], None]
     ) -> AbstractContextManager[object]:
-        """Wait for a model that is on its way; return the place to hold while a request runs.
+        """Wait for a model that is on its way, or has to get its turn; return the place to hold meanwhile.
 
         One that has failed is not waited for: the request finds that out by itself, at once.
 
@@ -112,17 +126,37 @@ class Fleet:
 
         Raises:
             EngineLoading: the model did not come in time.
+            EngineUnavailable: it cannot be loaded now.
         """
-        standing = self._endpoints[name].standing
-        if not EngineState(standing.health.state).is_coming:
-            return contextlib.nullcontext()
-        on_wait()
-        await standing.settled(name, self._patience_s(standing.wait_s, left_s, last=last))
-        return contextlib.nullcontext()
+        endpoint = self._endpoints[name]
+        wait_s = left_s if last else min(left_s / 2, self._longest_wait_s(name))
+        place = await self._groups.place(name, wait_s, on_wait)
+        # Whoever has its turn may be coming back after a crash.
+        standing = endpoint.standing
+        if EngineState(standing.health.state).is_coming:
+            on_wait()
+            try:
+                await standing.settled(name, wait_s)
+            except BaseException:
+                if place is not None:
+                    place.release()
+                raise
+        return place or contextlib.nullcontext()
 
     def report(self) -> list[dict[str, Any]]:
         """Return all endpoints as the API shows them."""
-        return [endpoint.report() for endpoint in self._endpoints.values()]
+        return [self._groups.report(endpoint) for endpoint in self._endpoints.values()]
+
+    @property
+    def _groups(self) -> SwapGroups:
+        if self._swaps is None:
+            raise RuntimeError("the fleet is not open")
+        return self._swaps
+
+    def _longest_wait_s(self, name: str) -> float:
+        """Return how long a request waits for a deployment while others could take it, too."""
+        expected_s = self._groups.offer(self._endpoints[name]).wait_s
+        return self._settings.swap.max_wait_s + (expected_s or 0.0)
 
     async def _remember(self, exits: contextlib.AsyncExitStack) -> EngineRecords | None:
         """Open the records of launched engines, and end what earlier Trivets left there for nobody."""
@@ -138,10 +172,6 @@ class Fleet:
         records = EngineRecords(directory, keep=self._settings.on_exit == "keep")
         await end_leftovers(records.load(), records, launched)
         return records
-
-    def _patience_s(self, expected_s: float | None, left_s: float, *, last: bool) -> float:
-        # While another candidate waits, half of the time must be left for it.
-        return left_s if last else min(left_s / 2, self._settings.swap.max_wait_s + (expected_s or 0.0))
 
 
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:

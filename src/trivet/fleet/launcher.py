@@ -43,6 +43,12 @@ class Launcher:
         """Return the engine's process id while it runs."""
         return self.child.pid if self.child is not None and self.child.alive else None
 
+    @property
+    def may_adopt(self) -> bool:
+        """Tell whether an earlier Trivet left an engine that may be what would be started now."""
+        record = self._records.of(self._plan.deployment.name)
+        return self.child is None and record is not None and is_adoptable(record, self._records)
+
     def adopt(self) -> LaunchPlan | None:
         """Take charge of the engine that an earlier Trivet left, if it is what would be started now.
 

@@ -4,7 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 
+import structlog
+
 from trivet.engines.protocol import EngineCall, Reply, Transport
+
+log = structlog.get_logger(__name__)
 
 
 class LentTransport:
@@ -55,3 +59,41 @@ class LentTransport:
         if not self._closed:
             self._closed = True
             await self._transport.aclose()
+
+
+class Lender:
+    """Lends the newest transport to an endpoint; former ones are closed when their last attempt has ended."""
+
+    def __init__(self, name: str, answered: Callable[[], None]) -> None:
+        """Take the deployment's name, for the log, and what to call at each answer."""
+        self._name = name
+        self._answered = answered
+        self._lent: LentTransport | None = None
+        self._retiring: dict[asyncio.Task[None], LentTransport] = {}
+
+    @property
+    def current(self) -> LentTransport | None:
+        """Return the transport to lend now; None before the first."""
+        return self._lent
+
+    def replace(self, transport: Transport) -> None:
+        """Lend this one from now on, and close it in the end."""
+        former, self._lent = self._lent, LentTransport(transport, self._answered)
+        if former is not None:
+            task = asyncio.create_task(former.retire(), name=f"retire-{self._name}")
+            self._retiring[task] = former
+            task.add_done_callback(self._retired)
+
+    async def aclose(self) -> None:
+        """Close all of them now, used or not."""
+        for former in self._retiring.values():
+            former.recall()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        if self._lent is not None:
+            await self._lent.aclose()
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._retiring.pop(task, None)
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            log.warning("transport.not_closed", deployment=self._name, error=str(fault))

@@ -151,15 +151,21 @@ class Seat:
             waiter.turn.result().release()
         self.changed()
 
+    def take(self) -> Place | None:
+        """Return a place if it is in memory, has a slot free, and nobody came before."""
+        if self.state is not EngineState.READY or self.moving or self.queue or not self._has_slot:
+            return None
+        self.came_s.append(self.now_s())
+        return self._seat_one()
+
     def admit(self) -> None:
         """Let those who wait begin, in the order they came, if it is in memory and has slots free."""
         if self.state is not EngineState.READY or self.moving:
             return
-        while self.queue and self.running < self.resident.slots:
+        while self.queue and self._has_slot:
             turn = self.queue.popleft().turn
             if not turn.done():
-                self.running += 1
-                turn.set_result(Place(functools.partial(self._give_back, self.now_s())))
+                turn.set_result(self._seat_one())
 
     def fail(self, fault: str) -> None:
         """Tell those who wait, and let the member rest for a pause that grows."""
@@ -202,6 +208,14 @@ class Seat:
             idle_since_s=self.idle_since_s,
             gap_s=self._gap_s(),
         )
+
+    @property
+    def _has_slot(self) -> bool:
+        return self.running < self.resident.slots
+
+    def _seat_one(self) -> Place:
+        self.running += 1
+        return Place(functools.partial(self._give_back, self.now_s()))
 
     def _gap_s(self) -> float | None:
         if len(self.came_s) < ARRIVALS_TO_TELL:

@@ -31,6 +31,8 @@ class SwapGroup:
         """How often a member was brought because requests waited for it."""
         self.step = Step(Move.STAY, None, None, "The group has not begun.")
         """The last decision."""
+        self.begun = asyncio.Event()
+        """Set once it is known who is in memory."""
         self._rules = rules
         self._clock = clock
         self._changed = asyncio.Event()
@@ -42,10 +44,9 @@ class SwapGroup:
         """Take over what is there: of several members in memory one stays; of none, the first comes."""
         present = None
         for seat in self._seats.values():
-            try:
-                seat.state = await seat.resident.find()
-            except EngineError as error:
-                self._fail(seat, str(error))
+            fault = await _fault_of(self._find(seat))
+            if fault is not None:
+                self._fail(seat, fault)
                 continue
             if seat.state is EngineState.READY and present is not None:
                 await self._release(seat)
@@ -55,6 +56,7 @@ class SwapGroup:
         first = next(iter(self._seats.values()))
         if present is None and not first.failures:
             await self._bring(first)
+        self.begun.set()
 
     async def run(self) -> None:
         """Act until cancelled."""
@@ -95,6 +97,10 @@ class SwapGroup:
     def expected_wait_s(self, name: str) -> float:
         """Return how long a request that came now would wait for the member, in seconds."""
         return expected_wait_s(self._members(), self._rules, self._now_s(), name)
+
+    def take(self, name: str) -> Place | None:
+        """Return a place on the member if one is free now; else None, and `place` waits for it."""
+        return self._seats[name].take()
 
     def waiting(self, name: str) -> int:
         """Return how many requests wait for the member."""
@@ -175,6 +181,9 @@ class SwapGroup:
             if other is not seat:
                 self._fail(other, f"{seat.resident.name} cannot be taken out of memory: {fault}")
         seat.ready()
+
+    async def _find(self, seat: Seat) -> None:
+        seat.state = await seat.resident.find()
 
     async def _leave(self, seat: Seat) -> None:
         seat.state = await seat.resident.release()

@@ -127,12 +127,16 @@ def test_the_expected_wait(members: list[Member], wait_s: float) -> None:
 def test_models_asked_for_in_turn_are_not_swapped_in_turn(
     gap_s: float, bring_s: float, release_s: float, runs_s: float
 ) -> None:
-    """At most a fifth of the swaps of first come, first served; nobody waits beyond max_wait and one swap."""
+    """At most a fifth of the swaps of first come, first served; nobody waits beyond max_wait and one swap.
+
+    Where a swap there and the first batch fill max_wait, what runs has to end within the swap back.
+    """
     engines = Engines(bring_s=bring_s, release_s=release_s)
     arrivals = in_turn(150, gap_s=gap_s, runs_s=runs_s)
     found = simulate(arrivals, engines, RULES)
     assert 5 * found.swaps <= first_come_first_served(arrivals, engines).swaps
-    assert found.longest_wait_s <= RULES.max_wait_s + engines.swap_s + SLACK_S
+    ending_s = runs_s if engines.swap_s + 2 * runs_s > RULES.max_wait_s else 0.0
+    assert found.longest_wait_s <= RULES.max_wait_s + engines.swap_s + ending_s + SLACK_S
     assert found.most_in_memory == 1
     assert len(found.waits_s) == len(arrivals)
 

@@ -1,0 +1,111 @@
+"""The swap groups of a fleet: who is in which, and how a member's turn shows in offers and reports."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+
+from trivet.config.settings import SwapSettings
+from trivet.domain.clock import Clock
+from trivet.domain.decisions import Offer
+from trivet.domain.engine_states import EngineState
+from trivet.fleet.endpoint import Endpoint
+from trivet.fleet.residency import Rules
+from trivet.fleet.residents import member_of
+from trivet.fleet.seat import Place
+from trivet.fleet.swap_group import SwapGroup
+
+
+class SwapGroups:
+    """Made once from a fleet's endpoints; `lead` each group in a task of its own."""
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        settings: SwapSettings,
+        session: aiohttp.ClientSession,
+        clock: Clock,
+    ) -> None:
+        """Take the endpoints by name, in the order of the configuration."""
+        self._endpoints = endpoints
+        self._group_of: dict[str, SwapGroup] = {}
+        self.groups: list[SwapGroup] = []
+        rules = Rules(minimum_residency_s=settings.minimum_residency_s, max_wait_s=settings.max_wait_s)
+        members: dict[str, list[Endpoint]] = {}
+        for endpoint in endpoints.values():
+            name = endpoint.deployment.swap_group
+            if name is not None:
+                members.setdefault(name, []).append(endpoint)
+        for name, those in members.items():
+            residents = [member_of(each, session, sleep_level=settings.sleep_level) for each in those]
+            group = SwapGroup(name, residents, rules, clock)
+            self.groups.append(group)
+            self._group_of |= {each.deployment.name: group for each in those}
+
+    def of(self, name: str) -> SwapGroup | None:
+        """Return the group of a deployment."""
+        return self._group_of.get(name)
+
+    async def lead(self, group: SwapGroup) -> None:
+        """Let a group act until cancelled, as soon as its attached members have been looked at."""
+        attached = [each for each in self._members(group) if not each.is_launched]
+        await asyncio.gather(*(endpoint.settled.wait() for endpoint in attached))
+        await group.begin()
+        await group.run()
+
+    def begins_soon(self, group: SwapGroup) -> bool:
+        """Tell whether the group's first member is there within seconds, as a rule."""
+        return all(endpoint.starts_soon for endpoint in self._members(group))
+
+    async def place(self, name: str, wait_s: float, on_wait: Callable[[], None]) -> Place | None:
+        """Return a place on a member as soon as it is its turn; None for who is in no group.
+
+        Raises:
+            EngineUnavailable, EngineLoading: see `SwapGroup.place`.
+        """
+        group = self._group_of.get(name)
+        if group is None:
+            return None
+        place = group.take(name)
+        if place is None:
+            on_wait()
+            place = await group.place(name, wait_s=wait_s)
+        return place
+
+    def offer(self, endpoint: Endpoint) -> Offer:
+        """Return the endpoint as routing sees it, its turn considered."""
+        offer = endpoint.offer()
+        name = offer.deployment.name
+        group = self._group_of.get(name)
+        if group is None:
+            return offer
+        state, waiting = group.state(name), group.waiting(name)
+        if state is EngineState.READY:
+            return replace(offer, in_flight=offer.in_flight + waiting)
+        fetching = offer.state == EngineState.PULLING
+        return replace(
+            offer,
+            state=offer.state if fetching else state,
+            in_flight=offer.in_flight + waiting,
+            wait_s=None if fetching else group.expected_wait_s(name),
+        )
+
+    def report(self, endpoint: Endpoint) -> dict[str, Any]:
+        """Return the endpoint as the API shows it, with its turn."""
+        shown, offer = endpoint.report(), self.offer(endpoint)
+        name = offer.deployment.name
+        group = self._group_of.get(name)
+        if group is None:
+            return shown | {"swap_group": None, "waiting": 0, "wait_s": offer.wait_s}
+        return shown | {
+            "state": offer.state,
+            "detail": group.fault(name) or shown["detail"],
+            "swap_group": group.name,
+            "waiting": group.waiting(name),
+            "wait_s": None if offer.wait_s is None else round(offer.wait_s, 1),
+        }
+
+    def _members(self, group: SwapGroup) -> list[Endpoint]:
+        return [self._endpoints[name] for name, its in self._group_of.items() if its is group]
