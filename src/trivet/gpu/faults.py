@@ -120,9 +120,9 @@ def _without_library(root: Path) -> tuple[InventoryState, str]:
     if loaded or (root / "dev/nvidiactl").exists():
         return InventoryState.NO_DRIVER, (
             f"The driver{f' ({loaded})' if loaded else ''} runs, and its library libnvidia-ml.so.1 is not "
-            "found here. In a container, start it with the NVIDIA Container Toolkit (`docker run --gpus all`) "
-            "and with `utility` in NVIDIA_DRIVER_CAPABILITIES; else install the driver's user-space package, "
-            "or see whether `ldconfig -p` lists it."
+            "found here. In a container, start it with the NVIDIA Container Toolkit (`docker run --gpus "
+            "all`) and with `utility` in NVIDIA_DRIVER_CAPABILITIES; else install the driver's user-space "
+            "package, or see whether `ldconfig -p` lists it."
         )
     if (root / "dev/dxg").exists():
         return InventoryState.NO_DRIVER, (
