@@ -54,6 +54,11 @@ def config_from_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
     config |= _heads(own)
     config |= _windows(own)
     config |= _states(arch, own)
+    config |= _layer_kinds(arch, config)
+    drafting = own.get("nextn_predict_layers")
+    if isinstance(drafting, int) and isinstance(config.get("num_hidden_layers"), int):
+        # The count includes layers that only draft tokens ahead.
+        config["num_hidden_layers"] -= drafting
     total = metadata.get("general.parameter_count")
     if total:
         config["total_params"] = total
@@ -109,3 +114,15 @@ def _states(arch: str, own: Mapping[str, Any]) -> dict[str, Any]:
         "mamba_n_heads": rank,
         "mamba_d_head": inner // rank,
     }
+
+
+def _layer_kinds(arch: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell attention from Mamba by the heads of each layer: a layer without any keeps a state."""
+    heads, widths = config.get("num_key_value_heads"), config.get("intermediate_size")
+    if "mamba_d_state" not in config or not isinstance(heads, Sequence) or isinstance(heads, str):
+        return {}
+    if arch.startswith("nemotron_h") and isinstance(widths, Sequence) and not isinstance(widths, str):
+        wide = "E" if config.get("num_experts") else "-"
+        letters = ("*" if own else wide if width else "M" for own, width in zip(heads, widths, strict=False))
+        return {"hybrid_override_pattern": "".join(letters)}
+    return {"layer_types": ["attention" if own else "mamba" for own in heads]}

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from trivet.cli import bench, budgets, chat, config, demo, doctor, gpus, keys, ledger, report, route, serve
+from trivet.cli import (
+    bench,
+    budgets,
+    chat,
+    config,
+    demo,
+    doctor,
+    footprint,
+    gpus,
+    keys,
+    ledger,
+    report,
+    route,
+    serve,
+)
 from trivet.cli.exits import exit_status
 from trivet.domain.errors import TrivetError
 from trivet.version import __version__
@@ -46,6 +60,7 @@ app.add_typer(budgets.app, name="budgets")
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 app.command()(gpus.gpus)
+app.command()(footprint.footprint)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(ledger.app, name="ledger")

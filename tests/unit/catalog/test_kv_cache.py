@@ -66,7 +66,7 @@ def cache(
     ids=["gqa", "fp8", "tp2", "tp beyond heads", "moe", "mla", "mla on every gpu"],
 )
 def test_plain_layers_are_arithmetic(config: dict[str, Any], kv: str, tp: int, expected: int) -> None:
-    """Heads times elements times bytes; heads are divided, then repeated, a latent row is whole everywhere."""
+    """Heads times elements times bytes; heads are divided and repeated; a latent row is whole everywhere."""
     assert cache(config, kv=kv, tp=tp).bytes_per_token == expected
 
 

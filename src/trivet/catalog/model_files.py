@@ -1,0 +1,104 @@
+"""A model as it lies on disk: config.json and safetensors in a directory, a GGUF file, or a config alone."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trivet.catalog.architecture import Architecture
+from trivet.catalog.gguf_header import read_gguf
+from trivet.catalog.gguf_metadata import config_from_gguf
+from trivet.catalog.safetensors_header import checkpoint_sizes
+from trivet.domain.errors import ConfigError
+
+_CONFIG_BYTES_MAX = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """What can be known of a model from its files."""
+
+    architecture: Architecture
+    weights_bytes: int | None = None
+    """Exact, from headers; None where only a config is there."""
+    quant: str | None = None
+    """A GGUF's main type, or the checkpoint's quantisation method; None for plain weights."""
+    dtype: str | None = None
+
+
+def read_model(path: Path) -> ModelFiles:
+    """Read a model from a directory, a `.gguf` file or a JSON file.
+
+    Raises:
+        ConfigError: there is nothing there that describes a model, or it cannot be read.
+    """
+    if path.suffix.lower() == ".gguf":
+        return _from_gguf(path)
+    if path.is_dir():
+        return _from_directory(path)
+    return ModelFiles(architecture=read_architecture(path))
+
+
+def read_architecture(path: Path) -> Architecture:
+    """Read a (partial) config.json."""
+    return Architecture.from_config(_json_object(path), name="")
+
+
+def _from_gguf(path: Path) -> ModelFiles:
+    header = read_gguf(path)
+    config = config_from_gguf(header.metadata) | {
+        "total_params": header.params,
+        "tie_word_embeddings": not header.has_output,
+    }
+    if not config.get("num_hidden_layers"):
+        raise ConfigError(f"{path} describes no language model: it names no block_count.", param="model")
+    return ModelFiles(
+        architecture=Architecture.from_config(config, name=str(config.get("model") or path.stem)),
+        weights_bytes=header.weights_bytes,
+        quant=header.main_type.lower(),
+    )
+
+
+def _from_directory(path: Path) -> ModelFiles:
+    config_path = path / "config.json"
+    if not config_path.is_file():
+        files = sorted(path.glob("*.gguf"))
+        if files:
+            return _from_gguf(files[0])
+        raise ConfigError(f"{path} holds neither config.json nor a GGUF file.", param="model")
+    config = _json_object(config_path)
+    architecture = Architecture.from_config(config, name=str(config.get("_name_or_path") or path.name))
+    sizes = None
+    if any(path.glob("*.safetensors")):
+        sizes = checkpoint_sizes(path, layers=architecture.layers)
+    method = architecture.quantization.get("quant_method") or architecture.quantization.get("quant_algo")
+    return ModelFiles(
+        architecture=architecture,
+        weights_bytes=sizes.weights_bytes if sizes else None,
+        quant=_method(str(method), architecture.quantization) if method else None,
+        dtype=architecture.torch_dtype,
+    )
+
+
+def _method(method: str, quantization: Any) -> str:
+    """Return a quantisation method as --quant takes it; what says nothing of bits is told by its details."""
+    text = f"{method} {json.dumps(quantization, default=str)}".lower()
+    for word in ("mxfp4", "nvfp4", "awq", "gptq", "bitsandbytes", "fp8"):
+        if word in text:
+            return word
+    bits = [word for word in ('"num_bits": 4', '"bits": 4') if word in text]
+    return "int4" if bits else "int8"
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _CONFIG_BYTES_MAX:
+            raise ConfigError(f"{path} is too large for a configuration.", param="arch")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.", param="arch") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}.", param="arch") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} holds no JSON object.", param="arch")
+    return document
