@@ -1,6 +1,8 @@
-"""What a scrape shows of the GPUs."""
+"""What a scrape and the log show of the GPUs."""
 
-from trivet.app.gpu_gauges import register_gpus
+from structlog.testing import capture_logs
+
+from trivet.app.machine_gpus import register_gpus, warn_of_gpus
 from trivet.domain.clock import ManualClock
 from trivet.domain.gpus import Gpu, GpuState, Host, Inventory, InventoryState
 from trivet.gpu import GpuWatch
@@ -34,3 +36,18 @@ def test_each_figure_that_is_known_is_shown() -> None:
         'trivet_gpu_power_watts{gpu="GPU-1"} 61.5',
         'trivet_gpu_energy_joules{gpu="GPU-1"} 5.5',
     ]
+
+
+def test_trouble_is_logged_at_the_start() -> None:
+    """A driver that fails is one line, else each GPU that cannot be used; having no GPU is no trouble."""
+    host = Host(ram_total_bytes=1, ram_available_bytes=1, cpu_cores=1)
+    lost = Gpu(uuid="GPU-2", name="NVIDIA L4", state=GpuState.LOST, reason="Reboot.")
+    good = Gpu(uuid="GPU-1", name="NVIDIA L4", total_bytes=1)
+    for inventory, events in (
+        (Inventory(host=host, state=InventoryState.NO_GPU), []),
+        (Inventory(host=host, state=InventoryState.DRIVER_MISMATCH, reason="Reboot."), ["gpus.unusable"]),
+        (Inventory(host=host, state=InventoryState.OK, gpus=(good, lost)), ["gpu.unusable"]),
+    ):
+        with capture_logs() as logs:
+            warn_of_gpus(inventory)
+        assert [entry["event"] for entry in logs] == events
