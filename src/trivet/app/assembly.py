@@ -1,6 +1,5 @@
 """The one place where the parts are put together, for the server, the library and the tests alike."""
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +13,7 @@ from trivet.access import Keyring
 from trivet.admin import Office
 from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
-from trivet.app.machine_gpus import read_gpus, register_gpus, warn_of_gpus
+from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.budgets import Ledger
 from trivet.config.deployments import (
     api_key_of,
@@ -33,7 +32,7 @@ from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
 from trivet.fleet import Fleet
 from trivet.fleet.plan import EndpointPlan
-from trivet.gpu import GpuWatch, gpu_uuids
+from trivet.gpu import gpu_uuids
 from trivet.metering import DeviceClock, Metrics, TrivetCollector, UsageRecords
 from trivet.routing import Router
 from trivet.storage import Database, StoreLock
@@ -81,8 +80,8 @@ async def open_trivet(
     clock = clock or SystemClock()
     store_path = settings.store.path.expanduser()
     tiers = build_tiers(settings)
-    inventory = await asyncio.to_thread(read_gpus, settings)  # a driver may take seconds
-    warn_of_gpus(inventory)
+    gpus = await watch_gpus(settings, clock)
+    inventory = gpus.inventory()
     configured = build_deployments(settings, gpus=gpu_uuids(inventory))
     deployments = configured if with_engines else ()
     async with contextlib.AsyncExitStack() as exits:
@@ -125,7 +124,7 @@ async def open_trivet(
         office = _office(ledger, keyring, records, fleet, clock, configured)
         collector = TrivetCollector(metrics, device_clock)
         _register_rooms(collector, fleet, breakers, ledger)
-        register_gpus(collector, GpuWatch(inventory, clock, read=lambda: read_gpus(settings)))
+        register_gpus(collector, gpus)
         keeper = Doorkeeper(keyring, owner_token)
         doors = Doors(pipeline, office, fleet, keeper, collector, tier_names)
         yield OpenTrivet(

@@ -1,11 +1,13 @@
 """The machine's GPUs as the server sees them: at its start, in its log, in /metrics."""
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
 
 from trivet.config.deployments import state_dir_of
 from trivet.config.settings import Settings
+from trivet.domain.clock import Clock
 from trivet.domain.gpus import Gpu, Inventory, InventoryState
 from trivet.fleet.records import running_engines
 from trivet.gpu import GpuWatch, discover
@@ -14,9 +16,18 @@ from trivet.metering import TrivetCollector
 log = structlog.get_logger(__name__)
 
 
-def read_gpus(settings: Settings) -> Inventory:
-    """Look at the GPUs; what adopted engines hold is Trivet's own, as what runs below it is. Blocks."""
-    return discover(engines=running_engines(state_dir_of(settings)))
+async def watch_gpus(settings: Settings, clock: Clock) -> GpuWatch:
+    """Look at the GPUs, log what is wrong, and return what keeps looking.
+
+    What adopted engines hold is Trivet's own, as what runs below it is.
+    """
+
+    def read() -> Inventory:
+        return discover(engines=running_engines(state_dir_of(settings)))
+
+    inventory = await asyncio.to_thread(read)  # a driver may take seconds
+    warn_of_gpus(inventory)
+    return GpuWatch(inventory, clock, read=read)
 
 
 def warn_of_gpus(inventory: Inventory) -> None:
