@@ -8,6 +8,7 @@ from typing import Any
 from trivet.catalog.architecture import Architecture
 from trivet.catalog.gguf_header import read_gguf
 from trivet.catalog.gguf_metadata import config_from_gguf
+from trivet.catalog.ollama_card import config_from_show
 from trivet.catalog.safetensors_header import checkpoint_sizes
 from trivet.domain.errors import ConfigError
 
@@ -40,8 +41,11 @@ def read_model(path: Path) -> ModelFiles:
 
 
 def read_architecture(path: Path) -> Architecture:
-    """Read a (partial) config.json."""
-    return Architecture.from_config(_json_object(path), name="")
+    """Read a (partial) config.json, or what Ollama's `POST /api/show` answered of a model."""
+    document = _json_object(path)
+    if isinstance(document.get("model_info"), dict):
+        return Architecture.from_config(config_from_show(document), name=path.stem)
+    return Architecture.from_config(document, name="")
 
 
 def _from_gguf(path: Path) -> ModelFiles:

@@ -39,7 +39,10 @@ ModelOption = Annotated[
     str | None,
     typer.Option(help="A card of the catalog, an Ollama tag, a model's directory or a .gguf file."),
 ]
-ArchOption = Annotated[Path | None, typer.Option(help="A config.json, whole or partial, instead of --model.")]
+ArchOption = Annotated[
+    Path | None,
+    typer.Option(help="A config.json, whole or partial, or Ollama's answer to show, instead of --model."),
+]
 DtypeOption = Annotated[
     str | None,
     typer.Option(help="bf16, f16, fp16, float32, fp8, w8a8, int8, mxfp4, nvfp4, int4, awq, gptq, bnb."),

@@ -1,5 +1,7 @@
 """Cards from what Ollama and GGUF files say."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from trivet.catalog.architecture import Architecture
 from trivet.catalog.cards import load_catalog
 from trivet.catalog.gguf_metadata import config_from_gguf
+from trivet.catalog.model_files import read_architecture
 from trivet.catalog.ollama_card import card_from_show, config_from_show
 from trivet.domain.errors import ConfigError
 
@@ -172,6 +175,13 @@ def test_a_card_from_ollamas_show() -> None:
 def test_whether_the_output_is_the_embedding(info: dict[str, Any], tensors: Any, tied: bool) -> None:
     """The tensors tell; without them the number of parameters does."""
     assert config_from_show(show(info, tensors=tensors))["tie_word_embeddings"] is tied
+
+
+def test_a_saved_answer_is_a_model(tmp_path: Path) -> None:
+    """What `curl .../api/show` printed can stand where a config.json can."""
+    path = tmp_path / "show.json"
+    path.write_text(json.dumps(show(LLAMA_8B)), encoding="utf-8")
+    assert read_architecture(path).total_params == pytest.approx(8030261248, rel=0.001)
 
 
 def test_an_answer_without_structure_is_refused() -> None:
