@@ -32,7 +32,7 @@ from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
 from trivet.fleet import Fleet
 from trivet.fleet.plan import EndpointPlan
-from trivet.gpu import gpu_uuids
+from trivet.gpu import GpuWatch, gpu_uuids
 from trivet.metering import DeviceClock, Metrics, TrivetCollector, UsageRecords
 from trivet.routing import Router
 from trivet.storage import Database, StoreLock
@@ -123,8 +123,7 @@ async def open_trivet(
         tier_names = tuple(tier.name for tier in tiers)
         office = _office(ledger, keyring, records, fleet, clock, configured)
         collector = TrivetCollector(metrics, device_clock)
-        _register_rooms(collector, fleet, breakers, ledger)
-        register_gpus(collector, gpus)
+        _register_rooms(collector, fleet, breakers, ledger, gpus)
         keeper = Doorkeeper(keyring, owner_token)
         doors = Doors(pipeline, office, fleet, keeper, collector, tier_names)
         yield OpenTrivet(
@@ -179,8 +178,11 @@ def _plan(settings: Settings, deployment: Deployment, inventory: Inventory) -> E
     )
 
 
-def _register_rooms(collector: TrivetCollector, fleet: Fleet, breakers: Breakers, ledger: Ledger) -> None:
+def _register_rooms(
+    collector: TrivetCollector, fleet: Fleet, breakers: Breakers, ledger: Ledger, gpus: GpuWatch
+) -> None:
     """Register what each room can tell at scrape time."""
+    register_gpus(collector, gpus)
     collector.register_snapshot(
         "trivet_breaker_open",
         "1 while the deployment's circuit breaker is open or half-open.",
