@@ -23,13 +23,15 @@ SAME_CARD_SHARE = 0.12
 cards with GDDR memory."""
 
 _VENDOR_WORDS = re.compile(
-    r"\b(nvidia|geforce|amd|radeon|tesla|quadro|instinct|graphics|gpu|card|generation)\b"
+    r"\b(nvidia|geforce|amd|radeon|tesla|quadro|instinct|grid|tm"
+    r"|graphics|gpu|card|generation|developer kit)\b"
 )
 _JOINED_VENDOR = re.compile(r"^(?:nvidia|geforce|amd|radeon|tesla|quadro|instinct)+(?=.)")
 _MEMORY = re.compile(r"\b(\d+(?:\.\d+)?) ?(?:gib|gb|g)\b")
 _BARE_MEMORY = re.compile(r" (\d+)$")
 _JOINED_MEMORY = re.compile(r"([1-9]\d*)(?:gib|gb|g)$")
 _SERIES = re.compile(r"^(?:rtx|gtx|rx)(?=\d)")
+_VGPU = re.compile(r"-\d+[abcq]$", re.IGNORECASE)
 _MIG = re.compile(r"\bmig (\d+)(?:c\.\d+)?g\.", re.IGNORECASE)
 
 Text = Annotated[str, Field(min_length=1)]
@@ -124,13 +126,14 @@ class GpuTable:
         """Return the GPU that a driver named and whose memory it told; never fails.
 
         `usable_bytes` follows the driver's total where that is smaller than the table's, as with ECC switched
-        on, or another altogether. A MIG instance gets its share of the card's rates. An unknown name gives a
-        spec that is made from the memory alone (`known` is false).
+        on, or another altogether. A MIG instance gets its share of the card's rates; a vGPU, which takes turns
+        on the whole card, all of them. An unknown name gives a spec that is made from the memory alone (`known`
+        is false).
         """
         mig = _MIG.search(name)
         whole = name[: mig.start()] if mig else name
-        without_memory = squashed(_MEMORY.sub("", _words(whole)))
-        candidates = self._driver.get(squashed(whole)) or self._driver.get(without_memory, [])
+        readings = (whole, _MEMORY.sub("", _words(whole)), _VGPU.sub("", whole))
+        candidates = next((self._driver[key] for key in map(squashed, readings) if key in self._driver), [])
         if not candidates:
             return spec_from_memory(name, total_bytes)
         if mig:

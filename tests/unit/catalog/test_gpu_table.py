@@ -147,6 +147,10 @@ def test_a_size_alone_is_a_card() -> None:
         ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 97887, "RTX PRO 6000 Server", 94.97),
         ("Orin (nvgpu)", 7620, "Jetson Orin Nano 8GB", 6.5),
         ("AMD Radeon RX 7900 XTX", 24560, "RX 7900 XTX", 23.49),
+        ("AMD Radeon(TM) 8060S Graphics", 112640, "Strix Halo 128GB", 110.0),
+        ("NVIDIA Jetson AGX Orin Developer Kit", 62800, "Jetson AGX Orin 64GB", 58.0),
+        ("NVIDIA Jetson Orin Nano Developer Kit", 7620, "Jetson Orin Nano 8GB", 6.5),
+        ("NVIDIA L40S-48Q", 49152, "L40S", 44.4),
     ],
 )
 def test_names_as_drivers_write_them(driver: str, total_mib: int, name: str, usable_gib: float) -> None:
