@@ -126,9 +126,9 @@ class GpuTable:
         """Return the GPU that a driver named and whose memory it told; never fails.
 
         `usable_bytes` follows the driver's total where that is smaller than the table's, as with ECC switched
-        on, or another altogether. A MIG instance gets its share of the card's rates; a vGPU, which takes turns
-        on the whole card, all of them. An unknown name gives a spec that is made from the memory alone (`known`
-        is false).
+        on, or another altogether. A MIG instance gets its share of the card's rates; a vGPU takes turns
+        on the whole card and gets all. An unknown name gives a spec made from the memory alone (`known` is
+        false).
         """
         mig = _MIG.search(name)
         whole = name[: mig.start()] if mig else name
