@@ -141,6 +141,10 @@ If the counted parameters are far from `params_b`, the entry is refused: look fi
 `head_dim` (where it is not hidden_size / num_attention_heads), and at `moe_intermediate_size` and the shared
 experts. Copy the whole `text_config` of models that see; add `vision_config` if images are to be served.
 
+A model without a card needs none to be sized: `trivet footprint --model DIRECTORY` reads config.json and the
+headers of safetensors, `--model FILE.gguf` the file's header, and `--arch FILE` a config.json or what Ollama says of
+a model that it has (`curl http://127.0.0.1:11434/api/show -d '{"model": "NAME"}' > show.json`).
+
 A GPU:
 
 ```yaml
