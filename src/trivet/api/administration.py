@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from trivet.admin import Office
 from trivet.api.guard import PRINCIPAL
@@ -62,7 +62,7 @@ def _budgets(office: Office, caller: Caller) -> APIRouter:
         return (await office.budget_status(principal, scope)).as_json()
 
     @routes.put("/budgets/{scope}", summary='Set limits: {"daily": 100000, "monthly": null}')
-    async def set_budget(principal: Who, scope: str, limits: dict[str, int | None]) -> dict[str, Any]:
+    async def set_budget(principal: Who, scope: str, limits: dict[str, StrictInt | None]) -> dict[str, Any]:
         return (await office.set_budget(principal, scope, dict(limits))).as_json()
 
     @routes.delete("/budgets/{scope}", summary="Remove a scope's own limits", status_code=204)

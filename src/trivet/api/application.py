@@ -58,6 +58,7 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
     app.router.routes += [
         Route("/v1/chat/completions", LastResort(chat), methods=["POST"]),
         Route("/v1/models", LastResort(models), methods=["GET"]),
+        Route("/v1/models/{name:path}", LastResort(models), methods=["GET"]),
         Route(DECIDE_PATH, LastResort(decide), methods=["POST"]),
     ]
     app.include_router(administration.router(doors.office))

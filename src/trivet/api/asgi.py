@@ -35,8 +35,15 @@ def header_map(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-async def read_body(receive: Receive, *, limit_bytes: int) -> bytes:
+async def read_body(
+    receive: Receive, *, limit_bytes: int, hint: str = "Send less, or raise server.body_limit_bytes."
+) -> bytes:
     """Read the whole body within its bounds of size and time.
+
+    Args:
+        receive: gives the parts.
+        limit_bytes: the most that it may hold.
+        hint: what to do about a body that holds more.
 
     Raises:
         BodyTooLarge, RequestMalformed, ClientGone
@@ -52,10 +59,7 @@ async def read_body(receive: Receive, *, limit_bytes: int) -> bytes:
                 part: bytes = message.get("body", b"")
                 size += len(part)
                 if size > limit_bytes:
-                    raise BodyTooLarge(
-                        f"The body exceeds {limit_bytes} bytes.",
-                        hint="Send less, or raise server.body_limit_bytes.",
-                    )
+                    raise BodyTooLarge(f"The body exceeds {limit_bytes} bytes.", hint=hint)
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts)

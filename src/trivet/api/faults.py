@@ -1,5 +1,7 @@
 """Errors of the framework's routes, in the same shape as those of the inference routes."""
 
+from collections.abc import Mapping
+
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,17 +12,25 @@ from trivet.api.asgi import new_request_id
 from trivet.api.errors import error_body, error_headers, http_status
 from trivet.domain.errors import NotFound, RequestMalformed, TrivetError
 
+ROUTES_HINT = (
+    "Inference is POST /v1/chat/completions and GET /v1/models; "
+    "GET /openapi.json lists the routes below /api/v1."
+)
+
 log = structlog.get_logger(__name__)
 
 
 def install_fault_pages(app: FastAPI, *, exhausted_status: int) -> None:
     """Make every error of the framework answer in OpenAI's shape."""
 
-    def answer(error: TrivetError, status: int | None = None) -> JSONResponse:
+    def answer(
+        error: TrivetError, status: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> JSONResponse:
         code = status or http_status(error, exhausted_status=exhausted_status)
         request_id = new_request_id()
-        headers = {"x-request-id": request_id, "cache-control": "no-store", **error_headers(error)}
-        return JSONResponse(error_body(error, status=code, request_id=request_id), code, headers)
+        own = {"x-request-id": request_id, "cache-control": "no-store", **error_headers(error)}
+        body = error_body(error, status=code, request_id=request_id)
+        return JSONResponse(body, code, {**(headers or {}), **own})
 
     @app.exception_handler(TrivetError)
     async def refused(_: Request, error: TrivetError) -> JSONResponse:
@@ -35,11 +45,13 @@ def install_fault_pages(app: FastAPI, *, exhausted_status: int) -> None:
     @app.exception_handler(HTTPException)
     async def missing(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 405:
-            return answer(RequestMalformed(f"{request.method} is not offered here."), 405)
+            allowed = (error.headers or {}).get("Allow", "another method")
+            refusal = RequestMalformed(f"{request.method} is not offered here.", hint=f"Use {allowed}.")
+            return answer(refusal, 405, error.headers)
         if error.status_code != 404:
             return answer(RequestMalformed(f"The request cannot be read: {error.detail}."), error.status_code)
         return answer(
-            NotFound("There is nothing at this path.", hint="GET /openapi.json lists the routes."),
+            NotFound("There is nothing at this path.", hint=ROUTES_HINT),
             error.status_code,
         )
 

@@ -11,10 +11,13 @@ def router(fleet: Fleet, collector: TrivetCollector) -> APIRouter:
     """Return the routes that probes and Prometheus call."""
     routes = APIRouter(tags=["observation"])
 
+    # Also HEAD: some load balancers and `wget --spider` ask so.
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz", summary="The process lives")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", summary="At least one engine can take a request")
     async def readyz() -> JSONResponse:
         states = {offer.deployment.name: offer.state for offer in fleet.offers()}

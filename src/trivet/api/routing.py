@@ -17,10 +17,13 @@ from trivet.api.reading import read_chat
 from trivet.api.replies import send_error, send_json
 from trivet.domain.budgets import BudgetStatus
 from trivet.domain.decisions import Decision
-from trivet.domain.errors import TrivetError
+from trivet.domain.errors import ModelUnknown, TrivetError
 from trivet.execution import Pipeline
 from trivet.fleet import Fleet
 from trivet.routing import decision_as_json
+from trivet.routing.eligibility import may_use
+
+LIST_HINT = "GET /v1/models lists what the key may use."
 
 
 class DecisionDoor:
@@ -56,24 +59,31 @@ class ModelList:
         self._tier_names = tier_names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with OpenAI's list of models, those that the key may use."""
+        """Answer with OpenAI's list of models, those that the key may use, or with the one of the path."""
         await _reply(send, self._answer(scope))
 
     async def _answer(self, scope: Scope) -> dict[str, Any]:
+        entries = self._entries(scope)
+        name = scope.get("path_params", {}).get("name")
+        if name is None:
+            return {"object": "list", "data": entries}
+        for entry in entries:
+            if entry["id"] == name:
+                return entry
+        raise ModelUnknown(f"There is no model called {name[:200]!a}.", hint=LIST_HINT, param="model")
+
+    def _entries(self, scope: Scope) -> list[dict[str, Any]]:
         caller = self._doorkeeper.principal(header_map(scope))
-        tiers = [name for name in self._tier_names if not caller.tiers or name in caller.tiers]
-        deployments = [
-            offer.deployment
-            for offer in self._fleet.offers()
-            if offer.deployment.tier.name in tiers
-            and (not caller.models or offer.deployment.name in caller.models)
-        ]
+        offered = [offer.deployment for offer in self._fleet.offers()]
+        deployments = [deployment for deployment in offered if may_use(caller, deployment)]
+        usable = {deployment.tier.name for deployment in deployments}
+        tiers = [name for name in self._tier_names if name in usable]
         entries = [_model("auto", "trivet"), *(_model(name, "trivet") for name in tiers)]
         entries += [
             {**_model(d.name, d.engine), "tier": d.tier.name, "max_model_len": d.context_tokens}
             for d in deployments
         ]
-        return {"object": "list", "data": entries}
+        return entries
 
 
 async def _reply(send: Send, answer: Awaitable[Any]) -> None:

@@ -21,6 +21,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
         self._head_fields = 0
+        self._field_bytes = 0
         self._head_open = True
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -47,20 +48,23 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_begin()
         self._head_open = True
         self._head_fields = 0
+        self._field_bytes = 0
         if self._head_timer is None:
             self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a field."""
+        """Count a field and its bytes: a head that arrives in one piece is never seen incomplete."""
         super().on_header(name, value)
         self._head_fields += 1
+        self._field_bytes += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         """End the head; its time and size are no longer counted."""
         self._stop_timer()
         self._head_open = False
         self._head_bytes = 0
-        if self._head_fields > HEAD_FIELDS_MAX:
+        too_large = self._field_bytes + len(self.url) > HEAD_LIMIT_BYTES
+        if too_large or self._head_fields > HEAD_FIELDS_MAX:
             self._refuse()
             return
         super().on_headers_complete()

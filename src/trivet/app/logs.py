@@ -28,28 +28,42 @@ class SteadyStream:
             sys.stderr.flush()
 
 
+_STAMPED: tuple[structlog.typing.Processor, ...] = (
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+)
+
+
 def configure_logging(settings: LoggingSettings) -> None:
     """Set up structlog, and keep the libraries' own loggers to warnings."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if settings.format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=[*_STAMPED, _renderer(settings)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", SteadyStream())),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
+    # Leaves a program alone that has handlers of its own.
+    logging.basicConfig(level=logging.WARNING, handlers=[libraries_handler(settings)])
+
+
+def libraries_handler(settings: LoggingSettings) -> logging.Handler:
+    """Return what writes the libraries' lines in our form: whoever reads JSON must find nothing else."""
+    handler = logging.StreamHandler(cast("TextIO", SteadyStream()))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*_STAMPED, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(settings)],
+        )
     )
+    return handler
+
+
+def _renderer(settings: LoggingSettings) -> structlog.typing.Processor:
+    if settings.format == "json":
+        return structlog.processors.JSONRenderer()
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
 
 
 def quiet_unless_configured() -> None:

@@ -54,9 +54,8 @@ def _unknown(
             param="model",
             details={"names": allowed},
         )
-    reachable = [
-        t.name for t in tiers if principal is None or not principal.tiers or t.name in principal.tiers
-    ]
+    usable = {deployment.tier.name for deployment in deployments if may_use(principal, deployment)}
+    reachable = [tier.name for tier in tiers if tier.name in usable]
     names = [AUTO, *reachable, *allowed]
     near = difflib.get_close_matches(model, names, n=3, cutoff=0.5)
     ordered = [*near, *(name for name in names if name not in near)]

@@ -55,8 +55,14 @@ async def test_a_period_at_the_bounds_is_reported(rooms: Rooms) -> None:
     assert (await rooms.ask("GET", "/api/v1/usage", params={"until": "1970-01-02"})).status_code == 200
 
 
-@pytest.mark.parametrize("limits", [{"daily": 10**15 + 1}, {"daily": -1}, {"yearly": 1}, {}])
-async def test_a_limit_that_cannot_be_kept_is_malformed(rooms: Rooms, limits: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "limits",
+    [
+        *({"daily": 10**15 + 1}, {"daily": -1}, {"yearly": 1}, {}),
+        *({"daily": True}, {"daily": "5"}, {"daily": 5.0}),
+    ],
+)
+async def test_a_limit_that_cannot_be_kept_is_malformed(rooms: Rooms, limits: dict[str, Any]) -> None:
     """A limit is a known window's whole number that sums of limits do not overflow with."""
     answer = await rooms.ask("PUT", "/api/v1/budgets/limits", json=limits)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
