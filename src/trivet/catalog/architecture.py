@@ -5,6 +5,7 @@ default, from the number of parameters that the record or the model's name state
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +82,16 @@ class Architecture:
     """False for a GGUF file from before llama.cpp knew latent attention: it keeps every head's keys and
     values. Such a file says a key length of 192 where newer ones say 576 (and one key head)."""
     assumed: tuple[str, ...] = ()
+    groups: tuple[tuple[Layer, int], ...] = field(init=False, repr=False, compare=False)
+    """Each distinct layer with how often it is there, since most models repeat few."""
+    group_of: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """For every layer of `plan` its place in `groups`."""
+
+    def __post_init__(self) -> None:
+        counts = Counter(self.plan)
+        places = {layer: place for place, layer in enumerate(counts)}
+        object.__setattr__(self, "groups", tuple(counts.items()))
+        object.__setattr__(self, "group_of", tuple(places[layer] for layer in self.plan))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, name: str = "") -> "Architecture":
@@ -116,39 +127,37 @@ class Architecture:
     @property
     def total_params(self) -> int:
         """All parameters, vision included, drafter layers (MTP) not."""
-        inside = sum(layer.parameters.total for layer in self.plan)
-        return (
-            self.embedding_params
-            + self.output_params
-            + self.per_layer_embedding_params
-            + self.vision_params
-            + inside
-        )
+        outside = self.embedding_params + self.output_params + self.per_layer_embedding_params
+        return outside + self.vision_params + self.layer_params
+
+    @property
+    def layer_params(self) -> int:
+        """Parameters of all layers, without embeddings, output and vision."""
+        return sum(layer.parameters.total * count for layer, count in self.groups)
 
     @property
     def active_params(self) -> int:
         """Parameters that one token touches: all but the experts it is not routed to."""
         if not self.experts:
             return self.total_params
-        routed = sum(layer.parameters.experts for layer in self.plan)
+        routed = sum(layer.parameters.experts * count for layer, count in self.groups)
         return self.total_params - round(routed * (1 - self.experts_used / self.experts))
 
     @property
     def has_states(self) -> bool:
         """Whether some layers keep a recurrent state."""
-        return any(layer.mixer is Mixer.STATE for layer in self.plan)
+        return any(layer.mixer is Mixer.STATE for layer, _ in self.groups)
 
     @property
     def is_hybrid(self) -> bool:
         """Whether layers differ in what they remember."""
-        kinds = {layer.mixer for layer in self.plan} - {Mixer.NONE}
+        kinds = {layer.mixer for layer, _ in self.groups} - {Mixer.NONE}
         return len(kinds) > 1
 
     def scaled_to(self, total_params: float) -> "Architecture":
         """Return the same structure with so many parameters in all: layers stretched, embeddings kept."""
-        inside = sum(layer.parameters.total for layer in self.plan)
-        outside = self.total_params - inside
-        wanted = total_params - outside
+        inside = self.layer_params
+        wanted = total_params - (self.total_params - inside)
         if inside <= 0 or wanted <= 0:
             return self
         factor = wanted / inside

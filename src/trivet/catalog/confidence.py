@@ -2,7 +2,6 @@
 
 from trivet.catalog.engine_constants import MEASURED_VLLM, Version
 from trivet.catalog.footprint_values import FootprintRequest
-from trivet.catalog.layers import Mixer
 from trivet.catalog.precision import bits_in_name
 from trivet.domain.gpus import GIB
 
@@ -22,7 +21,7 @@ def band_bytes(request: FootprintRequest, version: Version | None) -> int:
     Half a GiB where this engine version was compared with measurements on such a GPU; 1.5 GiB elsewhere; 3
     GiB with recurrent states, a draft model or unified memory, where errors of 2 GiB were seen.
     """
-    states = any(layer.mixer is Mixer.STATE for layer in request.architecture.plan)
+    states = request.architecture.has_states
     if (
         request.draft
         or request.gpu.unified

@@ -5,7 +5,9 @@ another type where a row does not divide into blocks. The rules are those of `ll
 `tensor_type_fallback` in llama.cpp's src/llama-quant.cpp; block sizes are those of ggml-common.h.
 """
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trivet.catalog.architecture import Architecture
 from trivet.catalog.layers import Layer, Mixer
@@ -78,18 +80,20 @@ def known_types() -> tuple[str, ...]:
     return tuple(sorted({*_MIXES, *_BITS} - {"q3_k", "q4_k", "q5_k"}))
 
 
-def gguf_weights(architecture: Architecture, kind: str, *, experts_only_mxfp4: str = "q8_0") -> list[float]:
-    """Return the bytes of [embedding, layer 0, ..., last layer, output] of a model in a GGUF file type.
+def gguf_weights(architecture: Architecture, kind: str, *, mxfp4_rest: str = "q8_0") -> float:
+    """Return the bytes of all tensors of a model in a GGUF file type.
 
-    The output's part is 0 where it is the embedding (tied). `experts_only_mxfp4` is what all else is in where
-    the kind is `mxfp4`: llama.cpp's own converter takes Q8_0, OpenAI's weights (and Ollama's) are BF16.
+    `mxfp4_rest` is what all but the experts is in where the kind is `mxfp4`: llama.cpp's own converter
+    takes Q8_0, OpenAI's weights (and Ollama's) are BF16.
 
     Raises:
         ConfigError: the type is not known.
     """
     kind = _SHORT.get(kind, kind)
     if kind in ("mxfp4", "mxfp4_moe"):
-        return _mxfp4(architecture, experts_only_mxfp4)
+        routed = sum(layer.parameters.experts * count for layer, count in architecture.groups)
+        rest = architecture.total_params - architecture.vision_params - routed
+        return (routed * _BITS["mxfp4"] + rest * _BITS[mxfp4_rest]) / 8
     mix = _MIXES.get(kind) or (Mix(kind) if kind in _BITS else None)
     if mix is None:
         raise ConfigError(
@@ -100,77 +104,59 @@ def gguf_weights(architecture: Architecture, kind: str, *, experts_only_mxfp4: s
     hidden = architecture.hidden_size
     top = _output_type(kind, mix.most, hidden)
     embedding_type = top if architecture.tied else _embedding_type(kind, mix.most)
-    embedding = (architecture.embedding_params + architecture.per_layer_embedding_params) * _bits(
-        embedding_type, hidden
-    )
+    embedding = architecture.embedding_params + architecture.per_layer_embedding_params
+    outside = embedding * _bits(embedding_type, hidden) + architecture.output_params * _bits(top, hidden)
     grouped = architecture.attention_heads >= 4 * max(1, architecture.kv_heads)
-    count = len(architecture.plan)
-    inside = [
-        _layer(architecture, layer, index, count, mix, grouped)
-        for index, layer in enumerate(architecture.plan)
-    ]
-    return [embedding / 8, *inside, architecture.output_params * _bits(top, hidden) / 8]
+    count = architecture.layers
+    values = _types(mix.most, (mix.value_gqa if grouped else ()) or mix.value, count)
+    downs = _types(mix.most, mix.down, count)
+    alike = Counter(zip(architecture.group_of, values, downs, strict=True))
+    inside = sum(
+        times * _layer_bits(architecture, architecture.groups[place][0], mix, value, down)
+        for (place, value, down), times in alike.items()
+    )
+    return (outside + inside) / 8
 
 
-def _layer(
-    architecture: Architecture, layer: Layer, index: int, count: int, mix: Mix, grouped: bool
-) -> float:
-    p, hidden = layer.parameters, architecture.hidden_size
-    value_type = _picked(mix.most, (mix.value_gqa if grouped else ()) or mix.value, index, count)
-    down_type = _picked(mix.most, mix.down, index, count)
-    key_type, output_type = mix.most, mix.output or mix.most
-    quantised = mix.most not in ("f32", "f16", "bf16", "q8_0")
-    if architecture.experts == 8 and quantised:
-        key_type = value_type = "q8_0"
-        output_type = "q5_k" if _BITS[mix.most] < _BITS["q5_k"] else mix.most
-    value_columns = hidden if layer.mixer is not Mixer.LATENT else layer.key_dim - 64
+def _layer_bits(architecture: Architecture, layer: Layer, mix: Mix, value: str, down: str) -> float:
+    """Return the bits of one layer whose values and down projections are of these types."""
+    p, hidden, most = layer.parameters, architecture.hidden_size, mix.most
+    key, output = most, mix.output or most
+    if architecture.experts == 8 and most not in ("f32", "f16", "bf16", "q8_0"):
+        key = value = "q8_0"
+        output = "q5_k" if _BITS[most] < _BITS["q5_k"] else most
+    value_columns = hidden if layer.mixer is not Mixer.LATENT else layer.key_dim - layer.rope_dim
     # Per-layer widths (DeciLM) are not kept; all that are known divide by 256.
     mlp_columns = architecture.ffn_size or hidden
     expert_columns = architecture.expert_ffn_size or hidden
-    rest = p.attention - p.attention_key - p.attention_value - p.attention_output
-    bits = (
-        (rest + p.mixer) * _bits(mix.most, hidden)
-        + p.attention_key * _bits(key_type, hidden)
-        + p.attention_value * _bits(value_type, value_columns)
-        + p.attention_output * _bits(output_type, hidden)
-        + (p.mlp - p.mlp_down) * _bits(mix.most, hidden)
-        + p.mlp_down * _bits(down_type, mlp_columns)
-        + (p.experts - p.experts_down) * _bits(mix.most, hidden)
-        + p.experts_down * _bits(down_type, expert_columns)
+    most_of_attention = p.attention - p.attention_key - p.attention_value - p.attention_output
+    inner = most_of_attention + p.mixer + p.mlp - p.mlp_down + p.experts - p.experts_down
+    return (
+        inner * _bits(most, hidden)
+        + p.attention_key * _bits(key, hidden)
+        + p.attention_value * _bits(value, value_columns)
+        + p.attention_output * _bits(output, hidden)
+        + p.mlp_down * _bits(down, mlp_columns)
+        + p.experts_down * _bits(down, expert_columns)
         + (p.router + p.small) * 32
     )
-    return bits / 8
 
 
-def _mxfp4(architecture: Architecture, rest: str) -> list[float]:
-    """Return the parts of a model whose experts alone are in MXFP4."""
-    bits = _BITS[rest]
-    inside = [
-        (
-            layer.parameters.experts * _BITS["mxfp4"]
-            + (layer.parameters.total - layer.parameters.experts) * bits
-        )
-        / 8
-        for layer in architecture.plan
-    ]
-    return [architecture.embedding_params * bits / 8, *inside, architecture.output_params * bits / 8]
+@lru_cache(maxsize=1024)
+def _types(most: str, pairs: tuple[tuple[str, str], ...], count: int) -> tuple[str, ...]:
+    """Return each layer's type: that of the last pair whose rule picks it, else that of most tensors."""
+    return tuple(
+        next((kind for kind, rule in reversed(pairs) if _picks(rule, index, count)), most)
+        for index in range(count)
+    )
 
 
-def _picked(most: str, pairs: tuple[tuple[str, str], ...], index: int, count: int) -> str:
-    """Return the type of the last pair whose rule picks this layer, else that of most tensors."""
-    found = most
-    for kind, rule in pairs:
-        picks = {
-            "all": True,
-            "more": index < count // 8 or index >= 7 * count // 8 or (index - count // 8) % 3 == 2,
-            "eighth": index < count // 8,
-            "sixteenth": index < count // 16,
-            "four": index < 4,
-            "two": index < 2,
-        }
-        if picks[rule]:
-            found = kind
-    return found
+def _picks(rule: str, index: int, count: int) -> bool:
+    eighth = count // 8
+    if rule == "more":
+        return index < eighth or index >= 7 * count // 8 or (index - eighth) % 3 == 2
+    first = {"all": count, "eighth": eighth, "sixteenth": count // 16, "four": 4, "two": 2}
+    return index < first[rule]
 
 
 def _bits(kind: str, columns: int) -> float:

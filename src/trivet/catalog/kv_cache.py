@@ -6,7 +6,6 @@ of each group. llama.cpp allocates the cells of all slots at the start.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trivet.catalog.architecture import Architecture
@@ -17,6 +16,9 @@ from trivet.catalog.engine_constants import (
 )
 from trivet.catalog.layers import Layer, Mixer
 from trivet.domain.errors import ConfigError
+
+Groups = tuple[tuple[Layer, int], ...]
+"""Distinct layers, each with how often it is there."""
 
 _ELEMENT_BYTES = {
     "f32": 4.0, "fp32": 4.0, "float32": 4.0, "f16": 2.0, "fp16": 2.0, "float16": 2.0, "half": 2.0,
@@ -90,19 +92,21 @@ def state_bytes(architecture: Architecture, model_bytes: float) -> StateBytes:
     return StateBytes(conv=model_bytes, recurrent=recurrent)
 
 
-def stage_of(architecture: Architecture, pipeline_parallel: int) -> tuple[Layer, ...]:
-    """Return the layers of the pipeline stage that has most to hold.
+def stage_of(architecture: Architecture, pipeline_parallel: int) -> Groups:
+    """Return the layers, with counts, of the pipeline stage that has most to hold.
 
     vLLM gives each stage layers // stages, and what is left over to the stages before the last
     (vllm/distributed/utils.py, get_pp_indices).
     """
-    sizes = stage_sizes(len(architecture.plan), pipeline_parallel)
+    if pipeline_parallel == 1:
+        return architecture.groups
     start = 0
-    stages = []
-    for size in sizes:
-        stages.append(architecture.plan[start : start + size])
+    stages: list[Groups] = []
+    for size in stage_sizes(architecture.layers, pipeline_parallel):
+        places = Counter(architecture.group_of[start : start + size])
+        stages.append(tuple((architecture.groups[place][0], count) for place, count in places.items()))
         start += size
-    return max(stages, key=lambda layers: sum(_weight(layer) for layer in layers))
+    return max(stages, key=lambda groups: sum(_weight(layer) * count for layer, count in groups))
 
 
 def stage_sizes(layers: int, stages: int) -> list[int]:
@@ -143,7 +147,7 @@ class VllmCache:
 
 
 def vllm_cache(
-    layers: Sequence[Layer],
+    groups: Groups,
     *,
     kv_bytes: tuple[float, float],
     states: StateBytes,
@@ -159,7 +163,7 @@ def vllm_cache(
     kind (or of the most frequent, where counts are close), the last group of a kind is padded; all pages
     get one size by making blocks of the smaller ones longer.
     """
-    kinds = _kinds(layers, kv_bytes, states, tensor_parallel, constants)
+    kinds = _kinds(groups, kv_bytes, states, tensor_parallel, constants)
     if not kinds:
         return VllmCache(sequence_bytes=0, context_tokens=context_tokens, block_bytes=1, padded_layers=0)
     alike = {(kind.mixer, kind.window) for kind in kinds}
@@ -176,9 +180,9 @@ def vllm_cache(
     group = max(counts) if close else min(counts)
     total_blocks = padded = 0
     for kind, count in kinds.items():
-        groups = math.ceil(count / group)
-        padded += groups * group - count
-        total_blocks += groups * _blocks(
+        parts = math.ceil(count / group)
+        padded += parts * group - count
+        total_blocks += parts * _blocks(
             kind, tokens_of[kind], context_tokens, batched_tokens, constants.state_blocks + speculative_tokens
         )
     return VllmCache(
@@ -190,26 +194,26 @@ def vllm_cache(
 
 
 def _kinds(
-    layers: Sequence[Layer],
+    groups: Groups,
     kv_bytes: tuple[float, float],
     states: StateBytes,
     tensor_parallel: int,
     constants: VllmConstants,
 ) -> Counter[_Kind]:
     found: Counter[_Kind] = Counter()
-    for layer in layers:
+    for layer, count in groups:
         if layer.mixer is Mixer.NONE or layer.shares_kv:
             continue
         if layer.mixer is Mixer.STATE:
             conv = math.ceil(layer.conv_state / tensor_parallel) * states.conv
             recurrent = math.ceil(layer.recurrent_state / tensor_parallel) * states.recurrent
-            found[_Kind(Mixer.STATE, 0, 0, round(conv + recurrent))] += 1
+            found[_Kind(Mixer.STATE, 0, 0, round(conv + recurrent))] += count
             continue
         sliding = layer.mixer is Mixer.SLIDING and constants.hybrid_cache
         chunked = layer.mixer is Mixer.CHUNKED and constants.hybrid_cache and constants.chunked_in_hybrid
         mixer = layer.mixer if sliding or chunked else Mixer.FULL
         window = 0 if mixer is Mixer.FULL else layer.window
-        found[_Kind(mixer, window, _row(layer, kv_bytes, tensor_parallel), 0)] += 1
+        found[_Kind(mixer, window, _row(layer, kv_bytes, tensor_parallel), 0)] += count
     return found
 
 
@@ -253,7 +257,7 @@ def _blocks(kind: _Kind, block_tokens: int, context: int, batched: int, state_bl
 
 
 def llamacpp_cache_bytes(
-    layers: Sequence[Layer],
+    groups: Groups,
     *,
     kv_bytes: tuple[float, float],
     context_tokens: int,
@@ -272,19 +276,21 @@ def llamacpp_cache_bytes(
     """
     cells = _padded(context_tokens * slots)
     total = 0.0
-    for layer in layers:
+    for layer, count in groups:
         if layer.mixer is Mixer.NONE or layer.shares_kv:
             continue
         if layer.mixer is Mixer.STATE:
-            total += 4.0 * slots * (layer.conv_state + layer.recurrent_state)
+            total += count * 4.0 * slots * (layer.conv_state + layer.recurrent_state)
         elif layer.mixer is Mixer.LATENT and not latent:
             keys, values = latent_head_dims
-            total += cells * latent_heads * (keys * kv_bytes[0] + values * kv_bytes[1])
+            total += count * cells * latent_heads * (keys * kv_bytes[0] + values * kv_bytes[1])
         else:
             own = cells
             if layer.mixer in (Mixer.SLIDING, Mixer.CHUNKED) and layer.window:
                 own = min(cells, _padded(layer.window * slots + ubatch_tokens))
-            total += own * layer.kv_heads * (layer.key_dim * kv_bytes[0] + layer.value_dim * kv_bytes[1])
+            total += (
+                count * own * layer.kv_heads * (layer.key_dim * kv_bytes[0] + layer.value_dim * kv_bytes[1])
+            )
     return math.ceil(total)
 
 

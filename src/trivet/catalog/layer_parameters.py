@@ -168,6 +168,7 @@ def count_layer(
         kv_heads=1 if latent else kv_heads,
         key_dim=shape.latent + shape.rope if latent else key_dim,
         value_dim=0 if latent else value_dim,
+        rope_dim=shape.rope if latent else 0,
         window=shape.window if mixer in (Mixer.SLIDING, Mixer.CHUNKED) else 0,
         conv_state=shape.conv_state if mixer is Mixer.STATE else 0,
         recurrent_state=shape.recurrent_state if mixer is Mixer.STATE else 0,

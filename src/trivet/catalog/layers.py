@@ -58,6 +58,8 @@ class Layer:
     key_dim: int = 0
     """Elements of one head's key; of the whole latent row for LATENT."""
     value_dim: int = 0
+    rope_dim: int = 0
+    """The part of a latent row that carries positions."""
     window: int = 0
     conv_state: int = 0
     """Elements of the convolution's state of one sequence."""

@@ -27,7 +27,7 @@ def llamacpp_footprint(request: FootprintRequest) -> Footprint:
     old_ollama = request.engine == "ollama" and version is not None and version < LLAMACPP_LATENT_SINCE_OLLAMA
     latent = architecture.keeps_latent and not old_ollama
     cache = llamacpp_cache_bytes(
-        architecture.plan,
+        (*architecture.groups, *request.draft.groups) if request.draft else architecture.groups,
         kv_bytes=kv,
         context_tokens=request.context_tokens,
         slots=slots,

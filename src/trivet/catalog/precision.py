@@ -165,7 +165,7 @@ def _four_bits(architecture: Architecture, scheme: str) -> Precision:
     (Gemma 4 31B: 31.0 GiB, of which a model with 4-bit attention would have 20).
     """
     bits = {"nvfp4": _NVFP4_BITS, "bnb": _BNB_BITS}.get(scheme, _INT4_BITS)
-    slides = any(layer.mixer is Mixer.SLIDING for layer in architecture.plan)
+    slides = any(layer.mixer is Mixer.SLIDING for layer, _ in architecture.groups)
     attention = 16.0 if scheme == "nvfp4" and (architecture.is_moe or slides) else bits
     return Precision(scheme=scheme, attention=attention, mlp=bits, experts=bits)
 

@@ -36,10 +36,11 @@ def vllm_footprint(request: FootprintRequest) -> Footprint:
         request.architecture, "f16" if gguf else request.dtype, None if gguf else request.quant
     )
     weights = _vllm_weights(request, precision, constants, gguf)
-    layers = stage_of(request.architecture, request.pipeline_parallel)
+    groups = stage_of(request.architecture, request.pipeline_parallel)
+    layers = sum(count for _, count in groups)
     model_bytes = 4.0 if precision.scheme == "32bit" else 2.0
     cache = vllm_cache(
-        layers,
+        (*groups, *request.draft.groups) if request.draft else groups,
         kv_bytes=element_bytes(request.kv_dtype, precision.kv_bytes),
         states=state_bytes(request.architecture, model_bytes),
         tensor_parallel=request.tensor_parallel,
@@ -59,7 +60,7 @@ def vllm_footprint(request: FootprintRequest) -> Footprint:
         modular_experts=precision.scheme in _MODULAR_SCHEMES,
     )
     non_torch = _non_torch_bytes(request, constants)
-    graphs = vllm_graph_bytes(len(layers), sequences=sequences, eager=request.eager, constants=constants)
+    graphs = vllm_graph_bytes(layers, sequences=sequences, eager=request.eager, constants=constants)
     utilization = request.gpu_memory_utilization or constants.utilization
     budget = int(request.gpu.usable_bytes * utilization)
     beside = weights + activation + non_torch + (graphs if constants.graphs_in_budget else 0)

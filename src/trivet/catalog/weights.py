@@ -62,14 +62,12 @@ def vllm_weights_bytes(
     if not architecture.output_params and pipeline_parallel > 1 and not architecture.is_encoder:
         output = embedding  # a tied matrix is needed at both ends
     vision = architecture.vision_params * 16 / 8 / tp
+    costs = [_layer_bytes(architecture, layer, precision, tp, padding) for layer, _ in architecture.groups]
+    sizes = stage_sizes(architecture.layers, pipeline_parallel)
     stages = []
     start = 0
-    sizes = stage_sizes(len(architecture.plan), pipeline_parallel)
     for number, size in enumerate(sizes):
-        stage = sum(
-            _layer_bytes(architecture, layer, precision, tp, padding)
-            for layer in architecture.plan[start : start + size]
-        )
+        stage = sum(costs[place] for place in architecture.group_of[start : start + size])
         start += size
         stage += embedding + vision if number == 0 else 0
         stage += output if number == len(sizes) - 1 else 0
@@ -112,9 +110,8 @@ def gguf_weights_bytes(
     little and some builds do not. With several GPUs each takes a run of layers, the last the output matrix
     too.
     """
-    parts = gguf_weights(architecture, kind, experts_only_mxfp4=mxfp4_rest)
-    total = sum(parts) + architecture.vision_params * _PROJECTOR_BITS / 8
-    return math.ceil(total / gpus)
+    tensors = gguf_weights(architecture, kind, mxfp4_rest=mxfp4_rest)
+    return math.ceil((tensors + architecture.vision_params * _PROJECTOR_BITS / 8) / gpus)
 
 
 def scaled_weights_bytes(total_params: float, bits: float, shards: int) -> int:

@@ -77,7 +77,7 @@ def llamacpp_compute_bytes(
     if not flash_attention:
         # Scores of every head, and the mask.
         total += 4 * ubatch_tokens * cells * architecture.attention_heads
-    if any(layer.mixer is Mixer.LATENT for layer in architecture.plan):
+    if any(layer.mixer is Mixer.LATENT for layer, _ in architecture.groups):
         # Keys are expanded from their latent rows, for all cells at once.
         total += 4 * cells * architecture.attention_heads * architecture.latent_head_dims[0]
     return total

@@ -41,7 +41,7 @@ def cache(
     """Return vLLM's cache for a config."""
     architecture = Architecture.from_config(config)
     return vllm_cache(
-        architecture.plan,
+        architecture.groups,
         kv_bytes=element_bytes(kv, 2.0),
         states=state_bytes(architecture, 2.0),
         tensor_parallel=tp,
@@ -118,7 +118,7 @@ def test_llamacpp_prints_the_same(
     """KV buffers of public llama.cpp logs, by layer kind, cache type and batch."""
     architecture = Architecture.from_config(config)
     found = llamacpp_cache_bytes(
-        architecture.plan,
+        architecture.groups,
         kv_bytes=element_bytes(kv, 2.0),
         context_tokens=context,
         slots=slots,
@@ -129,10 +129,11 @@ def test_llamacpp_prints_the_same(
 
 def test_states_grow_with_slots_only() -> None:
     """A recurrent state is there once for each slot, however long the context."""
-    plan = [layer for layer in Architecture.from_config(NEMOTRON3_NANO).plan if layer.recurrent_state]
+    groups = Architecture.from_config(NEMOTRON3_NANO).groups
+    states = tuple((layer, count) for layer, count in groups if layer.recurrent_state)
     sizes = [
         llamacpp_cache_bytes(
-            plan, kv_bytes=(2.0, 2.0), context_tokens=context, slots=slots, ubatch_tokens=512
+            states, kv_bytes=(2.0, 2.0), context_tokens=context, slots=slots, ubatch_tokens=512
         )
         for context, slots in ((4096, 1), (65536, 1), (4096, 3))
     ]
@@ -144,7 +145,8 @@ def test_pipeline_stages_follow_vllm() -> None:
     assert stage_sizes(32, 4) == [8, 8, 8, 8]
     assert stage_sizes(61, 4) == [15, 15, 16, 15]
     assert stage_sizes(62, 4) == [15, 16, 16, 15]
-    assert len(stage_of(Architecture.from_config(DEEPSEEK_V3), 4)) == 16
+    stage = stage_of(Architecture.from_config(DEEPSEEK_V3), 4)
+    assert sum(count for _, count in stage) == 16
 
 
 def test_an_unknown_cache_type_is_refused() -> None:
