@@ -24,6 +24,7 @@ from trivet.domain.errors import (
     EngineBusy,
     EngineError,
     EngineIncapable,
+    EngineRejected,
     EngineUnavailable,
     StreamIncomplete,
 )
@@ -381,3 +382,33 @@ async def test_the_body_is_not_touched(transport: LiteLLMTransport) -> None:
     before = json.dumps(call.body)
     await read_whole(transport, replace(call, request_id="other"))
     assert json.dumps(call.body) == before
+
+
+UNSAYABLE: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "hologram", "hologram": "x"}]},
+    {"role": "user", "content": [{"type": "image_url"}]},
+    {"role": "assistant", "content": "x", "tool_calls": [{"id": "1", "function": {"name": "f"}}]},
+]
+
+
+@pytest.mark.parametrize("message", UNSAYABLE)
+async def test_what_litellm_cannot_say(
+    transport: LiteLLMTransport, light_url: str, ollama: StandIn, message: dict[str, Any]
+) -> None:
+    """A request that LiteLLM stumbles over is the request's fault, not that of an engine never asked."""
+    before = (await ollama.stats())["requests"].get("/api/chat", 0)
+    to_openai = LiteLLMTransport(deployment_of(light_url, MODEL), api_key=None)
+    for way in (transport, to_openai):
+        with pytest.raises((EngineIncapable, EngineRejected)):
+            await way.chat(call_for(MODEL, messages=[message]))
+    assert (await ollama.stats())["requests"].get("/api/chat", 0) == before
+    await to_openai.aclose()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_ollama_gets_all_or_nothing(transport: LiteLLMTransport, stream: bool) -> None:
+    """Content that LiteLLM would leave out of what it sends to Ollama is refused instead."""
+    sound = {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}}
+    message = {"role": "user", "content": [{"type": "text", "text": "What is said?"}, sound]}
+    with pytest.raises(EngineIncapable, match="input_audio"):
+        await transport.chat(call_for(MODEL, stream=stream, messages=[message]))

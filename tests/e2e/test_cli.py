@@ -63,7 +63,6 @@ def test_version() -> None:
         "keys",
         "config",
         "gpus",
-        "footprint",
         "doctor",
         "bench",
         "ledger",
@@ -193,6 +192,25 @@ def test_doctor_lists_every_problem_of_a_configuration(tmp_path: Path) -> None:
     assert [check["state"] for check in problems] == ["error", "error"]
     assert "server.port" in problems[0]["fix"]
     assert {"sqlite", "gpu driver"} <= {check["check"] for check in document["checks"]}
+
+
+def test_doctor_knows_which_gpus_are_here(tiny_models: Mapping[str, Path], tmp_path: Path) -> None:
+    """An engine that is to be launched on a GPU that is not there is an error before it is tried."""
+    config = tmp_path / "trivet.yaml"
+    config.write_text(
+        f"store: {{path: {tmp_path / 'trivet.db'}}}\n"
+        "tiers:\n"
+        + "".join(
+            f"- {{name: {tier}, cost_weight: 1, complexity: {span}, deployments: [{{model: llamacpp/{tier}, "
+            f"devices: [GPU-none], launch: {{path: '{tiny_models['light']}'}}}}]}}\n"
+            for tier, span in (("light", "[0, 0.5]"), ("heavy", "[0.5, 1]"))
+        )
+    )
+    done = trivet("doctor", "--config", str(config), "--json")
+    checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 1
+    assert checks["devices llamacpp/heavy"]["state"] == "error"
+    assert "GPU-none" in checks["devices llamacpp/heavy"]["detail"]
 
 
 async def test_serve_prints_what_one_needs(server: ServerProcess) -> None:

@@ -135,3 +135,16 @@ async def test_canaries_stay_out_of_logs_and_metrics(brisk: House, capfd: pytest
     seen = output.out + output.err + metrics + refused.text
     assert key not in seen
     assert secret not in output.out + output.err + metrics
+
+
+async def test_odd_requests_close_no_way(brisk: House) -> None:
+    """What llama.cpp answers with 500 because the request is odd speaks against no engine."""
+    odd = {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA"}}]}
+    call = {"role": "assistant", "tool_calls": [{"id": 3, "function": {"name": "f"}}]}
+    model = "llamacpp/tiny-light"
+    async with brisk.http() as http:
+        for message in (odd, call) * 4:
+            answer = await http.post("/v1/chat/completions", json={"model": model, "messages": [message]})
+            assert answer.status_code == 400
+        body = {"model": model, "max_tokens": 2, "messages": [{"role": "user", "content": "Hello"}]}
+        assert (await http.post("/v1/chat/completions", json=body)).status_code == 200

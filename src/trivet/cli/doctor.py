@@ -15,6 +15,8 @@ from trivet.cli.own_machine import look
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
 from trivet.domain.engine_states import EngineState
 from trivet.domain.errors import ConfigError, TrivetError
+from trivet.domain.gpus import Inventory
+from trivet.domain.tiers import is_gpu
 
 if TYPE_CHECKING:
     from trivet.config.load import Loaded
@@ -62,7 +64,8 @@ def _examine(address: Address) -> Iterator[Finding]:
 
     yield from doctor_machine.software()
     loaded, deployments, problems = _configuration(address.config)
-    yield from doctor_machine.gpus(look(address.config))
+    inventory = look(address.config)
+    yield from doctor_machine.gpus(inventory)
     yield doctor_machine.open_files()
     yield from problems
     if loaded is not None:
@@ -75,6 +78,7 @@ def _examine(address: Address) -> Iterator[Finding]:
             yield told("store", "error", str(fault), otherwise="Set `store.path`.")
         yield doctor_machine.port(server.host, server.port, owner.url if owner else None)
         yield from _engines(loaded, deployments)
+        yield from _placed(loaded, deployments, inventory)
     # Without a usable configuration the service could only say the same again.
     if address.url or loaded is not None:
         yield from _service(address)
@@ -140,6 +144,23 @@ def _engines(loaded: "Loaded", deployments: "tuple[Deployment, ...]") -> Iterato
             wanted,
             "Remove models (`hf cache delete`), or set HF_HOME to a larger disk.",
         )
+
+
+def _placed(
+    loaded: "Loaded", deployments: "tuple[Deployment, ...]", inventory: Inventory
+) -> Iterator[Finding]:
+    """Check that each engine to be launched is given GPUs that are here and can be used."""
+    from trivet.config.deployments import launch_of
+
+    usable = {gpu.uuid for gpu in inventory.gpus if gpu.plannable}
+    for deployment in deployments:
+        missing = [device for device in deployment.devices if is_gpu(device) and device not in usable]
+        if missing and launch_of(loaded.settings, deployment.name) is not None:
+            yield error(
+                f"devices {deployment.name}",
+                f"{', '.join(missing)} cannot be used here",
+                "Correct `devices`; `trivet gpus --json` shows each UUID with its state.",
+            )
 
 
 def _is_here(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""Budgets as values: windows, reservations, settlements, status."""
+"""Budgets as values: meters, windows, what is asked, what was held and charged, status."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,11 +6,140 @@ from typing import Any, Literal
 
 from trivet.domain.scopes import Scope
 
-Meter = Literal["tokens"]
-WindowKind = Literal["daily", "monthly"]
+Meter = Literal["tokens", "weighted_tokens", "usd_micros"]
+"""Tokens; tokens times the serving tier's cost weight, rounded up; millionths of a US dollar."""
+METERS: tuple[Meter, ...] = ("tokens", "weighted_tokens", "usd_micros")
+
+WindowKind = Literal["daily", "weekly", "monthly", "total"]
+"""Calendar windows in the tenant's zone; a week begins on Monday; `total` has no beginning and no end."""
 WINDOW_KINDS: tuple[WindowKind, ...] = ("daily", "monthly")
+SubjectKind = Literal["task", "session"]
+"""Windows that are no time: everything that one task or one session uses."""
+SUBJECT_KINDS: tuple[SubjectKind, ...] = ("task", "session")
+CounterKind = Literal["daily", "weekly", "monthly", "total", "task", "session"]
+"""What a counter counts over."""
+LimitKind = Literal["daily", "weekly", "monthly", "total", "request", "task", "session"]
+"""What a limit can bound. `request` has no counter: each single request stays within it."""
+LIMIT_KINDS: tuple[LimitKind, ...] = ("daily", "weekly", "monthly", "total", "request", "task", "session")
+
+NEVER_S = 253_402_300_800
+"""The end of what does not end, in seconds since 1970: the year 10000."""
 
 ReservationState = Literal["held", "settled", "released", "expired_charged"]
+"""`expired_charged` is unverified: its owner died or fell silent, and the whole hold was charged."""
+
+Priority = Literal["critical", "interactive", "batch"]
+"""`critical` may use its own allowance beyond a limit; `batch` is what is not essential."""
+PRIORITIES: tuple[Priority, ...] = ("batch", "interactive", "critical")
+"""From the least to the most urgent."""
+
+LadderAction = Literal[
+    "notify", "prefer_cheaper", "enforce_cheaper", "approve_heavy", "block_nonessential", "critical_only"
+]
+"""What a step of the graduated response does; see `config.settings.LadderStep`."""
+
+OverrideKind = Literal["amount", "approval", "emergency"]
+"""More of a meter for all; leave to use the dearest tier; more of a meter for critical requests alone."""
+OverrideState = Literal["requested", "approved", "denied", "revoked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """One amount on every meter; also used for signed differences."""
+
+    tokens: int = 0
+    weighted_tokens: int = 0
+    usd_micros: int = 0
+
+    def of(self, meter: Meter) -> int:
+        """Return the amount on one meter."""
+        if meter == "tokens":
+            return self.tokens
+        return self.weighted_tokens if meter == "weighted_tokens" else self.usd_micros
+
+    def __add__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            self.tokens + other.tokens,
+            self.weighted_tokens + other.weighted_tokens,
+            self.usd_micros + other.usd_micros,
+        )
+
+    def __sub__(self, other: "Amounts") -> "Amounts":
+        return Amounts(
+            self.tokens - other.tokens,
+            self.weighted_tokens - other.weighted_tokens,
+            self.usd_micros - other.usd_micros,
+        )
+
+    def at_least(self, floor: int) -> "Amounts":
+        """Return the amounts, none of them below `floor`."""
+        return Amounts(max(floor, self.tokens), max(floor, self.weighted_tokens), max(floor, self.usd_micros))
+
+    def at_most(self, other: "Amounts") -> "Amounts":
+        """Return the lesser of both on each meter."""
+        return Amounts(
+            min(self.tokens, other.tokens),
+            min(self.weighted_tokens, other.weighted_tokens),
+            min(self.usd_micros, other.usd_micros),
+        )
+
+    def part(self, numerator: int, denominator: int) -> "Amounts":
+        """Return numerator/denominator of each amount, rounded up; all of it when the denominator is 0."""
+        if numerator == denominator:
+            return self
+        return Amounts(
+            -(-self.tokens * numerator // denominator),
+            -(-self.weighted_tokens * numerator // denominator),
+            -(-self.usd_micros * numerator // denominator),
+        )
+
+    def as_json(self) -> dict[str, int]:
+        """Return the amounts by the names of their meters."""
+        return {meter: self.of(meter) for meter in METERS}
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A caller's promise that a request is the same one: its key, and a digest of the request."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What is asked of the ledger for one request: a true ceiling of what it can use.
+
+    For `o` of the `max_output` output tokens it holds prompt + output * o / max_output, rounded up on each
+    meter. Where little is left, fewer output tokens may be granted, down to `min_output`.
+    """
+
+    scope: Scope
+    prompt: Amounts
+    output: Amounts = Amounts()
+    """For `max_output` tokens."""
+    max_output: int = 0
+    min_output: int = 0
+    """Equal to `max_output`: all or nothing."""
+    priority: Priority = "interactive"
+    task: str | None = None
+    session: str | None = None
+    tier: str | None = None
+    dearest: bool = False
+    """Whether the tier is the dearest one, which a ladder may ask approval for."""
+    idempotency: Idempotency | None = None
+    expires_at_ns: int | None = None
+    """Nanoseconds since 1970 after which an unreported hold is charged; None: it ends with its owner."""
+    decision_id: str | None = None
+
+    @classmethod
+    def of_tokens(cls, scope: Scope, tokens: int) -> "Hold":
+        """Return a plain hold of so many tokens of weight 1, all or nothing."""
+        return cls(scope=scope, prompt=Amounts(tokens, tokens))
+
+    def amounts(self, output_tokens: int) -> Amounts:
+        """Return what is held if so many output tokens are granted."""
+        return self.prompt + self.output.part(output_tokens, self.max_output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +152,33 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Tightest:
+    """The limited row that has the least left, measured against its limit."""
+
+    scope: Scope
+    meter: Meter
+    window: CounterKind
+    remaining: int
+    percent_used: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reservation:
-    """A hold on every scope and window of one request: a true ceiling of what it can use."""
+    """A hold on every row of one request: a true ceiling of what it can use."""
 
     reservation_id: str
     scope: Scope
     amount: int
     """Tokens held, prompt and output together."""
     remaining: int | None
-    """The least that any limited row has left after this hold; None when no row is limited."""
+    """The tokens that any limited row has left after this hold, the least; None when no row is limited."""
+    amounts: Amounts = Amounts()
+    """The hold on every meter."""
+    max_output: int = 0
+    """Output tokens granted; fewer than asked: clamped, and to be enforced upstream."""
+    clamped: bool = False
+    tightest: Tightest | None = None
+    expires_at_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +188,57 @@ class Settlement:
     reservation_id: str
     state: ReservationState
     charged: int
+    """Tokens."""
     remaining: int | None
     overrun: int = 0
+    """Tokens."""
+    charged_amounts: Amounts = Amounts()
+    overrun_amounts: Amounts = Amounts()
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How far a scope's budgets are used, and what the ladder makes of it. Advice: a moment old."""
+
+    percent_used: float
+    """Of the fullest limited row, settled use only."""
+    actions: frozenset[LadderAction]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """Leave to exceed a budget for a while; see `OverrideKind`."""
+
+    override_id: str
+    kind: OverrideKind
+    scope: Scope
+    meter: Meter
+    window: LimitKind
+    amount: int
+    """Beyond the limit; 0 for an approval."""
+    state: OverrideState
+    requester: str
+    approver: str | None
+    reason: str
+    requested_at: datetime
+    expires_at: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the override as the API and the CLI show it."""
+        return {
+            "override_id": self.override_id,
+            "kind": self.kind,
+            "scope": self.scope,
+            "meter": self.meter,
+            "window": self.window,
+            "amount": self.amount,
+            "state": self.state,
+            "requester": self.requester,
+            "approver": self.approver,
+            "reason": self.reason,
+            "requested_at": self.requested_at.isoformat(),
+            "expires_at": self.expires_at.isoformat(),
+        }
 
 
 @dataclass(frozen=True, slots=True)

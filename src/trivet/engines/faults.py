@@ -15,6 +15,7 @@ from trivet.domain.errors import (
     EngineBroken,
     EngineBusy,
     EngineError,
+    EngineIncapable,
     EngineRejected,
     EngineTimeout,
     EngineUnavailable,
@@ -23,6 +24,7 @@ from trivet.domain.errors import (
 MESSAGE_LIMIT_CHARS = 400
 RETRY_AFTER_LIMIT_S = 24 * 3600.0
 API_KEY_HINT = "Check the deployment's `api_key`."
+SHORTEN_HINT = "Shorten the prompt or drop old turns."
 SERVED_HINT = "The engine does not serve that model now: check the deployment's `model` and `url`."
 
 _CONTEXT_OVERFLOW = re.compile(
@@ -32,6 +34,14 @@ _CONTEXT_OVERFLOW = re.compile(
     r"|context_length_exceeded"  # OpenAI's code
     r"|longer than the context length|input length exceeds the context length",  # Ollama
     re.IGNORECASE,
+)
+# llama.cpp answers a request that it cannot read, or has no means for, with 500, as if it had failed itself.
+_REQUESTS_FAULT = re.compile(
+    r"Failed to parse (?:messages|tools)|\[json\.exception\.|Unknown reasoning format"
+)
+_BEYOND_ENGINE = re.compile(r"\binput is not supported\b|Unsupported tool(?: call)? type")
+_ADVICE = re.compile(
+    r",? try increasing it\b| - hint: if this is unexpected, you may need to provide the mmproj"
 )
 _LOADING = re.compile(r"loading model", re.IGNORECASE)
 _ADDRESS = re.compile(r"\w+://\S+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost:\d+\b", re.IGNORECASE)
@@ -70,7 +80,7 @@ def fault_from_status(
         headers: of the answer; `Retry-After` is read as seconds or as an HTTP date.
         now: the wall time that an HTTP date is compared with, by default this machine's.
     """
-    words = clean_message(message)
+    words = clean_message(_ADVICE.sub("", message))  # what the operator might do is no advice for a tenant
     said = f": {words}" if words else "."
     if status == 429 or (status in (425, 503, 529) and not _LOADING.search(message)):
         wait_s = retry_after_s(headers, now=now)
@@ -86,15 +96,26 @@ def fault_from_status(
     if status == 404:
         # Trivet chose the model's name and the path, so this is never the caller's fault.
         return EngineBroken(
-            f"The engine does not know what it was asked for (404){said}", status=status, hint=SERVED_HINT
+            f"The engine does not know what it was asked for (404){_stop(said)}",
+            status=status,
+            hint=SERVED_HINT,
         )
     if 400 <= status < 500:
         if _CONTEXT_OVERFLOW.search(message):
-            return ContextOverflow(f"The prompt does not fit the engine's context{said}", status=status)
+            return ContextOverflow(
+                f"The prompt does not fit the engine's context{_stop(said)}",
+                status=status,
+                hint=SHORTEN_HINT,
+                param="messages",
+            )
         return EngineRejected(f"The engine refused the request ({status}){said}", status=status)
     if 300 <= status < 400:
         hint = "Set the deployment's `url` to where it leads."
         return EngineBroken(f"The engine answered with a redirect ({status}).", status=status, hint=hint)
+    if _BEYOND_ENGINE.search(message):
+        return EngineIncapable(f"The engine cannot do what the request asks ({status}){said}", status=status)
+    if _REQUESTS_FAULT.search(message):
+        return EngineRejected(f"The engine cannot read the request ({status}){said}", status=status)
     return EngineBroken(f"The engine failed ({status}){said}", status=status)
 
 
@@ -167,6 +188,11 @@ def retry_after_s(headers: Mapping[str, str] | None, *, now: datetime | None = N
             return None
         wait_s = max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - (now or datetime.now(UTC))).total_seconds())
     return wait_s if wait_s <= RETRY_AFTER_LIMIT_S else None
+
+
+def _stop(said: str) -> str:
+    """End an engine's words as a sentence, because a hint follows."""
+    return said if said.endswith((".", "!", "?", "…")) else f"{said}."
 
 
 def _words(document: Any) -> str:

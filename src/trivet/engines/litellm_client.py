@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import aiohttp
@@ -13,11 +14,15 @@ from openai import AsyncOpenAI
 
 from trivet.domain.tiers import Deployment
 from trivet.engines.addresses import api_url
+from trivet.engines.litellm_faults import NeverAsked
 
 CONNECTIONS_KEPT_S = 30.0
 DEFAULT_CONNECT_S = 5.0
 NO_KEY = "none"
 """Sent where a deployment has no key: else LiteLLM would send the environment's OPENAI_API_KEY."""
+
+_ASKED: ContextVar[list[bool]] = ContextVar("asked")
+"""Of the call under way: not empty once a connection was wanted for it."""
 
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")
 
@@ -28,6 +33,8 @@ class LiteLLMClient:
     def __init__(self, deployment: Deployment, *, api_key: str | None) -> None:
         """Open a session of its own; must be called inside a running loop."""
         _quieten()
+        # Some of the other providers' clients make connections of their own, which nobody sees.
+        self._sees_connections = deployment.engine != "litellm"
         self._connector = _Connector(limit=0, keepalive_timeout=CONNECTIONS_KEPT_S, ttl_dns_cache=60)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
@@ -68,8 +75,20 @@ class LiteLLMClient:
         self._connector.connect_s = value
 
     async def complete(self, **arguments: Any) -> Any:
-        """Return LiteLLM's response object, or its stream; raise whatever LiteLLM raises."""
-        return await litellm.acompletion(**arguments, **self._arguments)
+        """Return LiteLLM's response object, or its stream.
+
+        Raises:
+            NeverAsked: LiteLLM gave up before it wanted a connection; its own exception is the cause.
+            Exception: whatever LiteLLM raises.
+        """
+        asked: list[bool] = []
+        _ASKED.set(asked)
+        try:
+            return await litellm.acompletion(**arguments, **self._arguments)
+        except Exception as error:
+            if asked or not self._sees_connections:
+                raise
+            raise NeverAsked from error
 
     async def aclose(self) -> None:
         """Close the session and with it every connection that this deployment's calls opened."""
@@ -86,6 +105,7 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Any],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
     ) -> Any:
+        _ASKED.get([]).append(True)
         limited = aiohttp.ClientTimeout(
             total=timeout.total,
             connect=timeout.connect,

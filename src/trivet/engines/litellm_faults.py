@@ -17,6 +17,7 @@ import aiohttp
 from trivet.domain.errors import EngineBroken, EngineError, EngineIncapable, EngineTimeout
 from trivet.engines.faults import fault_from_event, fault_from_exception, fault_from_status, message_in
 
+READ_HINT = "Check its messages, tools and response_format against OpenAI's reference."
 MODEL_HINT = "Write the deployment's `model` as LiteLLM does: provider/model."
 
 _PREFIXES = re.compile(r"^(?:litellm\.\w+: |\w+Error: |\w+Exception - )+")
@@ -33,6 +34,10 @@ _STATUS_CLASSES = frozenset(
         "UnprocessableEntityError",
     }
 )
+
+
+class NeverAsked(Exception):
+    """LiteLLM failed before it wanted a connection: the engine knows nothing of the request."""
 
 
 @contextmanager
@@ -133,6 +138,8 @@ def _from_class(links: list[BaseException], *, answered: bool) -> EngineError:
             return fault_from_status(status, message, _case_insensitive(headers))
     # The message may hold a traceback or an answer's text: neither is for a tenant.
     kind = type(links[-1]).__name__
+    if isinstance(links[0], NeverAsked) and not isinstance(links[-1], ImportError):
+        return EngineIncapable(f"LiteLLM cannot say this request to the engine ({kind}).", hint=READ_HINT)
     if answered or any(_is_unreadable(link) for link in links) or _is_own(links[-1]):
         return EngineBroken(f"The engine's answer could not be read ({kind}).", status=200)
     return EngineBroken(f"LiteLLM failed to ask the engine ({kind}).")

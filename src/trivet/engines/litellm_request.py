@@ -5,6 +5,7 @@ LiteLLM's call takes addresses, keys, callbacks and mocks by keyword, so a body 
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from trivet.domain.errors import EngineIncapable, EngineRejected
@@ -17,6 +18,9 @@ KEEP_ALIVE = "30m"
 
 SAMPLING = ("temperature", "top_p", "seed", "stop", "max_tokens", "max_completion_tokens", "reasoning_effort")
 OLLAMA_FIELDS = (*SAMPLING, "tools", "response_format")
+OLLAMA_PARTS = frozenset({"text", "image_url"})
+"""Types of content parts that reach Ollama; LiteLLM leaves the others out and says nothing."""
+
 OLLAMA_OPTIONS = ("top_k", "min_p", "typical_p", "repeat_last_n", "repeat_penalty")
 """Options that Ollama takes without loading the model anew."""
 
@@ -91,6 +95,9 @@ def _for_ollama(deployment: Deployment, body: dict[str, Any], model: str) -> dic
         if body.get(name) not in neutral:
             raise _beyond(name, f"`{name}` to Ollama")
     _check_messages(body)
+    for kind in _part_types(body):
+        if kind not in OLLAMA_PARTS:
+            raise EngineIncapable(f"Ollama cannot be given content of type {kind!a}.", param="messages")
     wanted = {name: body[name] for name in (*OLLAMA_FIELDS, *OLLAMA_OPTIONS) if body.get(name) is not None}
     if "none" in (body.get("tool_choice"), body.get("function_call")):
         wanted.pop("tools", None)
@@ -132,11 +139,20 @@ def _check_messages(body: dict[str, Any]) -> None:
             raise _malformed("The arguments of a tool call are not a JSON object.")
 
 
+def _part_types(body: dict[str, Any]) -> Iterator[str]:
+    for message in body["messages"]:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            yield str(part.get("type"))[:40]
+
+
 def _check_part(part: Any) -> None:
     if not isinstance(part, dict):
         raise _malformed("A part of a message's content is not an object.")
     image = part.get("image_url")
     url = image.get("url") if isinstance(image, dict) else image
+    if part.get("type") == "image_url" and not isinstance(url, str):
+        raise _malformed("A part of type image_url has no URL.")
     if url is not None and not str(url).startswith("data:"):
         # For many providers LiteLLM fetches images itself: a tenant could make this machine ask any address.
         raise EngineIncapable(

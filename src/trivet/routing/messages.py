@@ -9,6 +9,7 @@ MESSAGES_LIMIT = 2048
 
 _REFERENCES = frozenset({"url", "file_id", "image", "video", "audio", "input_image", "input_video"})
 _DATA = frozenset({"data", "file_data"})
+_NAMES = ("name", "tool_call_id")
 _PROSE = frozenset({"type", "text", "refusal"})
 
 
@@ -41,6 +42,9 @@ def check_messages(messages: Any) -> None:
                 hint="One of system, user, assistant, tool.",
                 param=f"{param}.role",
             )
+        for key in _NAMES:
+            if not isinstance(message.get(key), str | None):
+                raise RequestMalformed(f"{param}.{key} must be a string.", param=f"{param}.{key}")
         _check_content(message.get("content"), f"{param}.content")
         if message.get("tool_calls") is not None:
             _check_tool_calls(message["tool_calls"], f"{param}.tool_calls")
@@ -58,6 +62,12 @@ def _check_content(content: Any, param: str) -> None:
             param=param,
         )
     for position, part in enumerate(content):
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise RequestMalformed(
+                f"{param}[{position}].text must be a string.",
+                hint='For example {"type": "text", "text": "Hello"}.',
+                param=f"{param}[{position}].text",
+            )
         _check_part(part, f"{param}[{position}]")
 
 

@@ -12,6 +12,7 @@ from trivet.domain.errors import (
     EngineBroken,
     EngineBusy,
     EngineError,
+    EngineIncapable,
     EngineRejected,
     EngineTimeout,
     EngineUnavailable,
@@ -53,6 +54,14 @@ NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
         (425, "", EngineBusy),
         (429, "Loading model", EngineBusy),
         (500, "context", EngineBroken),
+        (
+            500,
+            "Failed to parse messages: [json.exception.type_error.302] type must be string",
+            EngineRejected,
+        ),
+        (500, "Failed to parse messages: Missing tool call type: {}", EngineRejected),
+        (500, "Failed to parse tools: Unsupported tool type: {}; tools = []", EngineIncapable),
+        (500, "audio input is not supported - hint: if this is unexpected, ...", EngineIncapable),
         (501, "", EngineBroken),
         (502, "", EngineBroken),
         (503, "The engine is currently busy", EngineBusy),
@@ -151,6 +160,17 @@ def test_a_model_that_is_not_served() -> None:
     assert fault.retryable
     assert "`x`" in fault.message
     assert "does not serve that model now" in str(fault)
+
+
+def test_a_prompt_that_does_not_fit() -> None:
+    """The caller is told what it can do, and not what only the operator could."""
+    words = "request (60 tokens) exceeds the available context size (20 tokens), try increasing it"
+    fault = fault_from_status(400, words)
+    assert str(fault) == (
+        "The prompt does not fit the engine's context: request (60 tokens) exceeds the available context size"
+        " (20 tokens). Shorten the prompt or drop old turns."
+    )
+    assert fault.param == "messages"
 
 
 def test_messages_are_fit_for_tenants() -> None:

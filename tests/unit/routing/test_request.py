@@ -92,6 +92,13 @@ for _ in range(64):
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": ["Hello"]}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"text": "Hello"}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+            "messages[0].content[0].text",
+        ),
+        ({"messages": [{"role": "user", "content": "Hello", "name": 3}]}, "messages[0].name"),
+        ({"messages": [{"role": "tool", "content": "42", "tool_call_id": 3}]}, "messages[0].tool_call_id"),
         (chat(model=3), "model"),
         (chat(model=""), "model"),
         (chat(model="m" * 201), "model"),

@@ -1,0 +1,174 @@
+"""What a ledger asks of the store that keeps its books: one method per verb, and reading.
+
+Every verb is one transaction, all of it or nothing, and its future resolves when it is on disk. The rules
+are the same in every store; `budgets/sqlite_*` runs them in Python on the writer thread, another store may
+run them as functions of its own. A verb's future fails with the errors named here, or StoreUnavailable.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection
+
+from trivet.budgets.status import View
+from trivet.domain.budgets import (
+    Amounts,
+    Hold,
+    LimitKind,
+    Meter,
+    Override,
+    OverrideKind,
+    Pressure,
+    Reservation,
+    Settlement,
+)
+from trivet.domain.outcomes import Usage
+from trivet.domain.scopes import Scope
+
+T = TypeVar("T")
+
+AlsoWrite = Callable[[Any], None]
+"""A further write for the same transaction, on the store's own connection; if it fails, all of it fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A settlement, whose it is, and whether it was this call that made it."""
+
+    settlement: Settlement
+    scope: Scope
+    first: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverrideRequest:
+    """What is asked for; see `domain.budgets.Override`."""
+
+    override_id: str
+    kind: OverrideKind
+    scope: Scope
+    meter: Meter = "tokens"
+    window: LimitKind = "daily"
+    amount: int = 0
+    requester: str
+    reason: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What opening the books found: holds of a dead owner, which were charged in full."""
+
+    holds: int
+    closings: tuple[Closing, ...] = field(default=())
+
+
+class LedgerStore(Protocol):
+    """The books of a ledger."""
+
+    def recover(self) -> "Future[Recovered]":
+        """Begin to own reservations; charge in full what earlier owners, now dead, left open.
+
+        To be called once, before the first reservation. With several owners: those whose lease has ended.
+        """
+        ...
+
+    def reserve(self, hold: Hold, reservation_id: str, *, final: bool) -> "Future[Reservation]":
+        """Hold on every row or on none; see `budgets.admission` for the rules, which every store shares.
+
+        The same id and hold again return the hold that exists. `final`: the caller will not wait, so what
+        is free now is granted, if it takes `min_output`, although more will be free later.
+
+        Errors: BudgetExhausted, BudgetContended, RequestTooLarge, ApprovalRequired, NonessentialBlocked,
+        IdempotencyError, RequestMalformed (a senseless amount, an id that is taken).
+        """
+        ...
+
+    def reweight(self, reservation_id: str, prompt: Amounts, output: Amounts) -> "Future[Reservation]":
+        """Change an open hold to another tier's amounts, for the output tokens that were granted.
+
+        On all of its rows or, with the errors of `reserve`, on none: then the hold stays as it was.
+        `output` is for the granted `max_output`. Error: NotFound; RequestMalformed if it has ended.
+        """
+        ...
+
+    def settle(
+        self, reservation_id: str, usage: Usage, charged: Amounts | None, also: AlsoWrite | None
+    ) -> "Future[Closing]":
+        """Replace a hold by what was used, in the windows that admitted it.
+
+        `charged` None: `usage` in tokens of weight 1, and on the other meters in proportion to the hold.
+        Of an expired one the signed difference is corrected, once. What has ended otherwise stays as it is:
+        then `first` is False and `also` is not run. Error: NotFound, RequestMalformed, what `also` raised.
+        """
+        ...
+
+    def release(self, reservation_id: str, also: AlsoWrite | None) -> "Future[Closing]":
+        """Give a hold back uncharged. Otherwise as `settle`; an expired one stays charged."""
+        ...
+
+    def record(self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None) -> "Future[Closing]":
+        """Charge what no hold preceded, whether it fits or not."""
+        ...
+
+    def expire(self) -> "Future[tuple[Closing, ...]]":
+        """Charge in full every hold whose `expires_at_ns` has passed, and forget old idempotency keys."""
+        ...
+
+    def note(self, also: AlsoWrite) -> "Future[None]":
+        """Write what belongs to no operation."""
+        ...
+
+    def set_limit(
+        self,
+        scope: Scope,
+        meter: Meter,
+        kind: LimitKind,
+        amount: int | None,
+        *,
+        allowance: int,
+        author: str,
+    ) -> "Future[None]":
+        """Set a limit; None: explicitly unlimited. A counter that was not kept until now is opened.
+
+        `allowance`: what critical requests may use beyond it.
+        """
+        ...
+
+    def clear_limit(self, scope: Scope, meter: Meter, kind: LimitKind, *, author: str) -> "Future[None]":
+        """Remove a scope's own limit; nothing if it has none."""
+        ...
+
+    def set_time_zone(self, organisation: Scope, zone: str, *, author: str) -> "Future[None]":
+        """Set the zone of an organisation's calendar; it applies from the next window of each kind."""
+        ...
+
+    def request_override(self, request: OverrideRequest) -> "Future[Override]":
+        """Enter a request. One of kind `emergency` within its ceiling is approved at once.
+
+        Error: RequestMalformed (nothing to override, a past end, a ceiling exceeded).
+        """
+        ...
+
+    def decide_override(self, override_id: str, *, approve: bool, decider: str) -> "Future[Override]":
+        """Approve or deny a request. Error: NotFound; PermissionDenied to the requester; RequestMalformed."""
+        ...
+
+    def revoke_override(self, override_id: str, *, author: str) -> "Future[Override]":
+        """End an override, or take back a request, before its time."""
+        ...
+
+    def pressure(self, scope: Scope) -> Pressure:
+        """Tell how full the scope's budgets are, from memory: never blocks, may be a moment old."""
+        ...
+
+    def view(self, scope: Scope | None) -> View:
+        """Return the instant and the calendar that a reading is made under."""
+        ...
+
+    def read(self, op: Callable[[Connection], T]) -> T:
+        """Run a reading on one consistent snapshot; blocks. `budgets.status` holds such readings."""
+        ...
