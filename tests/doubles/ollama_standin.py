@@ -6,8 +6,8 @@ real, the backend's; models, loading, keep-alive, pulls and the silent truncatio
 that changes a model. It ends when its standard input does.
 
 For tests only: `GET /standin/stats` counts requests, loads and aborted answers and shows the last /api/chat
-body; `POST /standin/faults {"queue_full": N, "cut": N, "error_line": N, "load_delay_s": S}` makes the next N
-chats fail so.
+body; `POST /standin/faults {"queue_full": N, "cut": N, "error_line": N}` makes the next N chats fail so, and
+`{"load_delay_s": S, "unload_delay_s": S}` makes each load and unload take so long.
 """
 
 import argparse

@@ -102,7 +102,7 @@ def shortened(messages: list[dict[str, Any]], *, shift: bool) -> list[dict[str, 
 
 def keep(state: State, name: str, body: dict[str, Any]) -> None:
     """Set until when a model stays in memory."""
-    seconds = wire.keep_alive_s(body.get("keep_alive"))
+    seconds = wire.keep_alive_s(body.get("keep_alive")) or state.faults.get("unload_delay_s", 0.0)
     stay = wire.FOR_EVER if seconds < 0 else timedelta(seconds=seconds)
     if name in state.loaded:
         state.loaded[name].expires_at = datetime.now(UTC) + stay

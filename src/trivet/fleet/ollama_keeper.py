@@ -45,7 +45,7 @@ class OllamaKeeper:
         if self.model.preloads:
             self._show(Health(EngineState.LOADING, "Ollama loads it into memory."))
             await self.model.load(deployment.context_tokens)
-            self._show(await self._find_health())
+        self._show(await self._find_health())
         self._kept = True
 
     async def fetch_if_missing(self) -> Health:
@@ -60,7 +60,7 @@ class OllamaKeeper:
             if found.model_missing and self.model.pulls:
                 await self.model.fetch(self._show)
                 found = await self._find_health()
-        self._show(found)
         if not found.ready:
+            self._show(found)
             raise EngineUnavailable(found.detail)
         return found
