@@ -15,8 +15,10 @@ from trivet.cli import (
     doctor,
     footprint,
     gpus,
+    init,
     keys,
     ledger,
+    plan,
     report,
     route,
     serve,
@@ -61,6 +63,8 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 app.command()(gpus.gpus)
 app.command()(footprint.footprint)
+app.command()(plan.plan)
+app.command()(init.init)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(ledger.app, name="ledger")

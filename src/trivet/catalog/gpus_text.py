@@ -1,0 +1,67 @@
+"""A machine as people write it: `2xRTX4090,1xH100`, `A100-80GB`, `cpu-16gb`. Pure."""
+
+import re
+
+from trivet.catalog.machine import GpuKinds
+from trivet.domain.errors import ConfigError
+from trivet.domain.gpus import GIB, Gpu, Host, Inventory, InventoryState
+
+PAPER_RAM_GIB = 32.0
+"""Host memory of a described machine with GPUs; it matters to sleeping models only."""
+PAPER_CPU_RAM_GIB = 16.0
+"""Host memory of a described machine without GPUs, when it is not said."""
+GPUS_MAX = 64
+
+_COUNTED = re.compile(r"^(\d{1,4})\s*[x*\u00d7]\s*(\S.*)$", re.IGNORECASE)
+_CPU = re.compile(r"^cpu(?:\s*[-:_ ]?\s*(\d+(?:\.\d+)?)\s*(?:g|gb|gib)?)?$", re.IGNORECASE)
+_HINT = "Write for example 2xRTX4090,1xH100, or cpu-16gb for a machine without a GPU."
+
+
+def read_gpus(text: str, table: GpuKinds, *, ram_gib: float | None = None) -> Inventory:
+    """Return the machine that a text describes; its GPUs are called PLAN-0, PLAN-1, ...
+
+    Args:
+        text: GPUs separated by commas, each with a count before it where there are several; or `cpu`,
+        `cpu-16gb`. table: the GPUs that are known by name. ram_gib: the host's memory.
+
+    Raises:
+        ConfigError: the text names no GPU, or one that is not known; says which names are near.
+    """
+    parts = [part.strip() for part in re.split(r"[,+]", text) if part.strip()]
+    cpu = _CPU.match(parts[0]) if len(parts) == 1 else None
+    if cpu is not None:
+        return _paper((), ram_gib or float(cpu[1] or PAPER_CPU_RAM_GIB))
+    if not parts:
+        raise ConfigError("No GPU is named.", hint=_HINT, param="gpus")
+    names: list[str] = []
+    for part in parts:
+        counted = _COUNTED.match(part)
+        count = int(counted[1]) if counted else 1
+        if not 1 <= count <= GPUS_MAX - len(names):
+            raise ConfigError(f"{part!r}: a machine has 1 to {GPUS_MAX} GPUs.", hint=_HINT, param="gpus")
+        names += [counted[2] if counted else part] * count
+    return _paper(
+        tuple(_gpu(name, index, table) for index, name in enumerate(names)), ram_gib or PAPER_RAM_GIB
+    )
+
+
+def _gpu(written: str, index: int, table: GpuKinds) -> Gpu:
+    spec = table.find(written)
+    return Gpu(
+        uuid=f"PLAN-{index}",
+        name=spec.name,
+        vendor=spec.vendor,
+        total_bytes=spec.usable_bytes,
+        compute_capability=spec.compute_capability,
+        unified=spec.unified,
+    )
+
+
+def _paper(gpus: tuple[Gpu, ...], ram_gib: float) -> Inventory:
+    ram = int(ram_gib * GIB)
+    return Inventory(
+        host=Host(ram_total_bytes=ram, ram_available_bytes=ram, cpu_cores=8),
+        gpus=gpus,
+        state=InventoryState.OK if gpus else InventoryState.NO_GPU,
+        measured=False,
+    )

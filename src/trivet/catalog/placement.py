@@ -1,0 +1,152 @@
+"""The planner: from a machine and a demand to the best plan. Pure; docs/guides/plan.md says how."""
+
+import math
+from collections.abc import Mapping
+
+from trivet.catalog.arrangement import RESIDENT
+from trivet.catalog.choice import Chosen, choose
+from trivet.catalog.demand import TIERS, Demand
+from trivet.catalog.machine import GpuKinds, Machine, gpu_machine, host_machine
+from trivet.catalog.model_card import Catalog
+from trivet.catalog.objective import CPU_PLACE, FAMILY_FACTOR, SHARE, Access
+from trivet.catalog.offers import Offer, TierOffers, tier_offers
+from trivet.catalog.plan import DevicePlan, Mode, Plan, TierPlan
+from trivet.catalog.realisation import Placed, realise
+from trivet.catalog.rejections import rejections
+from trivet.catalog.sizing import BATCHED_TOKENS, Sizer, dtype_of, final_footprint
+from trivet.domain.gpus import Inventory
+from trivet.domain.tiers import ModelTier
+
+_UTILIZATION_STEPS = 10_000
+_WORTH_MAX = 100.0 * FAMILY_FACTOR
+
+
+def make_plan(
+    inventory: Inventory, demand: Demand, catalog: Catalog, table: GpuKinds, *, sizer: Sizer | None = None
+) -> Plan:
+    """Return the plan with the highest objective for a machine.
+
+    There always is one; what nothing fits is in `unserved`.
+
+    Args:
+        inventory: the machine, measured or described.
+        demand: what each tier is asked to do.
+        catalog: the models to choose from.
+        table: the GPUs that are known.
+        sizer: knows the footprints of former plans; for many plans in a row.
+
+    Raises:
+        ConfigError: a pinned model is not in the catalog.
+    """
+    sizer = sizer or Sizer()
+    machine = gpu_machine(inventory, table)
+    offers = _offers(demand, catalog, machine, sizer)
+    chosen = choose(machine, _by_tier(offers)) if machine.devices else None
+    # On the CPU a plan counts for less; it is looked for only where it could still win.
+    if chosen is None or chosen.objective < CPU_PLACE * _WORTH_MAX * sum(SHARE.values()):
+        host = host_machine(inventory)
+        host_offers = _offers(demand, catalog, host, sizer)
+        above = chosen.objective if chosen else 0.0
+        on_host = choose(host, _by_tier(host_offers), place=CPU_PLACE, above=above)
+        if on_host is not None or not machine.devices:
+            machine, offers, chosen = host, host_offers, on_host
+    return _plan(inventory, demand, machine, offers, chosen, sizer)
+
+
+def _offers(demand: Demand, catalog: Catalog, machine: Machine, sizer: Sizer) -> list[TierOffers]:
+    return [
+        tier_offers(tier, demand[tier], catalog, machine, sizer) for tier in TIERS if tier in demand.tiers
+    ]
+
+
+def _by_tier(offers: list[TierOffers]) -> dict[str, tuple[Offer, ...]]:
+    return {found.tier: found.offers for found in offers}
+
+
+def _plan(
+    inventory: Inventory,
+    demand: Demand,
+    machine: Machine,
+    offers: list[TierOffers],
+    chosen: Chosen | None,
+    sizer: Sizer,
+) -> Plan:
+    arrangement = chosen.arrangement if chosen else RESIDENT
+    placed = realise(chosen, machine, demand, sizer) if chosen else {}
+    tiers = {
+        tier: _tier(tier, placed[tier], machine, arrangement.access[tier]) for tier in TIERS if tier in placed
+    }
+    swaps = len(tiers) > 1 and arrangement.swaps
+    mode: Mode = "cpu" if machine.on_cpu else "swap" if swaps else "resident"
+    return Plan(
+        inventory=inventory,
+        demand=demand,
+        mode=mode,
+        objective=chosen.objective if chosen else 0.0,
+        arrangement=arrangement,
+        tiers=tiers,
+        devices=tuple(_devices(machine, tiers, arrangement.moments)),
+        rejected=tuple(one for found in offers for one in rejections(found, chosen.offers if chosen else {})),
+        notes=tuple(_notes(tiers)),
+    )
+
+
+def _tier(tier: str, placed: Placed, machine: Machine, access: Access) -> TierPlan:
+    way, card = placed.way, placed.offer.card
+    devices = tuple(machine.devices[index] for index in way.devices)
+    spec, variant = devices[0].spec, way.variant
+    utilization = None
+    if variant.engine == "vllm":
+        # Rounded down by at most 0.01 % of the GPU, which the band inside the budget covers.
+        share = placed.need.total_bytes / spec.usable_bytes
+        utilization = math.floor(share * _UTILIZATION_STEPS) / _UTILIZATION_STEPS
+    return TierPlan(
+        tier=tier,
+        card=card,
+        variant=variant,
+        devices=devices,
+        context_tokens=placed.load.context_tokens,
+        sequences=placed.load.sequences,
+        footprint=final_footprint(card, variant, spec, len(devices), placed.load, utilization),
+        gpu_memory_utilization=utilization,
+        batched_tokens=BATCHED_TOKENS if variant.engine == "vllm" else None,
+        dtype=dtype_of(variant, spec),
+        worth=placed.offer.worth,
+        tokens_per_s=placed.need.tokens_per_s,
+        swapped=access is not Access.RESIDENT,
+    )
+
+
+def _devices(
+    machine: Machine, tiers: Mapping[str, TierPlan], moments: tuple[tuple[str, ...], ...]
+) -> list[DevicePlan]:
+    """Return how full each device gets at its worst moment: the one with the most in use."""
+    plans: list[DevicePlan] = []
+    for device in machine.devices:
+        there = max(
+            (
+                [tiers[name] for name in moment if name in tiers and device in tiers[name].devices]
+                for moment in moments
+            ),
+            key=lambda some: sum(tier.used_bytes for tier in some),
+        )
+        plans.append(
+            DevicePlan(
+                device=device,
+                used_bytes=sum(tier.used_bytes for tier in there),
+                weights_bytes=sum(tier.footprint.weights_bytes for tier in there),
+                kv_bytes=sum(tier.footprint.kv_bytes for tier in there),
+                margin_bytes=device.reserve_bytes + sum(tier.band_bytes for tier in there),
+            )
+        )
+    return plans
+
+
+def _notes(tiers: Mapping[str, TierPlan]) -> list[str]:
+    notes: list[str] = []
+    light, heavy = tiers.get(ModelTier.LIGHT), tiers.get(ModelTier.HEAVY)
+    if light and heavy and 3 * light.card.active_params > heavy.card.active_params:
+        notes.append(
+            "LIGHT has more than a third of HEAVY's active parameters, because of a pin; it saves little."
+        )
+    return notes

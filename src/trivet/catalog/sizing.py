@@ -1,0 +1,184 @@
+"""What a model needs on each GPU in one tier, independent of how full the GPU is. Pure, and remembers."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from trivet.catalog.footprint import Footprint, FootprintRequest, footprint
+from trivet.catalog.gpu_spec import GpuSpec
+from trivet.catalog.model_card import ModelCard, Variant
+from trivet.catalog.objective import label_of
+from trivet.domain.gpus import GIB, MIB
+
+OLLAMA_SEQUENCES_MAX = 4
+"""Beyond it llama.cpp's batches fall behind vLLM's paged attention; more sequences are vLLM's work."""
+BATCHED_TOKENS = 2048
+"""vLLM's prefill chunk in every plan: short pauses for those who are being answered."""
+DECODE_SHARE = 0.6
+"""Share of the data sheet's bandwidth that decoding one sequence reaches, by rule of thumb."""
+TP_SHARE = 0.85
+"""What is left of each GPU's rate when several compute one model and wait for one another."""
+
+_BOUNDLESS_BYTES = 1 << 50
+_VLLM_CAPABILITY = (7, 5)
+_BF16_CAPABILITY = (8, 0)
+_QUANT_CAPABILITY = {
+    # vLLM's own minima; below the native ones (8.9 for FP8, 10.0 for NVFP4) its Marlin kernels compute in 16
+    # bit.
+    "fp8": (8, 0),
+    "w8a8": (7, 5),
+    "int8": (7, 5),
+    "awq": (7, 5),
+    "gptq": (7, 5),
+    "int4": (7, 5),
+    "bnb": (7, 5),
+    "mxfp4": (8, 0),
+    "nvfp4": (8, 0),
+}
+OVERRUN_STEP_BYTES = 256 * MIB
+SPLIT_MIN_BYTES = 4 * GIB
+"""A model is not split into parts with fewer bytes of weights: the GPUs would only wait for one another."""
+_GROUP = 128
+_GROUPED = frozenset({"awq", "gptq", "int4"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What one model takes of each GPU that it runs on, in bytes."""
+
+    total_bytes: int
+    """With the KV cache for all its sequences; of vLLM the whole budget that it gets, the band inside."""
+    band_bytes: int
+    """What it may take beyond that: the estimate's band; of vLLM, whose budget holds the band, its
+    overrun."""
+    kv_bytes_per_sequence: int
+    weights_bytes: int
+    tokens_per_s: float
+    """Decoding one sequence with half its context, by bandwidth alone: modelled."""
+
+    @property
+    def bytes(self) -> int:
+        """The room that has to be there."""
+        return self.total_bytes + self.band_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """The work that a model is sized for."""
+
+    context_tokens: int
+    sequences: int
+
+
+class Sizer:
+    """Asks the footprint once per question."""
+
+    def __init__(self) -> None:
+        """Begin without answers."""
+        self._needs: dict[tuple[str, str, str, str, int, Load], Need] = {}
+
+    def need(self, card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, load: Load) -> Need:
+        """Return what a variant needs per GPU, on a kind of GPU, split over `tp` of them."""
+        key = (card.id, variant.engine, variant.ref, spec.name, tp, load)
+        found = self._needs.get(key)
+        if found is None:
+            found = self._needs[key] = _need(card, variant, spec, tp, load)
+        return found
+
+
+def obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, sequences: int) -> str | None:
+    """Return why a variant cannot run on a kind of GPU at all; None when it can."""
+    if variant.engine == "vllm":
+        return _vllm_obstacle(card, variant, spec, tp)
+    if tp > 1:
+        return "GGUF models are planned on one GPU"
+    if sequences > OLLAMA_SEQUENCES_MAX and spec.name != "CPU":
+        return f"more than {OLLAMA_SEQUENCES_MAX} sequences are planned on vLLM, and it has no such form"
+    return None
+
+
+def final_footprint(
+    card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, load: Load, utilization: float | None
+) -> Footprint:
+    """Return the footprint on a real GPU, as the engine will be told to use it."""
+    return footprint(_request(card, variant, spec, tp, load, utilization))
+
+
+def overrun_bytes(tp: int) -> int:
+    """Return what vLLM may take beyond its own budget on each of `tp` GPUs.
+
+    Its sampler's warm-up and NCCL allocate after the KV cache is sized: 786 MiB were seen with one GPU
+    (gpt-oss-20b), 1.37 GiB with eight (vllm PR 51590).
+    """
+    return (6 if tp > 1 else 3) * OVERRUN_STEP_BYTES
+
+
+def dtype_of(variant: Variant, spec: GpuSpec) -> str:
+    """Return the type that a model computes in: fp16 where the GPU has no bf16."""
+    capability = spec.compute_capability
+    if variant.dtype == "bf16" and capability is not None and capability < _BF16_CAPABILITY:
+        return "fp16"
+    return variant.dtype
+
+
+def _vllm_obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int) -> str | None:
+    label = label_of(variant)
+    least = max(_VLLM_CAPABILITY, _QUANT_CAPABILITY.get(label, _VLLM_CAPABILITY))
+    if spec.vendor == "nvidia" and spec.known and (spec.compute_capability or (0, 0)) < least:
+        return f"vLLM needs compute capability {least[0]}.{least[1]} for it"
+    if spec.vendor == "amd" and (
+        not spec.name.upper().startswith("MI") or label not in ("bf16", "f16", "fp16", "fp8")
+    ):
+        return "vLLM is planned on AMD Instinct only, without 4-bit kernels"
+    if spec.name == "CPU":
+        return "vLLM is not planned on CPUs"
+    architecture = card.architecture
+    if architecture.attention_heads % tp or (architecture.kv_heads % tp and tp % architecture.kv_heads):
+        return f"{architecture.attention_heads} heads over {architecture.kv_heads} do not divide by {tp}"
+    if tp > 1 and label in _GROUPED:
+        for size in (architecture.ffn_size, architecture.expert_ffn_size):
+            if size % (tp * _GROUP):
+                return f"its quantisation groups of {_GROUP} do not divide by {tp}"
+    return None
+
+
+def _need(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, load: Load) -> Need:
+    boundless = dataclasses.replace(spec, usable_bytes=_BOUNDLESS_BYTES)
+    on_vllm = variant.engine == "vllm"
+    size = footprint(_request(card, variant, boundless, tp, load, 0.5 if on_vllm else None))
+    if on_vllm:
+        # The pool of a boundless GPU says what one token of this load takes, padding and states included.
+        per_sequence = int(size.kv_bytes / size.kv_tokens * load.context_tokens) + 1
+        fixed = size.weights_bytes + size.activation_bytes + size.non_torch_bytes + size.graphs_bytes
+        total, band = fixed + per_sequence * load.sequences + size.band_bytes, overrun_bytes(tp)
+    else:
+        per_sequence = size.kv_bytes // load.sequences
+        total, band = size.total_bytes, size.band_bytes
+    active = size.weights_bytes * card.active_params / card.total_params
+    rate = spec.bandwidth_gb_s * 1e9 * DECODE_SHARE * (TP_SHARE if tp > 1 else 1.0)
+    return Need(
+        total_bytes=total,
+        band_bytes=band,
+        kv_bytes_per_sequence=per_sequence,
+        weights_bytes=size.weights_bytes,
+        tokens_per_s=rate / (active + per_sequence / 2),
+    )
+
+
+def _request(
+    card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, load: Load, utilization: float | None
+) -> FootprintRequest:
+    on_vllm = variant.engine == "vllm"
+    return FootprintRequest(
+        architecture=card.architecture,
+        engine=variant.engine,
+        dtype=dtype_of(variant, spec),
+        quant=variant.quant,
+        weights_bytes=variant.weights_bytes,
+        bits_per_weight=variant.bits_per_weight,
+        gpu=spec,
+        context_tokens=load.context_tokens,
+        sequences=load.sequences,
+        batched_tokens=BATCHED_TOKENS if on_vllm else None,
+        tensor_parallel=tp,
+        gpu_memory_utilization=utilization,
+    )
