@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from trivet.access import KeyRecord, Keyring, require_admin, require_scope
-from trivet.admin.periods import EARLIEST, parse_instant
+from trivet.admin.periods import EARLIEST, parse_future, parse_instant
 from trivet.budgets import Ledger
 from trivet.domain.budgets import WINDOW_KINDS, BudgetStatus, WindowKind
 from trivet.domain.clock import Clock
@@ -222,7 +222,7 @@ class Office:
     def _future_instant(self, text: str | None) -> datetime | None:
         if text is None:
             return None
-        instant = parse_instant(text, self._clock.now(), param="expires_at")
+        instant = parse_future(text, param="expires_at")
         if instant <= self._clock.now():
             raise RequestMalformed("`expires_at` lies in the past.", param="expires_at")
         return instant

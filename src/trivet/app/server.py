@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -141,7 +142,9 @@ def bind(server: ServerSettings) -> socket.socket:
         listener.close()
         raise ConfigError(
             f"Cannot listen on {server.host}:{server.port}: {error.strerror}.",
-            hint="Stop the other program, or choose another port with --port.",
+            hint="Stop the other program, or choose another port with --port."
+            if error.errno == errno.EADDRINUSE
+            else "Choose an address of this machine with --host, and a port that you may use with --port.",
             param="server.port",
         ) from error
     listener.setblocking(False)

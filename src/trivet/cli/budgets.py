@@ -86,7 +86,9 @@ def set_budget(
         raise typer.BadParameter("Give --daily, --monthly, or --unlimited.")
 
     async def put(trivet: "Trivet") -> dict[str, Any]:
-        return dict(await trivet.call("PUT", f"/api/v1/budgets/{scope}", json=limits))
+        from trivet.sdk.address import path_part
+
+        return dict(await trivet.call("PUT", f"/api/v1/budgets/{path_part(scope)}", json=limits))
 
     answer = ask(Address(url, api_key, config), put)
     if as_json:
@@ -106,7 +108,9 @@ def clear(
     """Remove a scope's own limits; an organisation falls back to the default limits."""
 
     async def delete(trivet: "Trivet") -> None:
-        await trivet.call("DELETE", f"/api/v1/budgets/{scope}")
+        from trivet.sdk.address import path_part
+
+        await trivet.call("DELETE", f"/api/v1/budgets/{path_part(scope)}")
 
     ask(Address(url, api_key, config), delete)
     if as_json:

@@ -27,8 +27,13 @@ def list_keys(
     if as_json:
         print_json(answer)
         return
-    columns = list(answer["keys"][0]) if answer["keys"] else ["key_id"]
-    print_table(columns, [[_shown(record[column]) for column in columns] for record in answer["keys"]])
+    if not answer["keys"]:
+        say("There are no keys yet. Make one: trivet keys create acme.search.ana")
+        return
+    columns = list(answer["keys"][0])
+    print_table(
+        columns, [[_shown(column, record[column]) for column in columns] for record in answer["keys"]]
+    )
 
 
 @app.command()
@@ -83,7 +88,9 @@ def revoke(
     """Make a key worthless at once."""
 
     async def delete(trivet: "Trivet") -> None:
-        await trivet.call("DELETE", f"/api/v1/keys/{key_id}")
+        from trivet.sdk.address import path_part
+
+        await trivet.call("DELETE", f"/api/v1/keys/{path_part(key_id)}")
 
     ask(Address(url, api_key, config), delete)
     if as_json:
@@ -92,5 +99,8 @@ def revoke(
         say(f"Key {key_id} is revoked.")
 
 
-def _shown(value: Any) -> Any:
-    return ", ".join(map(str, value)) or "all" if isinstance(value, list) else value
+def _shown(column: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "all"
+    # Whole seconds: a table has little room, and --json the rest.
+    return value[:19] + "Z" if column.endswith("_at") and value else value

@@ -79,7 +79,8 @@ def run() -> None:
             document = {"error": {"code": error.code, "message": str(error), **error.details}}
             sys.stdout.write(json.dumps(document) + "\n")
         else:
-            sys.stderr.write(f"trivet: {error}\n")
+            hint = " Here: --api-key or TRIVET_API_KEY." if error.code == "api_key_missing" else ""
+            sys.stderr.write(f"trivet: {error}{hint}\n")
         sys.exit(exit_status(error.code))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -14,6 +14,8 @@ from trivet.domain.errors import (
 )
 from trivet.domain.outcomes import Attempt
 
+DOCTOR_HINT = "`trivet doctor` shows what each engine says."
+
 _TELLING: dict[type[EngineError], int] = {
     EngineBusy: 1,
     EngineLoading: 2,
@@ -40,7 +42,7 @@ def most_telling(
     if not errors:
         return EngineUnavailable(
             "No engine can take the request now: the circuit breakers of all candidates are open.",
-            hint="`trivet doctor` shows what each engine says.",
+            hint=DOCTOR_HINT,
             retry_after_s=retry_after_s or 1.0,
         )
     error = min(errors, key=_tells_less)
@@ -52,6 +54,9 @@ def most_telling(
         }
         for attempt in attempts
     ]
+    if error.hint is None and type(error) in (EngineUnavailable, EngineBroken):
+        tried = ", ".join(dict.fromkeys(attempt.deployment.name for attempt in attempts))
+        error.hint = f"Tried: {tried}. {DOCTOR_HINT}"
     if error.retry_after_s is None and isinstance(error, EngineBusy | EngineUnavailable):
         error.retry_after_s = retry_after_s or 1.0
     return error

@@ -10,7 +10,8 @@ import httpx
 
 from trivet.config.load import load_settings
 from trivet.config.settings import Settings
-from trivet.domain.errors import ServerUnreachable
+from trivet.domain.errors import RequestMalformed, ServerUnreachable
+from trivet.sdk.address import checked_key, document_in, path_part, server_address
 from trivet.sdk.results import Completion, CompletionStream, Facts, Route, error_from
 
 Messages = str | Sequence[Mapping[str, Any]]
@@ -62,8 +63,17 @@ class Trivet:
 
     @classmethod
     def connect(cls, url: str, *, api_key: str | None = None) -> "Trivet":
-        """Use the Trivet server at `url`; the same methods over HTTP."""
-        return cls(settings=None, url=url.rstrip("/"), api_key=api_key)
+        """Use the Trivet server at `url`; the same methods over HTTP.
+
+        Args:
+            url: its address; OpenAI's form of it, which ends with `/v1`, is taken too.
+            api_key: a key of that server.
+
+        Raises:
+            ServerUnreachable: `url` is no address.
+            KeyInvalid: `api_key` holds what no key holds.
+        """
+        return cls(settings=None, url=server_address(url), api_key=checked_key(api_key))
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as exits:
@@ -157,11 +167,11 @@ class Trivet:
         response = await self._send("POST", "/v1/chat/completions", json=body, scope=scope, stream=stream)
         if stream:
             return CompletionStream(response)
-        return Completion(facts=Facts.read(response.headers), raw=response.json())
+        return Completion(facts=Facts.read(response.headers), raw=document_in(response))
 
     async def budget_status(self, scope: str) -> dict[str, Any]:
         """Return a scope's budgets, burn rate and projection."""
-        return dict(await self.call("GET", f"/api/v1/budgets/{scope}/status"))
+        return dict(await self.call("GET", f"/api/v1/budgets/{path_part(scope)}/status"))
 
     async def savings(self, **period: str) -> dict[str, Any]:
         """Return the savings report; `since` and `until` as `24h` or ISO instants, `scope` to narrow."""
@@ -186,7 +196,7 @@ class Trivet:
             TrivetError: the server's error; ServerUnreachable when nobody answers.
         """
         response = await self._send(method, path, json=json, params=params, scope=scope)
-        return response.json() if response.content else None
+        return document_in(response) if response.content else None
 
     async def _send(
         self,
@@ -201,7 +211,11 @@ class Trivet:
         if self._http is None:
             raise RuntimeError("Use Trivet as a context manager: `async with Trivet.open(...) as trivet:`.")
         headers = {"x-trivet-scope": scope} if scope else None
-        request = self._http.build_request(method, path, json=json, params=params, headers=headers)
+        try:
+            request = self._http.build_request(method, path, json=json, params=params, headers=headers)
+        except ValueError as error:
+            # Half a surrogate pair, a scope that is no ASCII, a float that JSON cannot write.
+            raise RequestMalformed(f"The request cannot be written: {error}.") from error
         try:
             response = await self._http.send(request, stream=stream)
         except httpx.TransportError as error:
@@ -211,11 +225,7 @@ class Trivet:
             ) from error
         if response.status_code >= 400:
             await response.aread()
-            try:
-                document = response.json()
-            except ValueError:
-                document = None
-            raise error_from(document, response.headers)
+            raise error_from(document_in(response), response.headers)
         return response
 
 

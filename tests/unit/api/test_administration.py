@@ -18,6 +18,7 @@ MACHINES = ("busy", "busy_check", "wall_times_devices")
         ("label", "\ud800", "plain text"),
         ("expires_at", "9999-12-31", "2262-01-01"),
         ("expires_at", "1971-01-01", "lies in the past"),
+        ("expires_at", "30d", "is not a time. Use an ISO instant"),
     ],
 )
 async def test_a_key_is_made_of_known_names_only(either: Rooms, field: str, names: Any, known: str) -> None:
