@@ -37,6 +37,8 @@ _VISION_TOWER_PARAMS = 450_000_000
 0.42 B, the towers of Qwen3.5 and Mistral Small 3.1 have 0.46 and 0.44 B."""
 _TIED_BY_DEFAULT = ("gemma", "cohere", "opt", "gpt2", "bert", "lfm2", "phi4flash", "commandr", "starcoder2")
 """Kinds whose configurations leave `tie_word_embeddings` out and mean true (transformers' own defaults)."""
+LAYERS_MAX = 2000
+"""Each layer becomes an object; a config with a slipped digit must not fill the memory."""
 _ENCODERS = ("bert", "roberta", "t5encoder", "modernbert", "gte")
 
 
@@ -106,6 +108,11 @@ class Architecture:
             raise ConfigError(
                 f"The architecture of {fields.name or 'the model'} cannot be read: no num_hidden_layers.",
                 hint="Give a Hugging Face config.json, or a JSON object with its names.",
+            )
+        if (fields.number("layers") or 0) > LAYERS_MAX:
+            raise ConfigError(
+                f"{fields.name or 'The model'} would have {fields.number('layers')} layers; "
+                f"the deepest that are known have fewer than 200, and {LAYERS_MAX} is the most that is read."
             )
         return _build(fields, Dimensions.read(fields, assumed), assumed)
 

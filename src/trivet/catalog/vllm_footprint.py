@@ -2,6 +2,7 @@
 
 import math
 
+from trivet.catalog.architecture import Architecture
 from trivet.catalog.confidence import band_bytes, stated_bits
 from trivet.catalog.engine_constants import (
     VllmConstants,
@@ -13,6 +14,7 @@ from trivet.catalog.footprint_values import Footprint, FootprintRequest
 from trivet.catalog.kv_cache import element_bytes, stage_of, state_bytes, vllm_cache
 from trivet.catalog.precision import Precision, gguf_type, precision_of
 from trivet.catalog.weights import (
+    VOCABULARY_PADDING,
     gguf_weights_bytes,
     mxfp4_padding,
     scaled_weights_bytes,
@@ -75,6 +77,9 @@ def vllm_footprint(request: FootprintRequest) -> Footprint:
         assumed.append(f"gpu_memory_utilization {utilization:g} (its default)")
     if cache.padded_layers:
         assumed.append(f"{cache.padded_layers} padding layers in the cache")
+    refusal = tensor_parallel_refusal(request.architecture, request.tensor_parallel)
+    if refusal:
+        assumed.append(refusal)
     return Footprint(
         weights_bytes=weights,
         kv_bytes=pool,
@@ -86,9 +91,25 @@ def vllm_footprint(request: FootprintRequest) -> Footprint:
         compute_bytes=0,
         total_bytes=total,
         band_bytes=band,
-        fits=starts and total <= request.gpu.usable_bytes,
+        fits=starts and total <= request.gpu.usable_bytes and not refusal,
         assumed=tuple(assumed),
     )
+
+
+def tensor_parallel_refusal(architecture: Architecture, tensor_parallel: int) -> str:
+    """Return why vLLM does not start with so many GPUs, or nothing.
+
+    It divides heads and the padded vocabulary evenly, and keys and values either evenly or as whole copies
+    (vllm/config/model.py verify_with_parallel_config, QKVParallelLinear, VocabParallelEmbedding).
+    """
+    rows = math.ceil(architecture.vocab_size / VOCABULARY_PADDING) * VOCABULARY_PADDING
+    heads, kv_heads = architecture.attention_heads, architecture.kv_heads
+    for count, what in ((heads, "attention heads"), (rows, "rows of the vocabulary")):
+        if count % tensor_parallel:
+            return f"vLLM refuses tp {tensor_parallel}: {count} {what} cannot be divided by it"
+    if kv_heads and max(kv_heads, tensor_parallel) % min(kv_heads, tensor_parallel):
+        return f"vLLM refuses tp {tensor_parallel}: {kv_heads} key heads cannot be dealt out evenly"
+    return ""
 
 
 def _non_torch_bytes(request: FootprintRequest, constants: VllmConstants) -> int:

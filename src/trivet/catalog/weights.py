@@ -16,7 +16,7 @@ from trivet.catalog.kv_cache import stage_sizes
 from trivet.catalog.layers import Layer
 from trivet.catalog.precision import Precision
 
-_VOCABULARY_PADDING = 64
+VOCABULARY_PADDING = 64
 """vLLM rounds the vocabulary up (vllm/model_executor/layers/vocab_parallel_embedding.py)."""
 _PROJECTOR_BITS = 16
 
@@ -54,7 +54,7 @@ def vllm_weights_bytes(
 ) -> int:
     """Return the bytes that the heaviest GPU loads."""
     tp = tensor_parallel
-    rows = math.ceil(architecture.vocab_size / _VOCABULARY_PADDING) * _VOCABULARY_PADDING
+    rows = math.ceil(architecture.vocab_size / VOCABULARY_PADDING) * VOCABULARY_PADDING
     stretch = rows / architecture.vocab_size
     embedding = architecture.embedding_params * stretch * precision.embedding / 8 / tp
     embedding += architecture.per_layer_embedding_params * precision.embedding / 8 / tp

@@ -158,3 +158,9 @@ def test_a_config_without_layers_is_refused() -> None:
 def test_counts_are_read_as_people_write_them(text: str, expected: float | None) -> None:
     """Points and commas, millions to trillions."""
     assert parse_count(text) == (pytest.approx(expected) if expected else None)
+
+
+def test_a_slipped_digit_is_refused() -> None:
+    """So many layers are a mistake, and they are not made."""
+    with pytest.raises(ConfigError, match="layers"):
+        Architecture.from_config({"hidden_size": 4096, "num_hidden_layers": 10**9, "vocab_size": 1000})

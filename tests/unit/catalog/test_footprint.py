@@ -135,6 +135,30 @@ def test_old_constants_are_kept() -> None:
     assert of(LLAMA_8B, eager=True).graphs_bytes == 0
 
 
+@pytest.mark.parametrize(
+    ("config", "tensor_parallel", "words"),
+    [
+        (LLAMA_8B, 2, ""),
+        (LLAMA_8B, 8, ""),
+        (LLAMA_8B, 16, ""),  # 8 key heads, two copies of each
+        (LLAMA_8B, 3, "32 attention heads"),
+        ({**QWEN3_32B, "num_attention_heads": 40}, 5, "rows of the vocabulary"),
+        (
+            {**LLAMA_8B, "num_attention_heads": 24, "num_key_value_heads": 4, "vocab_size": 96_000},
+            6,
+            "4 key heads",
+        ),
+    ],
+)
+def test_vllm_refuses_what_it_cannot_divide(config: dict[str, Any], tensor_parallel: int, words: str) -> None:
+    """A model that vLLM would refuse at that size does not fit, and why is said."""
+    found = of(config, tensor_parallel=tensor_parallel)
+    refusals = [note for note in found.assumed if "refuses" in note]
+    assert found.fits == (not words)
+    assert bool(refusals) == bool(words)
+    assert words in "".join(refusals)
+
+
 def test_what_does_not_fit_is_said() -> None:
     """Weights larger than the card leave no pool; a pool shorter than the context is no fit either."""
     too_large = of(QWEN3_32B, gpu="RTX 4090")
