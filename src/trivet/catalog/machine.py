@@ -89,6 +89,22 @@ class Machine:
         return {size: tuple(sets) for size, sets in found.items()}
 
     @cached_property
+    def kinds_of_windows(self) -> tuple[tuple[int, str, tuple[tuple[int, ...], ...]], ...]:
+        """The windows by size and kind of GPU, of each the roomiest first."""
+        groups: dict[tuple[int, str], list[tuple[int, ...]]] = defaultdict(list)
+        for size, sets in self.windows.items():
+            for window in sets:
+                groups[size, self.devices[window[0]].spec.name].append(window)
+        return tuple(
+            (size, kind, tuple(sorted(group, key=lambda window: -self.room_of(window))))
+            for (size, kind), group in groups.items()
+        )
+
+    def room_of(self, window: tuple[int, ...]) -> int:
+        """Return the room on the fullest of some devices."""
+        return min(self.devices[index].room_bytes for index in window)
+
+    @cached_property
     def kinds(self) -> tuple[int, ...]:
         """Each device's kind, as a number."""
         names = list(dict.fromkeys(device.spec.name for device in self.devices))

@@ -135,10 +135,8 @@ def figure(card: ModelCard, variant: Variant, bits_per_weight: float) -> float:
     return card.quality * precision_factor(bits_per_weight, label_of(variant))
 
 
-def worth(
-    card: ModelCard, variant: Variant, bits_per_weight: float, tier: str, *, preferred: bool = False
-) -> float:
-    """Return what a model is worth in a tier, 0 to 100 (110 for a preferred family)."""
+def worth(card: ModelCard, variant: Variant, bits_per_weight: float, tier: str) -> float:
+    """Return what a form is worth in a tier, 0 to 100, but for growth and a preference for its family."""
     share = SIZE_SHARE[tier]
     value = math.pow(card.quality, 1 - share) * math.pow(size_worth(layer_params(card)), share)
     if tier == ModelTier.HEAVY:
@@ -146,4 +144,4 @@ def worth(
     if not card.quality_is_published:
         value *= UNPUBLISHED
     precision = precision_factor(bits_per_weight, label_of(variant))
-    return value * precision * (FAMILY_FACTOR if preferred else 1.0)
+    return value * precision

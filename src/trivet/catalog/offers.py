@@ -1,13 +1,14 @@
 """Which models could serve a tier on a machine, best first, and why the others cannot. Pure."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from trivet.catalog.demand import TierDemand
+from trivet.catalog.forms import Form
+from trivet.catalog.gpu_spec import GpuSpec
 from trivet.catalog.machine import Machine
 from trivet.catalog.model_card import Catalog, ModelCard, Variant
-from trivet.catalog.objective import NO_GROWTH, effective_params, figure, label_of, precision_factor, worth
+from trivet.catalog.objective import FAMILY_FACTOR, effective_params
 from trivet.catalog.sizing import SPLIT_MIN_BYTES, Load, Need, Sizer, obstacle
 from trivet.domain.errors import ConfigError
 from trivet.domain.gpus import GIB
@@ -18,12 +19,6 @@ RATE_MIN: dict[str, float] = {ModelTier.LIGHT: 15.0, ModelTier.STANDARD: 8.0, Mo
 
 _ALWAYS_THINKING = ("thinking", "reasoning", "-r1", "qwq")
 """Words in the ids of models that cannot answer without thinking first."""
-
-_BITS = {
-    "float32": 32.0, "fp32": 32.0, "q8_0": 8.5, "q6_k": 6.56, "q5_k_m": 5.7, "q5_0": 5.5, "q4_k_m": 4.85,
-    "q4_0": 4.5, "q3_k_m": 3.9, "q2_k": 3.0, "awq": 4.25, "gptq": 4.25, "int4": 4.25, "bnb": 4.5,
-    "nvfp4": 4.5, "mxfp4": 4.25, "fp8": 8.0, "w8a8": 8.0, "int8": 8.0,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +92,17 @@ def tier_offers(
         ConfigError: the pinned model is not in the catalog; says which are near.
     """
     pinned_card, pinned_ref = _pinned(demand, catalog, tier)
+    examiner = _Examiner(tier, demand, machine, sizer, pinned_ref)
     offers: list[Offer] = []
     rejected: list[Rejection] = []
     for card in catalog.cards if pinned_card is None else (pinned_card,):
         reason = _unfit(card, tier, demand)
         if reason is None:
-            found, reason = _of_card(card, pinned_ref, tier, demand, machine, sizer)
+            found, reason = examiner.offers_of(card)
             offers += found
         if reason is not None:
-            rejected.append(Rejection(model=card.id, tier=tier, reason=reason, value=_most_worth(card, tier)))
+            value = max(form.worth[tier] for form in sizer.forms(card))
+            rejected.append(Rejection(model=card.id, tier=tier, reason=reason, value=value))
     if pinned_card is not None:
         rejected += [
             Rejection(model=card.id, tier=tier, reason=f"{pinned_card.id} is pinned here")
@@ -114,18 +111,6 @@ def tier_offers(
         ]
     offers.sort(key=lambda offer: (-offer.worth, offer.card.id))
     return TierOffers(tier, tuple(offers), tuple(rejected))
-
-
-def _most_worth(card: ModelCard, tier: str) -> float:
-    """Return what a model's best form is worth in a tier, wherever it may run."""
-    return max(worth(card, variant, bits_of(variant), tier) for variant in card.variants)
-
-
-def bits_of(variant: Variant) -> float:
-    """Return a form's bits per weight, by its figure or by its name."""
-    if variant.bits_per_weight is not None:
-        return variant.bits_per_weight
-    return _BITS.get(label_of(variant), 16.0)
 
 
 def _pinned(demand: TierDemand, catalog: Catalog, tier: str) -> tuple[ModelCard | None, str | None]:
@@ -161,85 +146,89 @@ def _unfit(card: ModelCard, tier: str, demand: TierDemand) -> str | None:
     return None
 
 
-def _of_card(
-    card: ModelCard, ref: str | None, tier: str, demand: TierDemand, machine: Machine, sizer: Sizer
-) -> tuple[list[Offer], str | None]:
-    """Return a card's offers, one for each precision; without any, the reason that comes closest to a yes."""
-    preferred = any(name in card.family.lower() or name in card.id.lower() for name in demand.families)
-    by_precision: dict[float, list[Way]] = {}
-    values: dict[float, tuple[float, float]] = {}
-    reasons = _Reasons()
-    for variant in sorted(card.variants, key=bits_of):
-        if ref is not None and variant.ref != ref:
-            continue
-        bits = bits_of(variant)
-        precision = precision_factor(bits, label_of(variant))
-        # Of two forms of one precision for one engine the lighter one is enough: FP8 before BF16.
-        if any(way.variant.engine == variant.engine for way in by_precision.get(precision, ())):
-            continue
-        ways = _ways(card, variant, bits, tier, demand, machine, sizer, reasons)
-        if ways:
-            by_precision.setdefault(precision, []).extend(ways)
-            values.setdefault(
-                precision,
-                (worth(card, variant, bits, tier, preferred=preferred), figure(card, variant, bits)),
-            )
-    pinned = demand.pin is not None
-    growing = {precision_factor(bits_of(one), label_of(one)) for one in card.variants if one.engine == "vllm"}
-    values = {
-        precision: (value if precision in growing else value * NO_GROWTH, order)
-        for precision, (value, order) in values.items()
-    }
-    offers = [
-        Offer(card, *values[precision], tuple(ways), pinned) for precision, ways in by_precision.items()
-    ]
-    return offers, None if offers else reasons.closest()
+class _Examiner:
+    """Looks at cards for one tier of one machine."""
 
+    def __init__(
+        self, tier: str, demand: TierDemand, machine: Machine, sizer: Sizer, pinned_ref: str | None
+    ) -> None:
+        self.tier = tier
+        self.demand = demand
+        self.machine = machine
+        self.sizer = sizer
+        self.pinned_ref = pinned_ref
+        self.load = Load(context_tokens=demand.context_tokens, sequences=demand.sequences)
 
-def _ways(
-    card: ModelCard,
-    variant: Variant,
-    bits: float,
-    tier: str,
-    demand: TierDemand,
-    machine: Machine,
-    sizer: Sizer,
-    reasons: "_Reasons",
-) -> list[Way]:
-    load = Load(context_tokens=demand.context_tokens, sequences=demand.sequences)
-    weights = variant.weights_bytes or int(card.total_params * bits / 8)
-    found: list[Way] = []
-    for tp, sets in machine.windows.items():
-        if tp > 1 and (tier == ModelTier.LIGHT or weights < tp * SPLIT_MIN_BYTES):
-            continue
-        for kind, windows in _by_kind(machine, sets):
-            devices = machine.devices
-            spec = devices[windows[0][0]].spec
-            problem = obstacle(card, variant, spec, tp, demand.sequences)
+    def offers_of(self, card: ModelCard) -> tuple[list[Offer], str | None]:
+        """Return a card's offers, one for each precision; without any, the reason nearest to a yes."""
+        preferred = any(name in card.family.lower() or name in card.id for name in self.demand.families)
+        factor = FAMILY_FACTOR if preferred else 1.0
+        best: dict[float, Form] = {}
+        ways: dict[float, list[Way]] = {}
+        served: set[tuple[float, str, str]] = set()
+        reasons = _Reasons()
+        for form in self.sizer.forms(card):
+            if self.pinned_ref not in (None, form.variant.ref):
+                continue
+            found = self._ways(card, form, served, reasons)
+            if found:
+                best.setdefault(form.precision, form)
+                ways.setdefault(form.precision, []).extend(found)
+        pinned = self.demand.pin is not None
+        offers = [
+            Offer(card, factor * form.worth[self.tier], form.figure, tuple(ways[precision]), pinned)
+            for precision, form in best.items()
+        ]
+        return offers, None if offers else reasons.closest()
+
+    def _ways(
+        self, card: ModelCard, form: Form, served: set[tuple[float, str, str]], reasons: "_Reasons"
+    ) -> list[Way]:
+        """Return the sets of devices that have room for a form alone.
+
+        Of two forms of one precision for one engine the lighter one is enough on the GPUs that run it: FP8
+        before BF16. `served` remembers which those are.
+        """
+        found: list[Way] = []
+        runs: set[tuple[float, str, str]] = set()
+        for tp, kind, windows in self.machine.kinds_of_windows:
+            if tp > 1 and (self.tier == ModelTier.LIGHT or form.weights_bytes < tp * SPLIT_MIN_BYTES):
+                continue
+            key = (form.precision, form.variant.engine, kind)
+            if key in served:
+                continue
+            spec = self.machine.devices[windows[0][0]].spec
+            problem = obstacle(card, form.variant, spec, tp, self.demand.sequences)
             if problem is not None:
                 reasons.cannot(problem)
                 continue
-            room = max(min(devices[index].room_bytes for index in window) for window in windows)
-            # Weights alone say no without a footprint; headers and names may be off by some per cent.
-            if 0.9 * weights / tp > room:
-                reasons.too_large(weights // tp, room, tp, kind, weights_alone=True)
-                continue
-            need = sizer.need(card, variant, spec, tp, load)
-            if need.tokens_per_s < RATE_MIN[tier] and demand.pin is None:
-                reasons.too_slow(need.tokens_per_s, tier)
-                continue
-            fitting = [w for w in windows if min(devices[i].room_bytes for i in w) >= need.bytes]
-            if not fitting:
-                reasons.too_large(need.bytes, room, tp, kind)
-            found += [Way(variant, window, need) for window in fitting]
-    return found
+            runs.add(key)
+            need = self._need(card, form, spec, tp, self.machine.room_of(windows[0]), reasons)
+            if need is not None:
+                found += [
+                    Way(form.variant, window, need)
+                    for window in windows
+                    if self.machine.room_of(window) >= need.bytes
+                ]
+        served |= runs
+        return found
 
-
-def _by_kind(machine: Machine, sets: Sequence[tuple[int, ...]]) -> list[tuple[str, list[tuple[int, ...]]]]:
-    groups: dict[str, list[tuple[int, ...]]] = {}
-    for window in sets:
-        groups.setdefault(machine.devices[window[0]].spec.name, []).append(window)
-    return list(groups.items())
+    def _need(
+        self, card: ModelCard, form: Form, spec: GpuSpec, tp: int, room: int, reasons: "_Reasons"
+    ) -> Need | None:
+        """Return what a form needs where the roomiest set has `room`; None where that is no use."""
+        # Weights alone say no without a footprint; headers and names may be off by some per cent.
+        if 0.9 * form.weights_bytes / tp > room:
+            reasons.too_large(form.weights_bytes // tp, room, tp, spec.name, weights_alone=True)
+            return None
+        need = self.sizer.need(card, form.variant, spec, tp, self.load)
+        if need.tokens_per_s < RATE_MIN[self.tier] and self.demand.pin is None:
+            reasons.too_slow(need.tokens_per_s, self.tier)
+            return None
+        if need.bytes > room:
+            reasons.too_large(need.bytes, room, tp, spec.name)
+            return None
+        return need
 
 
 class _Reasons:

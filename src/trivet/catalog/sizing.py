@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from trivet.catalog.footprint import Footprint, FootprintRequest, footprint
+from trivet.catalog.forms import Form, forms_of
 from trivet.catalog.gpu_spec import GpuSpec
 from trivet.catalog.model_card import ModelCard, Variant
 from trivet.catalog.objective import label_of
@@ -70,11 +71,19 @@ class Load:
 
 
 class Sizer:
-    """Asks the footprint once per question."""
+    """Asks the footprint once per question; one serves many plans over the same catalog."""
 
     def __init__(self) -> None:
         """Begin without answers."""
         self._needs: dict[tuple[str, str, str, str, int, Load], Need] = {}
+        self._forms: dict[str, tuple[Form, ...]] = {}
+
+    def forms(self, card: ModelCard) -> tuple[Form, ...]:
+        """Return a card's forms, the fewest bits first."""
+        found = self._forms.get(card.id)
+        if found is None:
+            found = self._forms[card.id] = forms_of(card)
+        return found
 
     def need(self, card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, load: Load) -> Need:
         """Return what a variant needs per GPU, on a kind of GPU, split over `tp` of them."""
@@ -91,7 +100,7 @@ def obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, sequence
         return _vllm_obstacle(card, variant, spec, tp)
     if tp > 1:
         return "GGUF models are planned on one GPU"
-    if sequences > OLLAMA_SEQUENCES_MAX and spec.name != "CPU":
+    if sequences > OLLAMA_SEQUENCES_MAX and _runs_vllm(spec):
         return f"more than {OLLAMA_SEQUENCES_MAX} sequences are planned on vLLM, and it has no such form"
     return None
 
@@ -120,17 +129,24 @@ def dtype_of(variant: Variant, spec: GpuSpec) -> str:
     return variant.dtype
 
 
+def _runs_vllm(spec: GpuSpec) -> bool:
+    """Tell whether vLLM is planned on a kind of GPU at all."""
+    if spec.name == "CPU":
+        return False
+    if spec.vendor == "amd":
+        return spec.name.upper().startswith("MI")
+    return not spec.known or (spec.compute_capability or (0, 0)) >= _VLLM_CAPABILITY
+
+
 def _vllm_obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int) -> str | None:
+    if not _runs_vllm(spec):
+        return f"vLLM is not planned on {spec.name}"
     label = label_of(variant)
-    least = max(_VLLM_CAPABILITY, _QUANT_CAPABILITY.get(label, _VLLM_CAPABILITY))
+    least = _QUANT_CAPABILITY.get(label, _VLLM_CAPABILITY)
     if spec.vendor == "nvidia" and spec.known and (spec.compute_capability or (0, 0)) < least:
         return f"vLLM needs compute capability {least[0]}.{least[1]} for it"
-    if spec.vendor == "amd" and (
-        not spec.name.upper().startswith("MI") or label not in ("bf16", "f16", "fp16", "fp8")
-    ):
-        return "vLLM is planned on AMD Instinct only, without 4-bit kernels"
-    if spec.name == "CPU":
-        return "vLLM is not planned on CPUs"
+    if spec.vendor == "amd" and label not in ("bf16", "f16", "fp16", "fp8"):
+        return "vLLM is planned on AMD GPUs without 4-bit kernels"
     architecture = card.architecture
     if architecture.attention_heads % tp or (architecture.kv_heads % tp and tp % architecture.kv_heads):
         return f"{architecture.attention_heads} heads over {architecture.kv_heads} do not divide by {tp}"

@@ -135,9 +135,11 @@ def check(plan: Plan) -> None:
         assert plan.demand[name].capabilities <= plan.tiers[name].card.capabilities
         # The cache holds what was asked for, also after the utilisation was rounded.
         assert tier["footprint"]["kv_tokens"] >= tier["context_tokens"] * tier["sequences"]
-        if tier["engine"] == "ollama" and document["mode"] != "cpu":
+        if tier["engine"] == "ollama":
             assert tier["tp"] == 1
-            assert tier["sequences"] <= 4
+            spec = plan.tiers[name].devices[0].spec
+            # Where vLLM cannot run, Ollama does what it can.
+            assert tier["sequences"] <= 4 or (spec.compute_capability or (0, 0)) < (7, 5)
     if "light" in tiers and "heavy" in tiers:
         light, heavy = plan.tiers["light"].card, plan.tiers["heavy"].card
         assert light.active_params <= LIGHT_SHARE_MAX * heavy.active_params
@@ -153,24 +155,22 @@ def check(plan: Plan) -> None:
 
 
 @settings(max_examples=scaled(500))
-@given(inventory=inventories(), demand=demands())
-def test_no_plan_exceeds_a_gpu(inventory: Inventory, demand: Demand) -> None:
-    """Usable memory less the margin is never exceeded, at any moment, and the plan's parts agree."""
-    check(planned(inventory, demand))
-
-
-@settings(max_examples=scaled(500))
 @given(
     inventory=inventories(),
     demand=demands(),
     how=st.sampled_from(["gpu", "memory", "others"]),
     amount=st.integers(1, 40),
 )
-def test_more_memory_never_lowers_the_objective(
+def test_no_plan_exceeds_a_gpu_and_more_memory_never_lowers_the_objective(
     inventory: Inventory, demand: Demand, how: str, amount: int
 ) -> None:
-    """Another GPU, larger GPUs, or less use by others: the plan is never worth less."""
+    """Usable memory less the margin holds every plan, at any moment, and its parts agree.
+
+    With another GPU, larger GPUs, or less use by others the plan is never worth less.
+    """
     before, after = planned(inventory, demand), planned(grown(inventory, how, amount), demand)
+    check(before)
+    check(after)
     assert after.objective >= before.objective - 1e-9
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from trivet.catalog.cards import load_catalog
 from trivet.catalog.demand import TIERS, read_demand
+from trivet.catalog.forms import bits_of
 from trivet.catalog.gpu_table import load_gpu_table
 from trivet.catalog.gpus_text import read_gpus
 from trivet.catalog.objective import precision_factor
-from trivet.catalog.offers import bits_of
 from trivet.catalog.placement import make_plan
 from trivet.catalog.plan import Plan
 
