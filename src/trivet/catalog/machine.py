@@ -1,7 +1,7 @@
 """The machine as the planner sees it: devices with room, and which may carry one model together. Pure."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -14,6 +14,8 @@ RESERVE_BYTES = 512 * MIB
 moods."""
 WSL_RESERVE_BYTES = 1024 * MIB
 """Windows owns the memory and takes some when it likes."""
+UNIFIED_BANDWIDTH_GB_S = 200.0
+"""Of host memory that a GPU works in, where the kind is not known: Orin has 205, GB10 and Strix Halo 260."""
 UNIFIED_RESERVE_SHARE = 0.10
 """A unified memory is the operating system's as well; of it at least 4 GiB are left."""
 HOST_RESERVE_BYTES = 2 * GIB
@@ -174,7 +176,12 @@ def host_machine(inventory: Inventory) -> Machine:
 def _spec(gpu: Gpu, table: GpuKinds, *, measured: bool) -> GpuSpec:
     if not measured:
         return table.find(gpu.name)
-    return table.for_driver_name(gpu.name, gpu.total_bytes or 0)
+    spec = table.for_driver_name(gpu.name, gpu.total_bytes or 0)
+    if gpu.unified and not spec.unified:
+        # No table knows it, and the driver's word counts: host memory is slow, and the host's as well.
+        bandwidth_gb_s = min(spec.bandwidth_gb_s, UNIFIED_BANDWIDTH_GB_S)
+        return replace(spec, unified=True, connect="none", bandwidth_gb_s=bandwidth_gb_s)
+    return spec
 
 
 def _others_bytes(gpu: Gpu, inventory: Inventory) -> int:

@@ -7,6 +7,7 @@ from trivet.catalog.arrangement import RESIDENT
 from trivet.catalog.choice import Chosen, choose
 from trivet.catalog.demand import TIERS, Demand
 from trivet.catalog.machine import GpuKinds, Machine, gpu_machine, host_machine
+from trivet.catalog.machine_notes import machine_notes
 from trivet.catalog.model_card import Catalog
 from trivet.catalog.objective import CPU_PLACE, FAMILY_FACTOR, SHARE, Access
 from trivet.catalog.offers import Offer, TierOffers, tier_offers
@@ -87,7 +88,7 @@ def _plan(
         tiers=tiers,
         devices=tuple(_devices(machine, tiers, arrangement.moments)),
         rejected=tuple(one for found in offers for one in rejections(found, chosen.offers if chosen else {})),
-        notes=tuple(_notes(tiers)),
+        notes=(*_notes(tiers), *machine_notes(inventory, machine)),
     )
 
 
