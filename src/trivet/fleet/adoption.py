@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from trivet.domain.engine_states import out_of_service
+from trivet.domain.engine_states import EngineState, out_of_service
 from trivet.domain.errors import ConfigError
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Health
@@ -19,6 +19,10 @@ def adopt_served(plan: EndpointPlan, deployment: Deployment, health: Health) -> 
         health: what a probe found: a ready engine, and its models.
     """
     wanted = plan.deployment.model
+    if plan.launch is not None and wanted not in [model.name for model in health.models]:
+        # We named it ourselves, so this is another server, which took the port before ours could.
+        others = ", ".join(model.name for model in health.models)
+        return deployment, Health(EngineState.FAILED, f"At its port another server answers, with {others}.")
     if deployment.engine in ("vllm", "llamacpp"):
         try:
             served = match_model(wanted, health.models)

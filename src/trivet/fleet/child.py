@@ -13,10 +13,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from trivet.domain.errors import EngineUnavailable
+from trivet.engines.last_words import cause, last_words
 from trivet.fleet import guardian
 from trivet.fleet.processes import Process, kill_group
 from trivet.fleet.records import EngineRecord
@@ -26,16 +27,17 @@ GRACE_S = 6.0
 STOP_TIMEOUT_S = GRACE_S + guardian.KILL_WAIT_S + 1.0
 """A guardian that takes longer is itself at fault. Below ten seconds, all in all."""
 TAIL_BYTES = 65536
-NOTE = "[guardian "
 _END_NOTE = re.compile(r"\[guardian [^]]*\] the engine has ended with status (\d+)")
 
 
-def free_port() -> int:
-    """Return a TCP port on loopback that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(taken: Collection[int] = ()) -> int:
+    """Return a TCP port on loopback that was free a moment ago, and is none of those taken."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in taken:
+            return port
 
 
 class Child:
@@ -75,6 +77,10 @@ class Child:
         """Return the exit status once nothing of it is left: 128 + N after signal N; None if unknown."""
         return await asyncio.shield(self._ended)
 
+    def when_ended(self, told: Callable[[], None]) -> None:
+        """Call `told` once nothing of it is left, or it is released."""
+        self._ended.add_done_callback(lambda _ended: told())
+
     def log_text(self) -> str:
         """Return what it wrote since its start; the beginning is missing when it wrote megabytes."""
         try:
@@ -83,9 +89,8 @@ class Child:
             return ""
 
     def last_words(self) -> str:
-        """Return the last line that says something, for an operator's eyes."""
-        lines = (line.strip() for line in reversed(self._tail().splitlines()))
-        return next((line[:300] for line in lines if line and not line.startswith(NOTE)), "")
+        """Return, for an operator's eyes, the last line of a running engine, or why one ended."""
+        return last_words(self._tail()) if self.alive else cause(self._tail())
 
     async def stop(self) -> None:
         """End the engine and all that belongs to it; idempotent."""

@@ -19,13 +19,13 @@ from trivet.engines.launch import LaunchPlan
 from trivet.engines.probe import probe
 from trivet.engines.protocol import Health, Transport
 from trivet.fleet.adoption import adopt_served
+from trivet.fleet.engine_room import EngineRoom
 from trivet.fleet.launcher import Launcher
 from trivet.fleet.lending import Lender
-from trivet.fleet.observed import Observations, in_gib
+from trivet.fleet.observed import in_gib
 from trivet.fleet.ollama_keeper import OllamaKeeper
 from trivet.fleet.ollama_model import open_ollama_model
 from trivet.fleet.plan import EndpointPlan
-from trivet.fleet.records import EngineRecords
 from trivet.fleet.standing import Standing
 from trivet.fleet.turn import Turn
 
@@ -38,6 +38,8 @@ LONG_START_POLL_S = 0.5
 """How often an engine that takes more than a few seconds is asked."""
 RESTART_FIRST_S = 0.5
 RESTART_MAX_S = 30.0
+FAILED_START_MAX_S = 300.0
+"""The longest pause after a start that came to nothing: the next is likely to, and reads all files again."""
 STEADY_AFTER_S = 30.0
 MISSES_TO_FAILED = 3
 
@@ -53,18 +55,17 @@ class Endpoint:
         plan: EndpointPlan,
         settings: FleetSettings,
         session: aiohttp.ClientSession,
-        records: EngineRecords | None = None,
-        observations: Observations | None = None,
+        room: EngineRoom | None = None,
     ) -> None:
-        """Take the plan and, where it launches an engine, the records and observations of engines."""
+        """Take the plan and, where it launches an engine, the room of launched engines."""
         self._plan = plan
         self._settings = settings
         self._session = session
         self._deployment = plan.deployment
         self._lender = Lender(plan.deployment.name, self._note_answer)
         self._launcher: Launcher | None = None
-        if plan.launch is not None and records is not None and observations is not None:
-            self._launcher = Launcher(plan, plan.launch, records, observations)
+        if plan.launch is not None and room is not None:
+            self._launcher = Launcher(plan, plan.launch, room)
         self.turn = Turn(launched=self._launcher is not None)
         if plan.deployment.swap_group is not None and self._launcher is not None:
             self.turn.take(EngineState.ABSENT)
@@ -77,6 +78,7 @@ class Endpoint:
         self._in_flight = 0
         self._restarts = 0
         self._misses = 0
+        self._came_up = False
         self.settled = asyncio.Event()
         """Set once it has a first state: a launched engine is ready or has failed, another was probed."""
         self._out_of_service = out_of_service(launched=plan.launch is not None)
@@ -170,6 +172,7 @@ class Endpoint:
         pause_s = RESTART_FIRST_S
         while True:
             await self.turn.may_run()
+            self._came_up = False
             begun = await self._survives(self._begin())
             self.settled.set()
             started_s = loop.time()
@@ -181,7 +184,8 @@ class Endpoint:
             if loop.time() - started_s > STEADY_AFTER_S:
                 pause_s = RESTART_FIRST_S
             await self.turn.pause(pause_s)
-            pause_s = min(RESTART_MAX_S, pause_s * 2)
+            longest_s = RESTART_MAX_S if self._launcher is None or self._came_up else FAILED_START_MAX_S
+            pause_s = min(longest_s, pause_s * 2)
             if self._launcher is not None:
                 self._restarts += 1
 
@@ -194,7 +198,7 @@ class Endpoint:
         self.turn.take(state)
         if self._launcher is not None and state is EngineState.ABSENT:
             while not self.turn.stopped.is_set():
-                if self._launcher.child is not None:
+                if self._launcher.is_begun:
                     await self._launcher.stop()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.turn.stopped.wait(), START_POLL_S)
@@ -285,7 +289,7 @@ class Endpoint:
             await launcher.stop()
             planned = None
         if planned is None:
-            self.show(Health(EngineState.LOADING, "starting"))
+            self.show(Health(EngineState.LOADING, "starting, or waiting until another engine has started"))
             planned = await launcher.start()
         self._connect(replace(self._deployment, url=planned.url))
         await self._load(launcher, planned)
@@ -298,6 +302,7 @@ class Endpoint:
         while child.alive and (waited_s := loop.time() - started_s) < planned.start_timeout_s:
             health = await self._find_health()
             if health.ready:
+                self._came_up = True
                 self._health = health
                 log.info("engine.ready", deployment=self._deployment.name, pid=child.pid, url=planned.url)
                 return

@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
+import structlog
+
 from trivet.config.settings import FleetSettings
 from trivet.domain.clock import Clock, SystemClock
 from trivet.domain.decisions import Offer
@@ -17,12 +19,12 @@ from trivet.engines.connect import open_session
 from trivet.engines.litellm import load_library
 from trivet.engines.protocol import Transport
 from trivet.fleet.endpoint import Endpoint
+from trivet.fleet.engine_room import EngineRoom
 from trivet.fleet.launcher import end_leftovers
-from trivet.fleet.observed import Observations
 from trivet.fleet.plan import EndpointPlan
-from trivet.fleet.records import LOGS_DIRECTORY, EngineRecords
 from trivet.fleet.swap_groups import SwapGroups
-from trivet.storage.private_files import make_private_directory
+
+log = structlog.get_logger(__name__)
 
 FIRST_STATE_WAIT_S = 20.0
 """How long opening waits for engines that start soon; what takes longer goes on behind."""
@@ -63,12 +65,10 @@ class Fleet:
         """
         async with contextlib.AsyncExitStack() as exits:
             session = await exits.enter_async_context(open_session())
-            records = await self._remember(exits)
-            observations = Observations(records.directory, self._clock) if records else None
+            room = await self._open_room(exits)
             for plan in self._plans:
-                endpoint = Endpoint(plan, self._settings, session, records, observations)
-                self._endpoints[plan.deployment.name] = endpoint
-                exits.push_async_callback(endpoint.close)
+                self._endpoints[plan.deployment.name] = Endpoint(plan, self._settings, session, room)
+            exits.push_async_callback(self._close_endpoints)
             if any(plan.deployment.transport == "litellm" for plan in self._plans):
                 # Seconds of import, which the first request should not pay for.
                 await asyncio.to_thread(load_library)
@@ -158,8 +158,15 @@ class Fleet:
         expected_s = self._groups.offer(self._endpoints[name]).wait_s
         return self._settings.swap.max_wait_s + (expected_s or 0.0)
 
-    async def _remember(self, exits: contextlib.AsyncExitStack) -> EngineRecords | None:
-        """Open the records of launched engines, and end what earlier Trivets left there for nobody."""
+    async def _close_endpoints(self) -> None:
+        """Close all at once: an engine may take seconds to end."""
+        closing = (endpoint.close() for endpoint in self._endpoints.values())
+        for fault in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(fault, BaseException):
+                log.error("engine.not_closed", error=str(fault), exc_info=fault)
+
+    async def _open_room(self, exits: contextlib.AsyncExitStack) -> EngineRoom | None:
+        """Open the room of launched engines, and end what earlier Trivets left there for nobody."""
         launched = {plan.deployment.name for plan in self._plans if plan.launch is not None}
         directory = self._state_dir
         if directory is None:
@@ -168,10 +175,10 @@ class Fleet:
             directory = Path(exits.enter_context(TemporaryDirectory(prefix="trivet-engines-")))
         elif not launched and not directory.exists():
             return None
-        make_private_directory(directory / LOGS_DIRECTORY)
-        records = EngineRecords(directory, keep=self._settings.on_exit == "keep")
-        await end_leftovers(records.load(), records, launched)
-        return records
+        keep = self._settings.on_exit == "keep"
+        room = exits.enter_context(EngineRoom.opened(directory, keep=keep, clock=self._clock))
+        await end_leftovers(room.records.load(), room.records, launched)
+        return room
 
 
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:

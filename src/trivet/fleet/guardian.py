@@ -112,9 +112,12 @@ class Guardian:
         # The engine holds the read end of a pipe whose other end is ours: a lifeline for those that mind one.
         held, self._engines_lifeline = os.pipe()
         guardian = os.getpid()
+        # A signal that comes before the engine's own program runs must wait for it, not be lost with ours.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self._engine = os.fork()
         if self._engine == 0:
             run_engine(self._command, held, written, guardian=guardian)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(held)
         self._log.note(f"started {self._command[0]} as process {self._engine}")
         with contextlib.suppress(OSError):
@@ -194,6 +197,7 @@ def run_engine(command: list[str], held: int, written: int, *, guardian: int) ->
             os._exit(EXIT_CANNOT_RUN)  # it died before the kernel knew that we mind
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         for source, target in ((held, 0), (written, 1), (written, 2)):
             os.dup2(source, target)
         os.execvp(command[0], command)  # noqa: S606 - without a shell, on purpose

@@ -2,16 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
 
 from trivet.config.settings import LaunchSettings
+from trivet.domain.errors import EngineUnavailable
 from trivet.domain.observations import MemoryObservation
 from trivet.engines.launch import LaunchPlan, plan_launch
 from trivet.fleet.child import STOP_TIMEOUT_S, Child, Starting, free_port
-from trivet.fleet.observed import Observations
+from trivet.fleet.engine_room import EngineRoom
 from trivet.fleet.plan import EndpointPlan
 from trivet.fleet.records import EngineRecord, EngineRecords
 
@@ -27,21 +28,28 @@ class Launcher:
         self,
         plan: EndpointPlan,
         launch: LaunchSettings,
-        records: EngineRecords,
-        observations: Observations,
+        room: EngineRoom,
     ) -> None:
         self._plan = plan
-        self._observations = observations
+        self._observations = room.observations
+        self._turns = room.turns
+        self._waiting: asyncio.Future[Callable[[], None]] | None = None
+        self._end_turn: Callable[[], None] | None = None
         self.observed: MemoryObservation | None = None
         self._launch = launch
-        self._records = records
-        self._log_path = records.log_path(plan.deployment.name)
+        self._records = room.records
+        self._log_path = room.records.log_path(plan.deployment.name)
         self.child: Child | None = None
 
     @property
     def pid(self) -> int | None:
         """Return the engine's process id while it runs."""
         return self.child.pid if self.child is not None and self.child.alive else None
+
+    @property
+    def is_begun(self) -> bool:
+        """Tell whether there is an engine, or one waits for its turn to load."""
+        return self.child is not None or self._waiting is not None
 
     @property
     def may_adopt(self) -> bool:
@@ -65,22 +73,33 @@ class Launcher:
         return planned
 
     async def start(self) -> LaunchPlan:
-        """Start the engine; an earlier one has ended before.
+        """Start the engine when no other one loads on its GPUs; an earlier one has ended before.
+
+        It has the turn to load until it is observed or ends.
 
         Raises:
             ConfigError: its settings do not say how.
             OSError: no process can be had.
-            EngineUnavailable: its guardian died.
+            EngineUnavailable: its guardian died, or it was stopped while it waited for its turn.
             StoreUnavailable: it cannot be written down, so it is not started.
         """
         await self.stop()
-        planned = self._planned(free_port())
+        await self._take_turn()
+        try:
+            return await self._start()
+        except BaseException:
+            self._leave_turn()
+            raise
+
+    async def _start(self) -> LaunchPlan:
+        planned = self._planned(free_port(self._records.ports))
         starting = Starting.prepare(
             planned.command, planned.environment, keep=self._records.keep, log_path=self._log_path
         )
         try:
             self._write_down(planned, starting, None)
             self.child = await starting.go()
+            self.child.when_ended(self._leave_turn)
             self._write_down(planned, starting, self.child)
         except BaseException:
             await asyncio.shield(starting.give_up())
@@ -88,7 +107,9 @@ class Launcher:
         return planned
 
     async def stop(self) -> None:
-        """End the engine, if there is one, and forget it."""
+        """End the engine, if there is one or is to be one, and forget it."""
+        if self._waiting is not None:
+            self._waiting.cancel()
         name = self._plan.deployment.name
         if self.child is None:
             if (record := self._records.of(name)) is not None:
@@ -99,6 +120,7 @@ class Launcher:
 
     async def observe(self, context_tokens: int) -> None:
         """Read from its log what the engine, which is ready with this window, has taken; keep it."""
+        self._leave_turn()
         if self.child is not None:
             # The guardian may be a moment behind with what the engine wrote.
             await asyncio.sleep(LOG_LAG_S)
@@ -112,6 +134,25 @@ class Launcher:
             self.child.release()
         else:
             await self.stop()
+
+    async def _take_turn(self) -> None:
+        waiting = self._waiting = asyncio.ensure_future(self._turns.acquire(self._plan.deployment.devices))
+        try:
+            await asyncio.wait({waiting})
+        except BaseException:
+            waiting.cancel()
+            waiting.add_done_callback(_give_back)  # it may have come at the same moment
+            raise
+        finally:
+            self._waiting = None
+        if waiting.cancelled():
+            raise EngineUnavailable(f"{self._plan.deployment.name} was stopped before it had started.")
+        self._end_turn = waiting.result()
+
+    def _leave_turn(self) -> None:
+        if self._end_turn is not None:
+            self._end_turn()
+            self._end_turn = None
 
     def _planned(self, port: int) -> LaunchPlan:
         return plan_launch(
@@ -133,6 +174,11 @@ class Launcher:
                 engine=child.engine if child is not None else None,
             )
         )
+
+
+def _give_back(turn: "asyncio.Future[Callable[[], None]]") -> None:
+    if not turn.cancelled() and turn.exception() is None:
+        turn.result()()
 
 
 def is_adoptable(record: EngineRecord, records: EngineRecords) -> bool:

@@ -2,9 +2,9 @@
 
 `observed.json` in the state directory is one object. Its keys tell starts apart (model, engine, version, GPU,
 settings); each value has `engine, engine_version, model, gpu, tensor_parallel, context_tokens, sequences,
-batched_tokens, gpu_memory_utilization, kv_dtype, weights_bytes, kv_bytes, kv_tokens, activation_bytes,
-non_torch_bytes, graphs_bytes, compute_bytes, observed_at`: bytes for each GPU, null where the engine said
-nothing, the instant in UTC. `trivet plan --observed` reads it.
+batched_tokens, gpu_memory_utilization, kv_dtype, arguments, weights_bytes, kv_bytes, kv_tokens,
+activation_bytes, non_torch_bytes, graphs_bytes, compute_bytes, observed_at`: bytes for each GPU, null where
+the engine said nothing, the instant in UTC. `trivet plan --observed` reads it.
 """
 
 import json
@@ -57,7 +57,7 @@ class Observations:
 
 _KEY_FIELDS = (
     *("engine", "engine_version", "model", "gpu", "tensor_parallel", "context_tokens", "sequences"),
-    *("batched_tokens", "gpu_memory_utilization", "kv_dtype"),
+    *("batched_tokens", "gpu_memory_utilization", "kv_dtype", "arguments"),
 )
 
 
@@ -97,5 +97,6 @@ def _entry(plan: EndpointPlan, seen: MemoryObservation) -> dict[str, Any]:
         "batched_tokens": launch.max_batched_tokens if launch else None,
         "gpu_memory_utilization": launch.gpu_memory_utilization if launch else None,
         "kv_dtype": launch.kv_dtype if launch else None,
+        "arguments": list(launch.arguments) if launch else [],
         **{name: value for name, value in asdict(seen).items() if name != "engine_version"},
     }

@@ -55,6 +55,11 @@ class EngineRecords:
         """Return what is written down of a deployment's engine."""
         return self._records.get(deployment)
 
+    @property
+    def ports(self) -> set[int]:
+        """Return the ports of the engines; one that loads may not listen on its own yet."""
+        return {record.port for record in self._records.values()}
+
     def load(self) -> list[EngineRecord]:
         """Return what an earlier process left behind and still runs; forget the rest."""
         try:

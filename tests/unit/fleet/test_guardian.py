@@ -70,6 +70,14 @@ def running_below(session_of: Process) -> list[int]:
     return found
 
 
+def until_scattered(engine: Process) -> None:
+    """Wait until both children of the script run their programs."""
+    give_up = time.monotonic() + PATIENCE_S
+    while len(running_below(engine)) < 2 and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert len(running_below(engine)) == 2
+
+
 def tagged(script: str) -> str:
     """Mark all that a script starts with its process id, which its descendants inherit."""
     return f"export TRIVET_TEST_SESSION=$$; {script}"
@@ -96,8 +104,7 @@ def test_a_signal_that_ends_the_engine_is_told(tmp_path: Path) -> None:
 def test_told_to_end_it_leaves_nothing(tmp_path: Path, way: str) -> None:
     """When Trivet is gone, or says so, the engine ends with all it started, in whatever session."""
     with guarded(tmp_path / "log", tagged(SCATTERED)) as (process, engine):
-        until_said(tmp_path / "log", "up")
-        assert len(running_below(engine)) >= 2
+        until_scattered(engine)
         assert process.stdin is not None
         process.stdin.close() if way == "lifeline" else process.terminate()
         assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
@@ -116,7 +123,7 @@ def test_an_engine_that_does_not_heed_is_killed(tmp_path: Path) -> None:
 def test_an_engine_that_dies_leaves_no_orphan(tmp_path: Path) -> None:
     """kill -9 of the leader: its group and whoever left it are killed too."""
     with guarded(tmp_path / "log", tagged(SCATTERED)) as (process, engine):
-        until_said(tmp_path / "log", "up")
+        until_scattered(engine)
         os.kill(engine.pid, signal.SIGKILL)
         assert process.wait(PATIENCE_S) == 128 + signal.SIGKILL
         assert running_below(engine) == []
@@ -152,7 +159,7 @@ def test_a_guardian_that_is_killed_takes_its_engine_along(tmp_path: Path) -> Non
 
 def test_what_cannot_be_run_is_told(tmp_path: Path) -> None:
     """A command that does not exist is status 127 and a sentence."""
-    command = [*(sys.executable, "-I", "-S", guardian.__file__), "--on-exit", "stop", "--grace", "1"]
+    command = [*(sys.executable, "-I", "-S", guardian.__file__), "--on-exit", "keep", "--grace", "1"]
     command += ["--log", str(tmp_path / "log"), "--", "/nowhere/vllm", "serve"]
     done = subprocess.run(command, input=b"go\n", timeout=PATIENCE_S, capture_output=True)
     assert done.returncode == guardian.EXIT_CANNOT_RUN

@@ -45,6 +45,7 @@ def test_the_newest_of_each_kind_is_kept(tmp_path: Path) -> None:
         "batched_tokens": None,
         "gpu_memory_utilization": 0.9,
         "kv_dtype": None,
+        "arguments": [],
         "weights_bytes": round(14.08 * GIB),
         "kv_bytes": round(55.15 * GIB),
         "kv_tokens": 451_744,
