@@ -14,7 +14,7 @@ from trivet.gpu.nvml_gpu import Device, GpuReader, ask
 from trivet.gpu.owners import Owners
 from trivet.gpu.visible import Listed
 
-WSL_LIBRARY = "/usr/lib/wsl/lib/libnvidia-ml.so.1"
+WSL_LIBRARY = "usr/lib/wsl/lib/libnvidia-ml.so.1"
 
 _STRANDED = (
     "Its NVLinks to the switch are up and reach no GPU; CUDA may not start at all. "
@@ -37,7 +37,7 @@ def read_nvidia(host: Host, owners: Owners, root: Path = Path("/")) -> NvidiaRea
     import pynvml
 
     if host.platform == "wsl":
-        _preload(WSL_LIBRARY)
+        _preload(root / WSL_LIBRARY)
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -69,12 +69,12 @@ def _count() -> int:
     return int(pynvml.nvmlDeviceGetCount())
 
 
-def _preload(path: str) -> None:
+def _preload(path: Path) -> None:
     """Load a library that the linker may not look for; it is then found by its name."""
     import ctypes
 
     with contextlib.suppress(OSError):
-        ctypes.CDLL(path)
+        ctypes.CDLL(str(path))
 
 
 def _in_bus_order(groups: list[list[Device]]) -> list[Device]:

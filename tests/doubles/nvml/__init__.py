@@ -33,7 +33,15 @@ def compile_nvml(folder: Path, *, old: bool = False) -> Path:
     assert compiler, "These tests compile a small C file: install a C compiler (gcc) on this machine."
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / "libnvidia-ml.so.1"
-    flags = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", *(["-DOLD"] if old else [])]
+    flags = [
+        "-shared",
+        "-fPIC",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wl,-soname,libnvidia-ml.so.1",
+        *(["-DOLD"] if old else []),
+    ]
     done = subprocess.run([compiler, *flags, "-o", library, SOURCE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder

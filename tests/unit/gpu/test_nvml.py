@@ -296,6 +296,19 @@ def test_visible_devices(machine: FakeMachine) -> None:
     assert (only(told)["uuid"], told["reason"]) == (uuid(2), "")
 
 
+def test_wsl(tmp_path: Path, tree: Tree) -> None:
+    """WSL's library is found where the linker does not look; processes have no figures there."""
+    kernel = {"proc/sys/kernel/osrelease": "6.6.87.2-microsoft-standard-WSL2\n", "dev/dxg": ""}
+    root = tree({"proc/meminfo": MEMINFO, **kernel})
+    compile_nvml(root / "usr/lib/wsl/lib")
+    nowhere = tmp_path / "nowhere"
+    nowhere.mkdir()
+    facts = {"used": 2 * GIB, "fail_memory_v2": 999, "computes": ["700 -1"], "fail_energy": 3}
+    found = FakeMachine(nowhere, tmp_path).discover(gpu(1, "NVIDIA GeForce RTX 4090", 24, **facts), root=root)
+    assert (found["state"], found["host"]["platform"]) == ("ok", "wsl")
+    assert (only(found)["used_gib"], only(found)["others_gib"]) == (2.0, 2.0)
+
+
 AMD_CARD = {
     "sys/class/drm/card0/device/vendor": "0x1002",
     "sys/class/drm/card0/device/mem_info_vram_total": str(16 * GIB),
