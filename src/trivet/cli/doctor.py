@@ -189,7 +189,8 @@ def _engine(engine: dict[str, Any]) -> Finding:
     state, detail = engine["state"], engine.get("detail") or ""
     check = f"engine {engine['name']}"
     note = f"{engine['tier']}, {state}" + (f": {detail}" if detail else "")
-    if state in _SERVING:
+    has_turns = engine.get("swap_group") is not None and state not in _OUT
+    if state in _SERVING or has_turns:
         return ok(check, note)
     rank: State = "error" if state in _OUT else "warning"
     wait = (

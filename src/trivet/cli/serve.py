@@ -86,7 +86,7 @@ def _announce(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
         holds = "hold" if trivet.recovered_holds == 1 else "holds"
         say(f"Charged {trivet.recovered_holds} {holds} that an earlier process left open.")
     for engine in trivet.fleet.report():
-        serves = engine["state"] not in ("down", "failed", "absent")
+        serves = engine["state"] not in ("down", "failed", "absent") or engine["swap_group"] is not None
         mark = f"{engine['state'] if serves else engine['state'].upper():<8}"
         note = f": {engine['detail']}" if engine["detail"] else ""
         say(f"  {engine['tier']:<10} {mark} {engine['name']} ({engine['engine']}){note}")

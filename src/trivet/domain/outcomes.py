@@ -37,6 +37,8 @@ class Attempt:
     attempt_id: str
     deployment: Deployment
     dispatched_ns: int
+    waited_ns: int = 0
+    """How long the request waited for the deployment's model before that; no part of the attempt."""
     ended_ns: int | None = None
     first_token_ns: int | None = None
     device_ns: int = 0

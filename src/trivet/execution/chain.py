@@ -195,6 +195,7 @@ class Chain:
         breaker = self.breakers.of(deployment.name)
         if not breaker.lets_through:
             return None
+        asked_ns = self.clock.monotonic_ns()
         with contextlib.ExitStack() as lease:
             fault: EngineError | None = None
             try:
@@ -208,8 +209,12 @@ class Chain:
             leave = breaker.ask() if fault is None else Pass(probe=False)
             if leave is None:
                 return None
+            now_ns = self.clock.monotonic_ns()
             attempt = Attempt(
-                attempt_id=uuid.uuid4().hex, deployment=deployment, dispatched_ns=self.clock.monotonic_ns()
+                attempt_id=uuid.uuid4().hex,
+                deployment=deployment,
+                dispatched_ns=now_ns,
+                waited_ns=now_ns - asked_ns,
             )
             course.attempts.append(attempt)
             # The running attempt owns the lease from the start: whatever happens, its end gives it back.

@@ -1,14 +1,19 @@
 """How the members of a swap group come into memory and leave it, by engine."""
 
+import contextlib
+
 import aiohttp
+import structlog
 
 from trivet.domain.engine_states import EngineState
-from trivet.domain.errors import EngineIncapable, EngineUnavailable
+from trivet.domain.errors import EngineError, EngineUnavailable
 from trivet.engines.protocol import Health
 from trivet.engines.vllm_sleep import VllmSleep
 from trivet.fleet.endpoint import Endpoint
 from trivet.fleet.ollama_keeper import OllamaKeeper
 from trivet.fleet.seat import Resident
+
+log = structlog.get_logger(__name__)
 
 START_WAIT_S = 3600.0
 """A launched engine has a start-up limit of its own; this only bounds what should not happen."""
@@ -37,6 +42,11 @@ class _Member:
     def slots(self) -> int:
         """Return how many requests run at once."""
         return self._endpoint.deployment.slots
+
+    @property
+    def warms_up(self) -> bool:
+        """Tell whether it sleeps between its turns, so that the first one should be had early."""
+        return self._endpoint.is_launched and self._endpoint.deployment.engine == "vllm"
 
     def expected_s(self, state: EngineState) -> float:
         """Return a first guess of how long coming into memory takes."""
@@ -95,18 +105,26 @@ class SleepingMember(LaunchedMember):
         if self._endpoint.is_launched and not self._endpoint.is_running:
             await super().bring()
             return
-        await self._sleep().wake(self._level)
+        try:
+            await self._sleep().wake(self._level)
+        except EngineError:
+            if self._endpoint.is_launched:
+                # Nobody knows how much memory it took.
+                await super().release()
+            raise
         self._endpoint.turn.grant()
         await self._endpoint.look()
 
     async def release(self) -> EngineState:
-        """Let it sleep; one of ours that cannot is stopped."""
+        """Let it sleep. One of ours that does not is stopped; another's that is gone holds nothing."""
         try:
             await self._sleep().sleep(self._level)
-        except EngineIncapable:
-            if not self._endpoint.is_launched:
+        except EngineError as error:
+            log.warning("engine.sleepless", deployment=self.name, error=str(error))
+            if self._endpoint.is_launched:
+                return await super().release()
+            if not isinstance(error, EngineUnavailable):
                 raise
-            return await super().release()
         await self._endpoint.end_turn(EngineState.SLEEPING)
         return EngineState.SLEEPING
 
@@ -136,7 +154,9 @@ class OllamaMember(_Member):
 
     async def release(self) -> EngineState:
         """Let Ollama unload it."""
-        await self._keeper.model.unload()
+        # Of an Ollama that is gone nothing is left in memory.
+        with contextlib.suppress(EngineUnavailable):
+            await self._keeper.model.unload()
         await self._endpoint.end_turn(EngineState.ABSENT)
         return EngineState.ABSENT
 

@@ -33,6 +33,11 @@ class Resident(Protocol):
         """Return how many requests run at once; no more are let in, so that they have ended soon."""
         ...
 
+    @property
+    def warms_up(self) -> bool:
+        """Tell whether it sleeps between its turns, so that the first one should be had early."""
+        ...
+
     async def find(self) -> EngineState:
         """Return `ready`, `sleeping` or `absent`, as it is now.
 

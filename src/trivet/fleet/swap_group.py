@@ -41,21 +41,28 @@ class SwapGroup:
         }
 
     async def begin(self) -> None:
-        """Take over what is there: of several members in memory one stays; of none, the first comes."""
+        """Take over what is there: of several members in memory one stays; of none, the first comes.
+
+        Members that sleep between their turns are brought once before it, one after the other: so later swaps
+        are short, and what does not fit shows itself now.
+        """
+        seats = list(self._seats.values())
         present = None
-        for seat in self._seats.values():
+        for seat in seats:
             fault = await _fault_of(self._find(seat))
             if fault is not None:
                 self._fail(seat, fault)
-                continue
-            if seat.state is EngineState.READY and present is not None:
+            elif seat.state is EngineState.READY and present is not None:
                 await self._release(seat)
             elif seat.state is EngineState.READY:
                 seat.ready()
                 present = seat
-        first = next(iter(self._seats.values()))
-        if present is None and not first.failures:
-            await self._bring(first)
+        if present is None:
+            for seat in seats[1:]:
+                if seat.resident.warms_up and seat.state is EngineState.ABSENT and not seat.failures:
+                    await self._warm_up(seat)
+            if not seats[0].failures:
+                await self._bring(seats[0])
         self.begun.set()
 
     async def run(self) -> None:
@@ -165,6 +172,15 @@ class SwapGroup:
         took_s = seat.brought_in_s[seat.origin] = self._now_s() - seat.moving_since_s
         log.info("swap.ready", group=self.name, deployment=seat.resident.name, took_s=round(took_s, 3))
         seat.ready()
+
+    async def _warm_up(self, seat: Seat) -> None:
+        await self._bring(seat)
+        if seat.state is EngineState.READY:
+            seat.state, seat.left_s = EngineState.DRAINING, self._now_s()
+            while seat.running:
+                self._changed.clear()
+                await self._changed.wait()
+            await self._release(seat)
 
     async def _release(self, seat: Seat) -> None:
         seat.moving, seat.moving_since_s = True, self._now_s()

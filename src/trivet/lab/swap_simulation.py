@@ -35,6 +35,8 @@ class Engines:
     slots: int = 64
     bring_s: float = 4.0
     release_s: float = 1.0
+    warms_up: bool = False
+    """Each is brought once at the start, as vLLM is."""
 
     @property
     def swap_s(self) -> float:
@@ -135,6 +137,7 @@ class _SimulatedModel:
     def __init__(self, name: str, engines: Engines, memory: _Memory) -> None:
         self.name = name
         self.slots = engines.slots
+        self.warms_up = engines.warms_up
         self._engines = engines
         self._memory = memory
         self._state = EngineState.ABSENT

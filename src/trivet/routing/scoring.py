@@ -17,8 +17,9 @@ LOAD_RANGE = 0.9
 
 WAIT_PER_TIER_S = 5.0
 """A wait of so many seconds costs as much as one tier upwards."""
-WAIT_MAX_S = 120.0
-"""Whoever has to be waited for longer is tried after all that serve sooner."""
+WAIT_MAX_S = 150.0
+"""Whoever has to be waited for longer is tried after all that serve sooner: half of a request's default time,
+which is all that a candidate with others behind it may take."""
 
 _UNAVAILABLE_RANKS: dict[str, int] = {
     EngineState.READY: 0,

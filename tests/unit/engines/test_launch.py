@@ -104,3 +104,14 @@ def test_a_fingerprint_is_that_of_the_engine_whatever_its_port() -> None:
         plan_launch(deployment(), LaunchSettings(command=SERVE, arguments=("-x",)), 1).fingerprint,
     }
     assert (len(same), len(others | same)) == (1, 4)
+
+
+def test_a_vllm_that_takes_turns_can_sleep() -> None:
+    """The routes come with the development mode; a GPU gives memory back; a CPU build refuses the flag."""
+    launch = LaunchSettings(command=SERVE)
+    alone = plan_launch(deployment(devices=("GPU-a",)), launch, 1)
+    on_gpu = plan_launch(deployment(devices=("GPU-a",), swap_group="gpu"), launch, 1)
+    on_cpu = plan_launch(deployment(swap_group="gpu"), launch, 1)
+    plans = (alone, on_gpu, on_cpu)
+    assert [plan.environment.get("VLLM_SERVER_DEV_MODE") for plan in plans] == [None, "1", "1"]
+    assert ["--enable-sleep-mode" in plan.command for plan in plans] == [False, True, False]

@@ -156,13 +156,19 @@ ARRIVALS = st.lists(
 
 @settings(max_examples=scaled(200), deadline=None)
 @given(
-    arrivals=ARRIVALS, slots=st.integers(1, 8), bring_s=st.floats(0.0, 60.0), release_s=st.floats(0.0, 10.0)
+    arrivals=ARRIVALS,
+    slots=st.integers(1, 8),
+    bring_s=st.floats(0.0, 60.0),
+    release_s=st.floats(0.0, 10.0),
+    warms_up=st.booleans(),
 )
 def test_everybody_is_served_and_never_two_are_in_memory(
-    arrivals: list[Arrival], slots: int, bring_s: float, release_s: float
+    arrivals: list[Arrival], slots: int, bring_s: float, release_s: float, warms_up: bool
 ) -> None:
     """Whatever comes and goes away again, for three models: nobody starves and no wake-up is lost."""
-    engines = Engines(models=("a", "b", "c"), slots=slots, bring_s=bring_s, release_s=release_s)
+    engines = Engines(
+        models=("a", "b", "c"), slots=slots, bring_s=bring_s, release_s=release_s, warms_up=warms_up
+    )
     found = simulate(arrivals, engines, RULES)
     assert found.most_in_memory == 1
     assert len(found.waits_s) + found.left == len(arrivals)

@@ -125,3 +125,21 @@ async def test_the_resident_is_restarted_after_a_crash_and_waited_for(
         await ask(fleet, "b")
         pids = [report["pid"] is not None for report in fleet.report()]
     assert pids == [False, True]
+
+
+async def test_the_resident_is_kept_and_adopted(tiny_models: Mapping[str, Path], tmp_path: Path) -> None:
+    """With `on_exit: keep` the next fleet finds who was in memory, in the same process."""
+    plans = [member(name, tiny_models["light"]) for name in ("a", "b")]
+    keeping = QUICK.model_copy(update={"on_exit": "keep"})
+    async with Fleet(plans, keeping, tmp_path) as fleet:
+        await ask(fleet, "b")
+        before = report_of(fleet, "b")["pid"]
+    async with Fleet(plans, keeping, tmp_path) as fleet:
+        after = {report["name"]: (report["state"], report["pid"]) for report in fleet.report()}
+        swaps = fleet.swap_counts["gpu"]
+        await ask(fleet, "a")
+    async with Fleet(plans, QUICK, tmp_path) as fleet:
+        last = [report["pid"] for report in fleet.report()]
+    assert after == {"a": ("absent", None), "b": ("ready", before)}
+    assert swaps == 0
+    assert all(gone(pid) for pid in (before, *last) if pid is not None)
