@@ -48,6 +48,11 @@ class _Member:
         """Tell whether it sleeps between its turns, so that the first one should be had early."""
         return self._endpoint.is_launched and self._endpoint.deployment.engine == "vllm"
 
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether a member that went to sleep has died since."""
+        return self._endpoint.is_launched and not self._endpoint.is_running
+
     def expected_s(self, state: EngineState) -> float:
         """Return a first guess of how long coming into memory takes."""
         return GUESSED_S.get((self._endpoint.deployment.engine, state), 30.0)

@@ -38,6 +38,11 @@ class Resident(Protocol):
         """Tell whether it sleeps between its turns, so that the first one should be had early."""
         ...
 
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether a member that went to sleep has died since, and must be loaded from nothing."""
+        ...
+
     async def find(self) -> EngineState:
         """Return `ready`, `sleeping` or `absent`, as it is now.
 
@@ -194,6 +199,11 @@ class Seat:
         origin = self.origin if self.state.is_coming else origin_of(self.state)
         expected_s = self.brought_in_s.get(origin, self.resident.expected_s(origin))
         return max(0.0, expected_s - (now_s - self.moving_since_s)) if self.state.is_coming else expected_s
+
+    def look(self) -> None:
+        """Note what happened to it by itself."""
+        if self.state is EngineState.SLEEPING and self.resident.is_lost:
+            self.state = EngineState.ABSENT
 
     def member(self, *, leave_s: float, drain_s: float) -> Member:
         """Return it as the decision sees it; the durations stand in for what was never measured of it."""

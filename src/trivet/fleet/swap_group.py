@@ -99,6 +99,7 @@ class SwapGroup:
 
     def state(self, name: str) -> EngineState:
         """Return the member's state: `ready` when it is in memory, whatever its engine's health."""
+        self._seats[name].look()
         return self._seats[name].state
 
     def expected_wait_s(self, name: str) -> float:
@@ -119,6 +120,8 @@ class SwapGroup:
 
     def _members(self) -> list[Member]:
         seats = self._seats.values()
+        for seat in seats:
+            seat.look()
         drain_s = max((run_s for seat in seats for run_s in seat.runs_s), default=0.0)
         return [seat.member(leave_s=self._leave_s(), drain_s=drain_s) for seat in seats]
 

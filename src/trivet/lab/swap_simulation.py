@@ -138,6 +138,7 @@ class _SimulatedModel:
         self.name = name
         self.slots = engines.slots
         self.warms_up = engines.warms_up
+        self.is_lost = False
         self._engines = engines
         self._memory = memory
         self._state = EngineState.ABSENT
