@@ -26,7 +26,19 @@ LIMIT_TOKENS = 10**15
 """The largest limit: sums of a few of them stay within the store's 64 bits."""
 
 _OPERATORS_FACTS = frozenset(
-    {"url", "pid", "detail", "in_flight", "restarts", "slots", "predicted", "actual"}
+    {
+        "url",
+        "pid",
+        "detail",
+        "in_flight",
+        "swap_group",
+        "waiting",
+        "wait_s",
+        "restarts",
+        "slots",
+        "predicted",
+        "actual",
+    }
 )
 _MACHINES_TOTALS = ("busy", "busy_check", "wall_times_devices")
 
