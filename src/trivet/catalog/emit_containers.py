@@ -10,7 +10,8 @@ from trivet.catalog.plan import Plan, TierPlan
 from trivet.domain.errors import ConfigError
 
 TRIVET_IMAGE = "trivet:local"
-OLLAMA_IMAGE = "ollama/ollama:0.12.6"
+OLLAMA_IMAGE = "ollama/ollama:0.34.0"
+"""New enough for the catalog's newest tags: gemma4:12b is refused by 0.30.3 and older, qwen3.5 by 0.16."""
 VLLM_IMAGE = "vllm/vllm-openai:v0.32.0"
 TRIVET_PORT = 8748
 VLLM_PORT = 8000
@@ -40,7 +41,7 @@ def compose_text(plan: Plan) -> str:
         services[server.name] = _ollama_service(server, plan)
         volumes["ollama-models"] = {}
     for name, tier in _on_vllm(plan).items():
-        services[f"vllm-{name}"] = _vllm_service(tier)
+        services[f"vllm-{name}"] = _vllm_service(tier, _before(name, plan))
         volumes["huggingface"] = {}
     config = as_yaml(config_document(plan, _addresses(plan)))
     services["trivet"] = {
@@ -55,7 +56,7 @@ def compose_text(plan: Plan) -> str:
         "ports": [f"127.0.0.1:{TRIVET_PORT}:{TRIVET_PORT}"],
         "volumes": [f"trivet-store:{_STORE}"],
         "configs": [{"source": "trivet", "target": _CONFIG_FILE}],
-        "depends_on": {name: {"condition": "service_started"} for name in services},
+        "depends_on": {name: {"condition": _condition(name, plan)} for name in services},
         "healthcheck": _check("python", TRIVET_PORT, "healthz", 60),
         **_gpu_reservation([plan_device.device for plan_device in plan.devices], plan, "utility"),
     }
@@ -122,6 +123,27 @@ def _on_vllm(plan: Plan) -> dict[str, TierPlan]:
     return {name: tier for name, tier in plan.tiers.items() if tier.variant.engine == "vllm"}
 
 
+def _before(name: str, plan: Plan) -> list[str]:
+    """Return the vLLM services that a tier's must wait for: those before it on one of its GPUs.
+
+    vLLM measures its GPU while it loads; what another takes or frees meanwhile spoils its figures, or ends
+    it.
+    """
+    tiers = _on_vllm(plan)
+    earlier = list(tiers)[: list(tiers).index(name)]
+    return [f"vllm-{other}" for other in earlier if set(tiers[other].devices) & set(tiers[name].devices)]
+
+
+def _condition(name: str, plan: Plan) -> str:
+    """Return what Trivet waits for: of a vLLM that shares a GPU with Ollama until it has loaded.
+
+    Trivet has Ollama load its models at once, and that would spoil vLLM's measurement.
+    """
+    tier = _on_vllm(plan).get(name.removeprefix("vllm-"))
+    beside = {d for other in plan.tiers.values() if other.variant.engine == "ollama" for d in other.devices}
+    return "service_healthy" if tier is not None and set(tier.devices) & beside else "service_started"
+
+
 def _addresses(plan: Plan) -> Mapping[str, str]:
     """Return each tier's URL by the name that compose and Kubernetes give its engine."""
     of_ollama = {
@@ -178,9 +200,11 @@ def _ollama_service(server: OllamaServer, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _vllm_service(tier: TierPlan) -> dict[str, Any]:
+def _vllm_service(tier: TierPlan, after: list[str]) -> dict[str, Any]:
+    waits = {"depends_on": {name: {"condition": "service_healthy"} for name in after}} if after else {}
     return {
         "image": VLLM_IMAGE,
+        **waits,
         "restart": "unless-stopped",
         "command": _vllm_command(tier),
         "environment": {**QUIET, **vllm_environment(tier)},

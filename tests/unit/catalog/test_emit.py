@@ -154,6 +154,22 @@ def test_the_compose_file_is_whole(gpus: str) -> None:
             assert volume.partition(":")[0] in compose["volumes"]
 
 
+def test_engines_on_one_gpu_load_one_after_the_other() -> None:
+    """vLLM measures its GPU while it loads: no other vLLM, and no Ollama, may load there then."""
+    plan = on("2xH100")
+    (compose,) = documents(plan, "compose")
+    where = {name: set(tier.devices) for name, tier in plan.tiers.items()}
+    on_vllm = [name for name, tier in plan.tiers.items() if tier.variant.engine == "vllm"]
+    beside = set().union(*(where[name] for name in plan.tiers if name not in on_vllm))
+    assert len(on_vllm) >= 2, "choose a machine on which two share a GPU"
+    for place, name in enumerate(on_vllm):
+        waits = compose["services"][f"vllm-{name}"].get("depends_on", {})
+        expected = [other for other in on_vllm[:place] if where[other] & where[name]]
+        assert waits == {f"vllm-{other}": {"condition": "service_healthy"} for other in expected}
+        condition = compose["services"]["trivet"]["depends_on"][f"vllm-{name}"]["condition"]
+        assert condition == ("service_healthy" if where[name] & beside else "service_started")
+
+
 def test_the_compose_files_images_are_those_of_deploy() -> None:
     """One version of Ollama in the whole repository."""
     assert OLLAMA_IMAGE in (ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
