@@ -1,10 +1,12 @@
 """The one place where the parts are put together, for the server, the library and the tests alike."""
 
+import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -14,6 +16,7 @@ from trivet.admin import Office
 from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
 from trivet.app.machine_gpus import register_gpus, watch_gpus
+from trivet.app.predictions import predict
 from trivet.budgets import Ledger
 from trivet.config.deployments import (
     api_key_of,
@@ -96,14 +99,9 @@ async def open_trivet(
         records.prune(settings.metering.retention_days)
         exits.callback(records.flush)
         metrics = Metrics()
-        fleet = await exits.enter_async_context(
-            Fleet(
-                [_plan(settings, deployment, inventory) for deployment in deployments],
-                settings.fleet,
-                state_dir_of(settings) if deployments else None,
-                clock=clock,
-            )
-        )
+        plans = await _plans(settings, deployments, inventory)
+        state_dir = state_dir_of(settings) if deployments else None
+        fleet = await exits.enter_async_context(Fleet(plans, settings.fleet, state_dir, clock=clock))
         breakers = Breakers(settings.execution, clock)
         chain = Chain(fleet, breakers, device_clock, metrics, settings.execution, clock)
         settler = Settler(ledger)
@@ -164,7 +162,17 @@ def _heaviest_at_home(tiers: Sequence[Tier], deployments: Sequence[Deployment]) 
     return next((tier.name for tier in reversed(tiers) if tier.name in at_home), None)
 
 
-def _plan(settings: Settings, deployment: Deployment, inventory: Inventory) -> EndpointPlan:
+async def _plans(
+    settings: Settings, deployments: Sequence[Deployment], inventory: Inventory
+) -> list[EndpointPlan]:
+    """Return what each endpoint is made from, with what its engine should take of memory."""
+    predicted = await asyncio.to_thread(predict, settings, deployments, inventory)
+    return [_plan(settings, each, inventory, predicted.get(each.name)) for each in deployments]
+
+
+def _plan(
+    settings: Settings, deployment: Deployment, inventory: Inventory, predicted: Mapping[str, Any] | None
+) -> EndpointPlan:
     name = deployment.name
     gpus = {gpu.uuid: gpu.name for gpu in inventory.gpus}
     return EndpointPlan(
@@ -175,6 +183,7 @@ def _plan(settings: Settings, deployment: Deployment, inventory: Inventory) -> E
         capabilities_pinned=deployment_settings(settings, name).capabilities is not None,
         ollama=ollama_of(settings, name),
         gpu=next((gpus[device] for device in deployment.devices if device in gpus), "cpu"),
+        predicted=predicted,
     )
 
 
