@@ -14,7 +14,7 @@ from trivet.catalog.offers import Offer, TierOffers, tier_offers
 from trivet.catalog.plan import DevicePlan, Mode, Plan, TierPlan
 from trivet.catalog.realisation import Placed, realise
 from trivet.catalog.rejections import rejections
-from trivet.catalog.sizing import BATCHED_TOKENS, Sizer, dtype_of, final_footprint
+from trivet.catalog.sizing import BATCHED_TOKENS, Sizer, dtype_of
 from trivet.domain.gpus import Inventory
 from trivet.domain.tiers import ModelTier
 
@@ -75,7 +75,9 @@ def _plan(
     arrangement = chosen.arrangement if chosen else RESIDENT
     placed = realise(chosen, machine, demand, sizer) if chosen else {}
     tiers = {
-        tier: _tier(tier, placed[tier], machine, arrangement.access[tier]) for tier in TIERS if tier in placed
+        tier: _tier(tier, placed[tier], machine, arrangement.access[tier], sizer)
+        for tier in TIERS
+        if tier in placed
     }
     swaps = len(tiers) > 1 and arrangement.swaps
     mode: Mode = "cpu" if machine.on_cpu else "swap" if swaps else "resident"
@@ -92,10 +94,11 @@ def _plan(
     )
 
 
-def _tier(tier: str, placed: Placed, machine: Machine, access: Access) -> TierPlan:
+def _tier(tier: str, placed: Placed, machine: Machine, access: Access, sizer: Sizer) -> TierPlan:
     way, card = placed.way, placed.offer.card
     devices = tuple(machine.devices[index] for index in way.devices)
     spec, variant = devices[0].spec, way.variant
+    seen = sizer.seen(variant, spec, len(devices))
     utilization = None
     if variant.engine == "vllm":
         # Rounded down by at most 0.01 % of the GPU, which the band inside the budget covers.
@@ -108,13 +111,14 @@ def _tier(tier: str, placed: Placed, machine: Machine, access: Access) -> TierPl
         devices=devices,
         context_tokens=placed.load.context_tokens,
         sequences=placed.load.sequences,
-        footprint=final_footprint(card, variant, spec, len(devices), placed.load, utilization),
+        footprint=sizer.size(card, variant, spec, len(devices), placed.load, utilization),
         gpu_memory_utilization=utilization,
         batched_tokens=BATCHED_TOKENS if variant.engine == "vllm" else None,
         dtype=dtype_of(variant, spec),
         worth=placed.offer.worth,
         tokens_per_s=placed.need.tokens_per_s,
         swapped=access is not Access.RESIDENT,
+        observed_at=seen.observed_at if seen is not None else None,
     )
 
 
@@ -150,4 +154,9 @@ def _notes(tiers: Mapping[str, TierPlan]) -> list[str]:
         notes.append(
             "LIGHT has more than a third of HEAVY's active parameters, because of a pin; it saves little."
         )
+    notes += [
+        f"{name} is sized by what it took on {tier.observed_at}."
+        for name, tier in tiers.items()
+        if tier.observed_at
+    ]
     return notes

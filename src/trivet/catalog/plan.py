@@ -38,6 +38,8 @@ class TierPlan:
     tokens_per_s: float
     swapped: bool
     """Whether it takes turns with other tiers."""
+    observed_at: str | None = None
+    """When the start was seen that corrects the footprint; None where formulas alone speak."""
 
     @property
     def used_bytes(self) -> int:
@@ -64,6 +66,7 @@ class TierPlan:
             "context_tokens": self.context_tokens,
             "sequences": self.sequences,
             "swapped": self.swapped,
+            "observed_at": self.observed_at,
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "max_batched_tokens": self.batched_tokens,
             "params_b": round(self.card.total_params / 1e9, 2),

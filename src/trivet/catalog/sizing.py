@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+from trivet.catalog.corrections import Corrections, Observed, corrected
 from trivet.catalog.footprint import Footprint, FootprintRequest, footprint
 from trivet.catalog.forms import Form, forms_of
 from trivet.catalog.gpu_spec import GpuSpec
@@ -73,8 +74,9 @@ class Load:
 class Sizer:
     """Asks the footprint once per question; one serves many plans over the same catalog."""
 
-    def __init__(self) -> None:
-        """Begin without answers."""
+    def __init__(self, corrections: Corrections | None = None) -> None:
+        """Begin without answers; what engines took in truth corrects them."""
+        self._corrections = corrections
         self._needs: dict[tuple[str, str, str, str, int, Load], Need] = {}
         self._forms: dict[str, tuple[Form, ...]] = {}
 
@@ -90,8 +92,53 @@ class Sizer:
         key = (card.id, variant.engine, variant.ref, spec.name, tp, load)
         found = self._needs.get(key)
         if found is None:
-            found = self._needs[key] = _need(card, variant, spec, tp, load)
+            found = self._needs[key] = self._need(card, variant, spec, tp, load)
         return found
+
+    def size(
+        self,
+        card: ModelCard,
+        variant: Variant,
+        spec: GpuSpec,
+        tp: int,
+        load: Load,
+        utilization: float | None,
+        *,
+        boundless: bool = False,
+    ) -> Footprint:
+        """Return the footprint on a GPU, or one like it without end, of which the engine uses this share."""
+        gpu = dataclasses.replace(spec, usable_bytes=_BOUNDLESS_BYTES) if boundless else spec
+        size = footprint(_request(card, variant, gpu, tp, load, utilization))
+        seen = self.seen(variant, spec, tp)
+        return corrected(size, seen, load.context_tokens, load.sequences) if seen is not None else size
+
+    def seen(self, variant: Variant, spec: GpuSpec, tp: int) -> Observed | None:
+        """Return what a variant took when it was last started on such a GPU, if that is known."""
+        if self._corrections is None:
+            return None
+        return self._corrections.about(variant.engine, variant.ref, spec, tp)
+
+    def _need(self, card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, load: Load) -> Need:
+        on_vllm = variant.engine == "vllm"
+        if on_vllm:
+            # The pool of a boundless GPU says what one token of this load takes, padding and states included.
+            size = self.size(card, variant, spec, tp, load, 0.5, boundless=True)
+            per_sequence = int(size.kv_bytes / size.kv_tokens * load.context_tokens) + 1
+            fixed = size.weights_bytes + size.activation_bytes + size.non_torch_bytes + size.graphs_bytes
+            total, band = fixed + per_sequence * load.sequences + size.band_bytes, overrun_bytes(tp)
+        else:
+            size = self.size(card, variant, spec, tp, load, None)
+            per_sequence = size.kv_bytes // load.sequences
+            total, band = size.total_bytes, size.band_bytes
+        active = size.weights_bytes * card.active_params / card.total_params
+        rate = spec.bandwidth_gb_s * 1e9 * DECODE_SHARE * (TP_SHARE if tp > 1 else 1.0)
+        return Need(
+            total_bytes=total,
+            band_bytes=band,
+            kv_bytes_per_sequence=per_sequence,
+            weights_bytes=size.weights_bytes,
+            tokens_per_s=rate / (active + per_sequence / 2),
+        )
 
 
 def obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, sequences: int) -> str | None:
@@ -103,13 +150,6 @@ def obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, sequence
     if sequences > OLLAMA_SEQUENCES_MAX and _runs_vllm(spec):
         return f"more than {OLLAMA_SEQUENCES_MAX} sequences are planned on vLLM, and it has no such form"
     return None
-
-
-def final_footprint(
-    card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, load: Load, utilization: float | None
-) -> Footprint:
-    """Return the footprint on a real GPU, as the engine will be told to use it."""
-    return footprint(_request(card, variant, spec, tp, load, utilization))
 
 
 def overrun_bytes(tp: int) -> int:
@@ -155,29 +195,6 @@ def _vllm_obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int) ->
             if size % (tp * _GROUP):
                 return f"its quantisation groups of {_GROUP} do not divide by {tp}"
     return None
-
-
-def _need(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, load: Load) -> Need:
-    boundless = dataclasses.replace(spec, usable_bytes=_BOUNDLESS_BYTES)
-    on_vllm = variant.engine == "vllm"
-    size = footprint(_request(card, variant, boundless, tp, load, 0.5 if on_vllm else None))
-    if on_vllm:
-        # The pool of a boundless GPU says what one token of this load takes, padding and states included.
-        per_sequence = int(size.kv_bytes / size.kv_tokens * load.context_tokens) + 1
-        fixed = size.weights_bytes + size.activation_bytes + size.non_torch_bytes + size.graphs_bytes
-        total, band = fixed + per_sequence * load.sequences + size.band_bytes, overrun_bytes(tp)
-    else:
-        per_sequence = size.kv_bytes // load.sequences
-        total, band = size.total_bytes, size.band_bytes
-    active = size.weights_bytes * card.active_params / card.total_params
-    rate = spec.bandwidth_gb_s * 1e9 * DECODE_SHARE * (TP_SHARE if tp > 1 else 1.0)
-    return Need(
-        total_bytes=total,
-        band_bytes=band,
-        kv_bytes_per_sequence=per_sequence,
-        weights_bytes=size.weights_bytes,
-        tokens_per_s=rate / (active + per_sequence / 2),
-    )
 
 
 def _request(

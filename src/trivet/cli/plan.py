@@ -47,6 +47,11 @@ FamilyOption = Annotated[
 ]
 
 
+ObservedOption = Annotated[
+    bool, typer.Option("--observed", help="Size models by what they took when Trivet last started them.")
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the user asked a plan for."""
@@ -57,6 +62,7 @@ class Wishes:
     pins: list[str]
     families: list[str]
     config: Path | None
+    observed: bool = False
 
 
 def plan(
@@ -78,6 +84,7 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    observed: ObservedOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,7 +99,7 @@ def plan(
       trivet plan --gpus H100 --pin heavy=qwen2.5-72b-instruct --json
       trivet plan --emit compose --output compose.yaml
     """
-    wishes = Wishes(gpus, ram, demand or [], pin or [], family or [], config)
+    wishes = Wishes(gpus, ram, demand or [], pin or [], family or [], config, observed)
     made = planned(wishes)
     if emit is not None:
         _emit(made, emit, output)
@@ -114,10 +121,12 @@ def planned(wishes: Wishes) -> "Plan":
         ConfigError: a GPU, a model or a demand is not understood.
     """
     from trivet.catalog.cards import load_catalog
+    from trivet.catalog.corrections import Corrections
     from trivet.catalog.demand import read_demand
     from trivet.catalog.gpu_table import load_gpu_table
     from trivet.catalog.gpus_text import read_gpus
     from trivet.catalog.placement import make_plan
+    from trivet.catalog.sizing import Sizer
 
     models, more_gpus = _own_files(wishes.config)
     table = load_gpu_table(more_gpus)
@@ -127,7 +136,8 @@ def planned(wishes: Wishes) -> "Plan":
         inventory = read_gpus(wishes.gpus, table, ram_gib=wishes.ram_gib)
     else:
         inventory = _this_machine(wishes)
-    return make_plan(inventory, demand, catalog, table)
+    sizer = Sizer(Corrections(_observations(wishes.config), table)) if wishes.observed else Sizer()
+    return make_plan(inventory, demand, catalog, table, sizer=sizer)
 
 
 def _this_machine(wishes: Wishes) -> "Inventory":
@@ -149,6 +159,15 @@ def _own_files(config: Path | None) -> tuple[Path | None, Path | None]:
             raise
         return None, None
     return catalog.models, catalog.gpus
+
+
+def _observations(config: Path | None) -> dict[str, dict[str, Any]]:
+    """Return what the engines of this configuration took when they were started."""
+    from trivet.config.deployments import state_dir_of
+    from trivet.config.load import load_settings
+    from trivet.fleet.observed import OBSERVED_FILE, read_observed
+
+    return read_observed(state_dir_of(load_settings(config_path=config).settings) / OBSERVED_FILE)
 
 
 def _demand_texts(demand: list[str]) -> list[str]:

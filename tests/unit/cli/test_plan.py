@@ -142,3 +142,25 @@ def test_init_writes_nothing_where_nothing_fits(config: Path, tmp_path: Path) ->
     done = run(config, "init", "--gpus", "cpu-2gb", "--output", str(target))
     assert done.exit_code == 1
     assert not target.exists()
+
+
+def test_what_engines_took_corrects_the_plan(tmp_path: Path) -> None:
+    """--observed reads the file that the fleet keeps in its state directory."""
+    config = tmp_path / "own.yaml"
+    config.write_text(f"fleet: {{state_dir: {tmp_path}}}\n", encoding="utf-8")
+    arguments = ("--gpus", "H100", "--demand", "sequences=8", "--pin", "heavy=Qwen/Qwen2.5-32B-Instruct-AWQ")
+    start = {
+        "engine": "vllm",
+        "model": "Qwen/Qwen2.5-32B-Instruct-AWQ",
+        "gpu": "NVIDIA H100 80GB HBM3",
+        "tensor_parallel": 1,
+        "weights_bytes": 20 * 1024**3,
+        "observed_at": "2026-11-01T12:00:00+00:00",
+    }
+    (tmp_path / "observed.json").write_text(json.dumps({"one": start}), encoding="utf-8")
+    plain, observed = (
+        document(config, *arguments, *option)["tiers"]["heavy"] for option in ((), ("--observed",))
+    )
+    assert plain["observed_at"] is None
+    assert observed["observed_at"] == start["observed_at"]
+    assert observed["footprint"]["weights_gib"] == 20.0
