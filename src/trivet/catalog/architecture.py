@@ -35,7 +35,19 @@ _HEARS_OR_TRANSLATES = ("t5", "bart", "whisper", "mt5", "pegasus", "florence")
 _VISION_TOWER_PARAMS = 450_000_000
 """What is assumed for a model whose class sees and whose record leaves the tower out: SigLIP So400m has
 0.42 B, the towers of Qwen3.5 and Mistral Small 3.1 have 0.46 and 0.44 B."""
-_TIED_BY_DEFAULT = ("gemma", "cohere", "opt", "gpt2", "bert", "lfm2", "phi4flash", "commandr", "starcoder2")
+_TIED_BY_DEFAULT = (
+    "gemma",
+    "mpt",
+    "bloom",
+    "cohere",
+    "opt",
+    "gpt2",
+    "bert",
+    "lfm2",
+    "phi4flash",
+    "commandr",
+    "starcoder2",
+)
 """Kinds whose configurations leave `tie_word_embeddings` out and mean true (transformers' own defaults)."""
 LAYERS_MAX = 2000
 """Each layer becomes an object; a config with a slipped digit must not fill the memory."""
@@ -104,15 +116,16 @@ class Architecture:
         """
         fields = ConfigFields(config, name=name)
         assumed: list[str] = []
-        if fields.number("layers") is None and not isinstance(fields.raw("hybrid_override_pattern"), str):
+        layers = len(str(fields.raw("hybrid_override_pattern") or "")) or fields.number("layers")
+        if layers is None:
             raise ConfigError(
                 f"The architecture of {fields.name or 'the model'} cannot be read: no num_hidden_layers.",
                 hint="Give a Hugging Face config.json, or a JSON object with its names.",
             )
-        if (fields.number("layers") or 0) > LAYERS_MAX:
+        if layers > LAYERS_MAX:
             raise ConfigError(
-                f"{fields.name or 'The model'} would have {fields.number('layers')} layers; "
-                f"the deepest that are known have fewer than 200, and {LAYERS_MAX} is the most that is read."
+                f"{fields.name or 'The model'} would have {layers} layers; the deepest that are known have "
+                f"fewer than 200, and {LAYERS_MAX} is the most that is read."
             )
         return _build(fields, Dimensions.read(fields, assumed), assumed)
 
@@ -189,7 +202,7 @@ def _build(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) -> 
     encoder = fields.family(*_ENCODERS)
     tied = fields.flag("tie_word_embeddings")
     if tied is None:
-        tied = fields.family(*_TIED_BY_DEFAULT)
+        tied = fields.family(*_TIED_BY_DEFAULT) or fields.family_text == "mamba2"
         if not encoder:
             assumed.append(f"embeddings {'tied' if tied else 'not tied'} (the default of its kind)")
     positions = 0

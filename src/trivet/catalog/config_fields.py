@@ -5,14 +5,17 @@ hear) become one flat view with one name for each thing. Nothing is judged here:
 `architecture` to find out.
 """
 
-import ast
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 _TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "text_model_config", "thinker_config")
+_PART_SECTIONS = ("attn_config", "ffn_config")
+"""Where DBRX and MPT say what others say at the top."""
 _NAMES: dict[str, tuple[str, ...]] = {
-    "hidden": ("hidden_size", "n_embd", "d_model", "dim", "model_dim", "embedding_length"),
+    "hidden": ("hidden_size", "n_embd", "n_embed", "d_model", "dim", "model_dim", "embedding_length"),
     "layers": (
         "num_hidden_layers",
         "n_layer",
@@ -22,7 +25,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
         "block_count",
     ),
     "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "num_query_heads"),
-    "kv_heads": ("num_key_value_heads", "n_head_kv", "num_kv_heads", "n_kv_heads", "multi_query_group_num"),
+    "kv_heads": (
+        "num_key_value_heads",
+        "n_head_kv",
+        "num_kv_heads",
+        "n_kv_heads",
+        "kv_n_heads",
+        "multi_query_group_num",
+    ),
     "head_dim": ("head_dim", "head_size", "kv_channels", "attention_head_dim", "d_kv"),
     "head_dim_k": ("head_dim_k", "key_length"),
     "head_dim_v": ("head_dim_v", "value_length"),
@@ -65,6 +75,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "mamba_groups": ("n_groups", "mamba_n_groups", "mamba_ngroups"),
     "mamba_conv": ("conv_kernel", "mamba_d_conv", "conv_L_cache"),
 }
+_SIZE_MAX = 1e9
+"""Nothing that a config counts is larger: vocabularies and contexts have at most some millions."""
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _COUNT = re.compile(r"^\s*([\d.,]+)\s*([KMBT]?)\s*$", re.IGNORECASE)
 _NAME_TOTAL = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)\s?([BM])(?![A-Za-z0-9])", re.IGNORECASE)
@@ -83,7 +95,7 @@ class ConfigFields:
             makers[0] if isinstance(makers, Sequence) and not isinstance(makers, str) and makers else makers
         )
         own = [config.get("model_type"), self._flat.get("model_type"), maker, config.get("gguf_arch")]
-        own_text = " ".join(str(part) for part in own if part)
+        own_text = " ".join(dict.fromkeys(str(part) for part in own if part))
         self.family_text = _squeezed(own_text) if own_text else _squeezed(self.name)
         """What the model calls its own kind; its name where it does not say. Letters and digits only."""
         vision = config.get("vision_config") or config.get("vision_tower_config") or {}
@@ -116,17 +128,15 @@ class ConfigFields:
         """Return the per-layer numbers under a name; one number is a tuple of one; empty where absent."""
         value = self.raw(*(key for name in names for key in _NAMES.get(name, (name,))))
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = ast.literal_eval(value)
+            try:
+                value = json.loads(value)
+            except ValueError:
+                return ()
         if isinstance(value, Sequence) and not isinstance(value, str):
-            values = [item for item in value if isinstance(item, int | float) and not isinstance(item, bool)]
-            return tuple(int(item) for item in values) if any(values) else ()
-        if isinstance(value, bool) or value is None:
-            return ()
-        try:
-            number = int(float(value))
-        except (TypeError, ValueError):
-            return ()
-        return (number,) if number > 0 else ()
+            counts = [_count(item) for item in value]
+            return tuple(count or 0 for count in counts) if any(counts) else ()
+        count = _count(value)
+        return (count,) if count else ()
 
     def family(self, *words: str) -> bool:
         """Tell whether the model's kind holds one of these words (lower case, letters and digits only)."""
@@ -137,7 +147,7 @@ class ConfigFields:
         for key in ("total_params", "total_params_text", "num_parameters", "parameter_count"):
             value = self._flat.get(key)
             count = float(value) if isinstance(value, int | float) else parse_count(str(value or ""))
-            if count:
+            if count and math.isfinite(count) and count > 0:
                 return count, True
         # The last figure of a name is not always the size: Mixtral-8x7B and E4B say something else.
         sizes = [float(n) * _UNITS[u.upper()] for n, u in _NAME_TOTAL.findall(self.name.rsplit("/", 1)[-1])]
@@ -166,11 +176,26 @@ def parse_count(text: str) -> float | None:
 def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     """Put the text model's section over the top level: a nested model describes its language part there."""
     flat = dict(config)
+    for section in _PART_SECTIONS:
+        nested = config.get(section)
+        if isinstance(nested, Mapping):
+            flat = {key: value for key, value in nested.items() if value is not None} | flat
     for section in _TEXT_SECTIONS:
         nested = config.get(section)
         if isinstance(nested, Mapping):
             flat |= {key: value for key, value in _flatten(nested).items() if value is not None}
     return flat
+
+
+def _count(value: Any) -> int | None:
+    """Return a whole number of at least 1 that can be a size of something; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return int(number) if math.isfinite(number) and 1 <= number <= _SIZE_MAX else None
 
 
 def _squeezed(text: str) -> str:

@@ -32,6 +32,7 @@ class Sizes(Protocol):
 
     hidden: int
     layers: int
+    heads: int
     head_dim: int
     experts: int
     experts_used: int
@@ -233,7 +234,21 @@ def _matrices(fields: ConfigFields) -> int:
         return 3
     if fields.family(*_GATED_ANYWAY):
         return 3
-    return 2 if fields.family(*_TWO_MATRIX) else 3
+    return 2 if fields.family(*_TWO_MATRIX) or fields.family_text == "phi" else 3
+
+
+def default_width(fields: ConfigFields, hidden: int) -> int | None:
+    """Return the width of a feed-forward part that a kind takes where its config leaves it out; else None."""
+    block = fields.number("block_ff_dim")
+    if block:
+        # LFM2 counts the gate in, and rounds up.
+        if fields.flag("block_auto_adjust_ff_dim") is False:
+            return block
+        step = fields.number("block_multiple_of") or 256
+        return -(-(block * 2 // 3) // step) * step
+    if fields.family_text.startswith("mamba"):
+        return hidden
+    return round(hidden * float(fields.raw("expansion_ratio") or 4)) if _matrices(fields) == 2 else None
 
 
 def _default_window(fields: ConfigFields) -> int:
@@ -292,12 +307,15 @@ def _state_mixer(fields: ConfigFields, sizes: Sizes, assumed: list[str]) -> tupl
     """Return (matrix parameters, convolution state, recurrent state, small parameters)."""
     h = sizes.hidden
     heads = fields.number("mamba_heads")
-    if heads or fields.number("mamba_expand"):
+    if fields.family_text.startswith("mamba2"):
+        heads = fields.number("num_heads")
+    expand = fields.number("mamba_expand", "expand")
+    if heads or expand:
         state = fields.number("mamba_state") or 128
         groups = fields.number("mamba_groups") or 1
         kernel = fields.number("mamba_conv") or 4
         head_dim = fields.number("mamba_head_dim") or 64
-        inner = heads * head_dim if heads else (fields.number("mamba_expand") or 2) * h
+        inner = heads * head_dim if heads else (expand or 2) * h
         heads = heads or inner // head_dim
         mixed = inner + 2 * groups * state
         return (
@@ -316,6 +334,10 @@ def _state_mixer(fields: ConfigFields, sizes: Sizes, assumed: list[str]) -> tupl
             inner * 128,
             3 * inner * kernel,
         )
+    if fields.raw("attn_type_list"):
+        # Lightning attention (MiniMax): query, key, value, gate and output of the whole width.
+        inner = sizes.heads * sizes.head_dim
+        return 5 * h * inner, 0, inner * sizes.head_dim, 0
     if fields.family("lfm2"):
         kernel = fields.number("mamba_conv") or 3
         return 4 * h * h, h * (kernel - 1), 0, h * kernel

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trivet.catalog.config_fields import ConfigFields
-from trivet.catalog.layer_parameters import LayerShape, count_layer
+from trivet.catalog.layer_parameters import LayerShape, count_layer, default_width
 from trivet.catalog.layers import Layer, Mixer
 
 _DEFAULT_VOCAB = (
@@ -104,7 +104,9 @@ class Dimensions:
         if heads is None:
             heads = max(1, self.hidden // (head_dim or 128))
             assumed.append(f"num_attention_heads {heads}")
-        kv_heads = fields.number("kv_heads") or (1 if fields.flag("multi_query") else None)
+        kv_heads = fields.number("kv_heads")
+        if fields.flag("multi_query") and not fields.flag("new_decoder_architecture"):
+            kv_heads = 1
         if kv_heads is None:
             # Configurations of models with plain multi-head attention leave the key out.
             kv_heads = 8 if fields.family("deci") else heads
@@ -124,7 +126,9 @@ class Dimensions:
             if used is None:
                 used = min(8, self.experts)
                 assumed.append(f"num_experts_per_tok {used}")
-            self.experts_used = used
+            self.experts_used = min(used, self.experts)
+        if ffn is None and not self.expert_ffn:
+            ffn = default_width(fields, self.hidden)
         if ffn is None and not self.expert_ffn:
             ffn = round(self.hidden * 3.5)
             assumed.append(f"intermediate_size {ffn}, to be corrected by the number of parameters")
@@ -177,6 +181,8 @@ def _mixers(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) ->
             return stated
     if fields.family("bert", "roberta"):
         return [Mixer.NONE] * count
+    if fields.family_text.startswith(("mamba", "falconmamba")):
+        return [Mixer.STATE] * count
     return _from_window(fields, count, assumed)
 
 
@@ -209,6 +215,9 @@ def _interleaved(counts: Mapping[Mixer, int], count: int) -> list[Mixer]:
 
 def _from_indices(fields: ConfigFields, count: int) -> list[Mixer]:
     """Read lists of which layers attend: Kimi Linear, Bamba, LFM2, Llama 3.2 Vision."""
+    kinds = fields.raw("attn_type_list")
+    if isinstance(kinds, Sequence) and not isinstance(kinds, str) and len(kinds) == count:
+        return [Mixer.FULL if kind else Mixer.STATE for kind in kinds]
     linear = fields.raw("linear_attn_config")
     if isinstance(linear, Mapping) and isinstance(linear.get("full_attn_layers"), Sequence):
         attending = {int(index) - 1 for index in linear["full_attn_layers"]}
@@ -246,7 +255,8 @@ def _from_window(fields: ConfigFields, count: int, assumed: list[str]) -> list[M
     if every is None:
         every = next((n for kind, n, _ in _FULL_EVERY if fields.family(kind)), None)
         if every is not None:
-            assumed.append(f"every {every}th layer attends to the whole context")
+            ordinal = {2: "2nd", 3: "3rd"}.get(every, f"{every}th")
+            assumed.append(f"every {ordinal} layer attends to the whole context")
     if every:
         return [Mixer.FULL if (index + 1) % every == 0 else Mixer.SLIDING for index in range(count)]
     window, context = fields.number("window"), fields.number("context")
@@ -266,6 +276,8 @@ def _feed_forwards(fields: ConfigFields, dimensions: Dimensions) -> Iterable[str
     pattern = fields.raw("hybrid_override_pattern")
     if isinstance(pattern, str):
         return [{"-": "dense", "E": "moe"}.get(letter, "none") for letter in pattern]
+    if fields.family_text.startswith(("mamba", "falconmamba")):
+        return ["none"] * count
     if not dimensions.experts:
         return ["dense"] * count
     if fields.family("gemma4"):

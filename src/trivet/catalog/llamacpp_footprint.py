@@ -74,8 +74,12 @@ def _gguf_weights(request: FootprintRequest, gpus: int) -> int:
         return scaled_weights_bytes(architecture.total_params, bits, gpus) + drafted
     written = request.quant or request.dtype
     kind = gguf_type(written) or _plain_gguf(written)
-    rest = "bf16" if request.engine == "ollama" else "q8_0"
-    return gguf_weights_bytes(architecture, kind, gpus=gpus, mxfp4_rest=rest) + drafted
+    ollama = request.engine == "ollama"
+    rest = "bf16" if ollama else "q8_0"
+    tensors = gguf_weights_bytes(
+        architecture, kind, gpus=gpus, mxfp4_rest=rest, with_projector=ollama and not architecture.is_encoder
+    )
+    return tensors + drafted
 
 
 def _plain_gguf(written: str) -> str:

@@ -98,20 +98,18 @@ def _padded_share(architecture: Architecture, tp: int, padding: ExpertPadding) -
 
 
 def gguf_weights_bytes(
-    architecture: Architecture,
-    kind: str,
-    *,
-    gpus: int,
-    mxfp4_rest: str,
+    architecture: Architecture, kind: str, *, gpus: int, mxfp4_rest: str, with_projector: bool = False
 ) -> int:
-    """Return the bytes of the file's tensors on the GPU that gets most; with one GPU that of the whole file.
+    """Return the bytes of the file's tensors, divided evenly among the GPUs.
 
     llama.cpp leaves an untied token embedding in host memory; it is counted here all the same, since it is
-    little and some builds do not. With several GPUs each takes a run of layers, the last the output matrix
-    too.
+    little and some builds do not. A vision tower is a file of its own (the projector), which Ollama loads
+    by itself.
     """
     tensors = gguf_weights(architecture, kind, mxfp4_rest=mxfp4_rest)
-    return math.ceil((tensors + architecture.vision_params * _PROJECTOR_BITS / 8) / gpus)
+    if with_projector:
+        tensors += architecture.vision_params * _PROJECTOR_BITS / 8
+    return math.ceil(tensors / gpus)
 
 
 def scaled_weights_bytes(total_params: float, bits: float, shards: int) -> int:

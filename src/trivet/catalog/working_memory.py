@@ -75,8 +75,8 @@ def llamacpp_compute_bytes(
     rows = ubatch_tokens * 4
     total = rows * (architecture.vocab_size + architecture.hidden_size)
     if not flash_attention:
-        # Scores of every head, and the mask.
-        total += 4 * ubatch_tokens * cells * architecture.attention_heads
+        # Scores of every head and the mask take the place of the logits where they are larger.
+        total = max(total, rows * cells * (architecture.attention_heads + 1))
     if any(layer.mixer is Mixer.LATENT for layer, _ in architecture.groups):
         # Keys are expanded from their latent rows, for all cells at once.
         total += 4 * cells * architecture.attention_heads * architecture.latent_head_dims[0]

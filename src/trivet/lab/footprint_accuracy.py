@@ -66,7 +66,14 @@ def _weights(*schemes: str) -> Measure:
 
 
 def _file_weights(case: MemoryCase, found: Footprint) -> tuple[float, float] | None:
-    return _pair(case, "weights_gib", found.weights_bytes) if case.request.engine != "vllm" else None
+    """Compare the file; of a tied embedding that is held twice only the copy beside the layers counts."""
+    if case.request.engine == "vllm":
+        return None
+    devices = case.measured.get("weights_gib_by_device") or {}
+    beside = sum(size for name, size in devices.items() if not name.startswith("CPU"))
+    if case.request.architecture.tied and beside:
+        return found.weights_bytes / GIB, float(beside)
+    return _pair(case, "weights_gib", found.weights_bytes)
 
 
 def _pair(case: MemoryCase, key: str, predicted_bytes: int) -> tuple[float, float] | None:

@@ -139,6 +139,7 @@ def _case(row: Mapping[str, Any], record: Mapping[str, Any], table: GpuTable) ->
         kv_dtype=row.get("kv_dtype"),
         total_params=int(total) if total else None,
         speculative_tokens=row.get("spec_tokens") or 0,
+        flash_attention="fa=0" not in note,
     )
     remark = next((reason for pattern, reason in _OTHER_THINGS if re.search(pattern, note)), None)
     if "drafter" in str(row["model"]):

@@ -4,8 +4,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.counts import scaled
 from tests.unit.catalog.configs import (
+    ALL,
     DEEPSEEK_V3,
     GEMMA3_27B,
     GPT_OSS_20B,
@@ -41,6 +45,112 @@ def test_parameters_agree_with_what_is_published(config: dict[str, Any], total: 
     architecture = Architecture.from_config(config)
     assert architecture.total_params == pytest.approx(total, rel=0.005)
     assert architecture.active_params == pytest.approx(active, rel=0.005)
+
+
+ODD: dict[str, tuple[float, dict[str, Any]]] = {
+    # Kinds that write their config in ways of their own; billions as published.
+    "dbrx": (
+        131.6,
+        {"model_type": "dbrx", "d_model": 6144, "n_heads": 48, "n_layers": 40, "vocab_size": 100352,
+         "ffn_config": {"moe_num_experts": 16, "moe_top_k": 4, "ffn_hidden_size": 10752},
+         "attn_config": {"kv_n_heads": 8}, "tie_word_embeddings": False},
+    ),
+    "jamba": (
+        51.6,
+        {"model_type": "jamba", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+         "num_key_value_heads": 8, "attn_layer_period": 8, "attn_layer_offset": 4, "expert_layer_period": 2,
+         "expert_layer_offset": 1, "num_experts": 16, "num_experts_per_tok": 2, "intermediate_size": 14336,
+         "mamba_d_state": 16, "mamba_expand": 2, "vocab_size": 65536, "tie_word_embeddings": False},
+    ),
+    "falcon": (
+        7.22,
+        {"model_type": "falcon", "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71,
+         "multi_query": True, "new_decoder_architecture": False, "num_kv_heads": 71, "vocab_size": 65024},
+    ),
+    "gpt2": (
+        0.124,
+        {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+         "vocab_size": 50257, "n_inner": None},
+    ),
+    "phi-2": (
+        2.78,
+        {"model_type": "phi", "hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 32,
+         "intermediate_size": 10240, "vocab_size": 51200, "tie_word_embeddings": False},
+    ),
+    "granite-4-hybrid": (
+        32.2,
+        {"model_type": "granitemoehybrid", "hidden_size": 4096, "num_hidden_layers": 40,
+         "layer_types": (["mamba"] * 9 + ["attention"]) * 4, "mamba_n_heads": 128, "mamba_d_head": 64,
+         "mamba_d_state": 128, "mamba_n_groups": 1, "num_local_experts": 72, "num_experts_per_tok": 10,
+         "intermediate_size": 768, "shared_intermediate_size": 1536, "num_attention_heads": 32,
+         "num_key_value_heads": 8, "vocab_size": 100352, "tie_word_embeddings": True},
+    ),
+    "lfm2": (
+        1.17,
+        {"model_type": "lfm2", "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32,
+         "num_key_value_heads": 8, "layer_types": ["conv"] * 10 + ["full_attention"] * 6,
+         "block_ff_dim": 12288, "vocab_size": 65536, "conv_L_cache": 3},
+    ),
+    "ernie-4.5": (
+        21.9,
+        {"model_type": "ernie4_5_moe", "hidden_size": 2560, "num_hidden_layers": 28,
+         "num_attention_heads": 20, "num_key_value_heads": 4, "intermediate_size": 12288,
+         "moe_num_experts": 64, "moe_intermediate_size": 1536, "moe_num_shared_experts": 2,
+         "moe_layer_start_index": 1, "moe_k": 6, "vocab_size": 103424, "tie_word_embeddings": True},
+    ),
+    "kimi-linear": (
+        49.1,
+        {"model_type": "kimi_linear", "hidden_size": 2304, "num_hidden_layers": 27, "num_attention_heads": 32,
+         "num_key_value_heads": 32, "head_dim": 72, "intermediate_size": 9216, "kv_lora_rank": 512,
+         "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "num_experts": 256,
+         "num_experts_per_token": 8, "moe_intermediate_size": 1024, "num_shared_experts": 1,
+         "first_k_dense_replace": 1, "vocab_size": 163840, "tie_word_embeddings": False,
+         "linear_attn_config": {"full_attn_layers": [4, 8, 12, 16, 20, 24, 27], "num_heads": 32,
+                                "head_dim": 128, "short_conv_kernel_size": 4}},
+    ),
+    "mamba2": (
+        2.7,
+        {"model_type": "mamba2", "hidden_size": 2560, "num_hidden_layers": 64, "state_size": 128,
+         "expand": 2, "n_groups": 1, "num_heads": 80, "head_dim": 64, "vocab_size": 50288},
+    ),
+    "command-r": (
+        34.98,
+        {"model_type": "cohere", "hidden_size": 8192, "num_hidden_layers": 40, "num_attention_heads": 64,
+         "num_key_value_heads": 64, "intermediate_size": 22528, "vocab_size": 256000},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(ODD))
+def test_each_kinds_own_way_of_writing_is_read(kind: str) -> None:
+    """Other names, nested parts, widths that follow from the kind: within 2 % of what is published."""
+    total, config = ODD[kind]
+    assert Architecture.from_config(config).total_params == pytest.approx(total * 1e9, rel=0.02)
+
+
+JUNK: st.SearchStrategy[Any] = st.sampled_from(
+    [None, 0, -1, "", [], {}, "x", "12", 3.7, True, [0], [1, 2], 10**12, "[1,", float("inf")]
+)
+
+
+@settings(deadline=None, max_examples=scaled(150))
+@given(st.sampled_from(sorted(ALL)), st.dictionaries(st.integers(0, 30), st.none() | JUNK, max_size=6))
+def test_broken_configs_are_read_or_refused(name: str, changes: dict[int, Any]) -> None:
+    """Whatever is missing or nonsense: an architecture with sane counts, or a ConfigError."""
+    config = dict(ALL[name])
+    keys = sorted(config)
+    for place, value in changes.items():
+        if value is None:
+            config.pop(keys[place % len(keys)], None)
+        else:
+            config[keys[place % len(keys)]] = value
+    try:
+        architecture = Architecture.from_config(config)
+    except ConfigError:
+        return
+    assert 0 <= architecture.active_params <= architecture.total_params
+    assert min(layer.kv_heads for layer in architecture.plan) >= 0
+    assert sum(count for _, count in architecture.groups) == architecture.layers
 
 
 def test_a_whole_config_leaves_nothing_to_assume() -> None:
