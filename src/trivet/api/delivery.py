@@ -100,6 +100,7 @@ def answer_headers(answer: Answer) -> Mapping[str, str]:
     run = answer.run
     decision = run.decision
     remaining = run.budget_remaining
+    clamped = {"x-trivet-max-tokens": str(decision.max_output_tokens)} if run.clamped else {}
     return {
         "x-request-id": run.request_id,
         **decision_headers(decision),
@@ -107,6 +108,7 @@ def answer_headers(answer: Answer) -> Mapping[str, str]:
         "x-trivet-model": answer.deployment.model,
         "x-trivet-attempts": str(len(run.attempts)),
         "x-trivet-budget-remaining": "unlimited" if remaining is None else str(remaining),
+        **clamped,
     }
 
 

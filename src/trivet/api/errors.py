@@ -9,6 +9,7 @@ from trivet.domain.errors import EngineError, TrivetError
 STATUS_BY_CODE: dict[str, int] = {
     "access_denied": 403,
     "api_key_missing": 401,
+    "approval_required": 403,
     "body_too_large": 413,
     "budget_contended": 429,
     "budget_error": 429,
@@ -16,11 +17,16 @@ STATUS_BY_CODE: dict[str, int] = {
     "budget_store_unavailable": 503,
     "config_invalid": 500,
     "context_length_exceeded": 400,
+    "idempotency_completed": 409,
+    "idempotency_error": 409,
+    "idempotency_in_flight": 409,
+    "idempotency_mismatch": 422,
     "internal_error": 500,
     "invalid_api_key": 401,
     "invalid_request": 400,
     "model_not_found": 404,
     "no_candidate": 400,
+    "nonessential_blocked": 429,
     "not_found": 404,
     "permission_denied": 403,
     "request_too_large": 400,
@@ -45,11 +51,14 @@ _TYPE_BY_STATUS = {
     405: "invalid_request_error",
     409: "conflict_error",
     413: "invalid_request_error",
+    422: "invalid_request_error",
     429: "rate_limit_error",
 }
 
 # The openai SDKs retry 429 and 5xx by themselves; they obey this header.
-_RETRY_IS_USELESS = frozenset({"budget_exhausted", "request_too_large"})
+_RETRY_IS_USELESS = frozenset(
+    {"budget_exhausted", "idempotency_completed", "nonessential_blocked", "request_too_large"}
+)
 
 
 def http_status(error: TrivetError, *, exhausted_status: int = 429) -> int:

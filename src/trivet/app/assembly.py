@@ -30,9 +30,11 @@ from trivet.config.deployments import (
 from trivet.config.settings import Settings
 from trivet.domain.clock import Clock, SystemClock
 from trivet.domain.gpus import Inventory
+from trivet.domain.prices import NoPrices
 from trivet.domain.tiers import Deployment, Tier
 from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
+from trivet.execution.run import Budgeting
 from trivet.fleet import Fleet
 from trivet.fleet.plan import EndpointPlan
 from trivet.gpu import GpuWatch, gpu_uuids
@@ -114,7 +116,7 @@ async def open_trivet(
             records=records,
             metrics=metrics,
             text_limit_chars=settings.routing.text_limit_chars,
-            contended_wait_s=settings.budgets.contended_wait_s,
+            budget=_budgeting(settings, tiers),
             clock=clock,
         )
         owner_token = secrets.token_urlsafe(32)
@@ -134,6 +136,15 @@ async def open_trivet(
             lock=lock,
             recovered_holds=recovered,
         )
+
+
+def _budgeting(settings: Settings, tiers: Sequence[Tier]) -> Budgeting:
+    return Budgeting(
+        prices=NoPrices(),
+        dearest_order=max(tier.order for tier in tiers),
+        wait_s=settings.budgets.contended_wait_s,
+        minimum_output_tokens=settings.budgets.minimum_output_tokens,
+    )
 
 
 def _office(

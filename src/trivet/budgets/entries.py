@@ -2,63 +2,80 @@
 
 import hashlib
 import json
-import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from trivet.budgets import statements
-from trivet.budgets.rows import METER
+from trivet.domain.budgets import Amounts
 from trivet.domain.scopes import Scope, organisation
 
-EntryKind = Literal["reserve", "settle", "release", "expire", "record", "correct", "limit"]
+EntryKind = Literal[
+    "reserve",
+    "reweight",
+    "settle",
+    "release",
+    "expire",
+    "correct",
+    "record",
+    "open",
+    "limit",
+    "zone",
+    "override",
+]
 
 FIRST_HASH = "0" * 64
 """What stands for the entry before an organisation's first."""
 
+NOTHING = Amounts()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One change. The deltas apply to every one of `rows`; `rows` and `detail` are JSON texts."""
+    """One change. `used` and `held` are added to every one of `rows`, by its meter.
+
+    `rows` and `detail` are JSON texts.
+    """
 
     at_ns: int
     kind: EntryKind
     scope: Scope
     reservation_id: str | None = None
-    used_delta: int = 0
-    held_delta: int = 0
+    used: Amounts = NOTHING
+    held: Amounts = NOTHING
     overrun: int = 0
     rows: str = "[]"
     detail: str = "{}"
     note: str = ""
 
+    def fields(self) -> tuple[Any, ...]:
+        """Return the entry's columns in the order of the table, between `seq` and `prev_hash`."""
+        used, held = self.used, self.held
+        return (
+            organisation(self.scope),
+            self.at_ns,
+            self.kind,
+            self.reservation_id,
+            self.scope,
+            used.tokens,
+            used.weighted_tokens,
+            used.usd_micros,
+            held.tokens,
+            held.weighted_tokens,
+            held.usd_micros,
+            self.overrun,
+            self.rows,
+            self.detail,
+            self.note,
+        )
 
-def append(connection: sqlite3.Connection, entry: Entry) -> None:
-    """Write an entry at the end of its organisation's chain. Runs on the writer thread."""
-    owner = organisation(entry.scope)
-    last = connection.execute(statements.LAST_HASH, (owner,)).fetchone()
-    previous = last[0] if last else FIRST_HASH
-    fields = (
-        owner,
-        entry.at_ns,
-        entry.kind,
-        entry.reservation_id,
-        entry.scope,
-        METER,
-        entry.used_delta,
-        entry.held_delta,
-        entry.overrun,
-        entry.rows,
-        entry.detail,
-        entry.note,
-    )
-    connection.execute(statements.APPEND_ENTRY, (*fields, previous, chained(previous, fields)))
 
+def chained(previous: str, fields: Sequence[Any]) -> str:
+    """Return SHA-256 of the previous hash and the entry's fields, as text joined by U+001F; NULL is empty.
 
-def chained(previous: str, fields: tuple[Any, ...]) -> str:
-    """Return SHA-256 of the previous hash and the entry's fields in the order of the table, as JSON."""
-    text = json.dumps(fields, separators=(",", ":"))
-    return hashlib.sha256(f"{previous}{text}".encode()).hexdigest()
+    Any store can compute it. Only the last field, the note, may hold that character itself.
+    """
+    texts = ["" if field is None else str(field) for field in fields]
+    return hashlib.sha256("\x1f".join((previous, *texts)).encode()).hexdigest()
 
 
 def as_detail(facts: Mapping[str, Any]) -> str:

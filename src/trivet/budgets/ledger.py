@@ -1,83 +1,106 @@
-"""The ledger: tokens are held before an engine works, and replaced by the truth when it has.
+"""The ledger: what a request may use is held before an engine works, and replaced by the truth when it has.
 
-No row ever holds and uses more than its limit, whoever asks at the same time; a hold ends exactly once.
-All operations go through the store's writer thread; their futures resolve when they are on disk.
+No row ever holds and uses more than it may, whoever asks at the same time; a hold ends exactly once.
+The books are kept by a LedgerStore; what is here is the same over every one of them.
 """
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future
-from zoneinfo import ZoneInfo
+from typing import TypeVar
 
 import structlog
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import func, select
 
-from trivet.budgets.calendar import LedgerCalendar
-from trivet.budgets.operations import Closing, Operations
-from trivet.budgets.rows import DefaultLimits
-from trivet.budgets.status import Limit, View, read_limits, read_rows, read_status
+from trivet.budgets.balances import read_overrides
+from trivet.budgets.history import EntryRecord, read_history
+from trivet.budgets.sqlite_store import SqliteLedgerStore
+from trivet.budgets.status import Limit, read_limits, read_rows, read_status
+from trivet.budgets.store import AlsoWrite, Closing, LedgerStore, OverrideRequest
 from trivet.budgets.turnstile import Turnstile
 from trivet.budgets.verify import VerifyReport, verify
 from trivet.config.settings import BudgetSettings
-from trivet.domain.budgets import BudgetRow, BudgetStatus, Reservation, Settlement, WindowKind
+from trivet.domain.budgets import (
+    Amounts,
+    BudgetRow,
+    BudgetStatus,
+    Hold,
+    LimitKind,
+    Meter,
+    Override,
+    Pressure,
+    Reservation,
+    Settlement,
+)
 from trivet.domain.clock import Clock
-from trivet.domain.errors import BudgetContended
+from trivet.domain.errors import BudgetContended, StoreError
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import Database
-from trivet.storage.instants import instant_of
-from trivet.storage.schema import counters, entries
+from trivet.storage.schema import entries
 
-AlsoWrite = Callable[[sqlite3.Connection], None]
-"""A further write for the same transaction; if it fails, the operation fails as a whole."""
+T = TypeVar("T")
 
 
 class Ledger:
     """The owner of all budgets. Usable from any thread; futures may be waited for inside a running loop."""
 
-    def __init__(self, database: Database, settings: BudgetSettings, clock: Clock) -> None:
-        """Read where the ledger stands; blocks."""
-        self._database = database
-        self._thresholds = settings.thresholds
-        self._defaults = DefaultLimits.of(settings)
-        last_seen_ns, open_windows = database.read(_standing)
-        zone = ZoneInfo(settings.time_zone)
-        self._calendar = LedgerCalendar(clock, zone, last_seen_ns, open_windows)
-        self._operations = Operations(self._calendar, self._defaults)
+    def __init__(
+        self,
+        database: Database | None,
+        settings: BudgetSettings,
+        clock: Clock,
+        *,
+        store: LedgerStore | None = None,
+    ) -> None:
+        """Take the books; blocks.
+
+        Args:
+            database: the SQLite store that keeps them, which this process owns; not looked at with `store`.
+            settings: the section of the configuration.
+            clock: tells the wall time.
+            store: what keeps the books instead.
+        """
+        if store is None:
+            if database is None:
+                raise StoreError("A ledger needs a store.")
+            store = SqliteLedgerStore(database, settings, clock)
+        self._store = store
+        self._recovered = False
         self._turnstile = Turnstile()
         self._log = structlog.get_logger(__name__)
         self.overrun_tokens = 0
         """Tokens charged beyond holds and limits since this start; the target is 0."""
+
+    # Holding
 
     def recover(self) -> int:
         """Charge every hold that an earlier opening of the store left behind, in full; return how many.
 
         To be called once, before the first reservation; blocks.
         """
-        if self._operations.epoch:
+        if self._recovered:
             return 0
-        self._operations.epoch, recovered = self._database.write(self._operations.recover).result()
-        if recovered:
-            self._log.warning("budget.holds_recovered", holds=recovered)
-        return recovered
+        recovered = self._store.recover().result()
+        self._recovered = True
+        if recovered.holds:
+            self._log.warning("budget.holds_recovered", holds=recovered.holds)
+        return recovered.holds
 
-    def reserve(self, scope: Scope, amount: int, *, reservation_id: str) -> "Future[Reservation]":
-        """Hold `amount` tokens on the scope and all above it, in every window: on all rows or on none.
+    def reserve(self, hold: Hold, *, reservation_id: str, final: bool = True) -> "Future[Reservation]":
+        """Hold on the scope and all above it, on every row that counts: on all rows or on none.
 
-        Asking again with the same id, scope and amount returns the hold that exists.
+        Asking again with the same id and hold returns the hold that exists. `final`: whether what fits now
+        is taken, if that is not all, even where more will fit when others settle.
 
-        The future's errors: BudgetExhausted, BudgetContended, RequestTooLarge, each with the row at fault
-        in `details`; RequestMalformed for a senseless amount or an id that is taken; StoreUnavailable.
+        The future's errors: BudgetExhausted, BudgetContended, RequestTooLarge, ApprovalRequired,
+        NonessentialBlocked, each with the row at fault in `details`; IdempotencyError; RequestMalformed for
+        a senseless amount or an id that is taken; StoreUnavailable.
         """
-        return self._database.write(
-            lambda connection: self._operations.reserve(connection, scope, amount, reservation_id)
-        )
+        return self._store.reserve(hold, reservation_id, final=final)
 
-    async def reserve_or_wait(
-        self, scope: Scope, amount: int, *, reservation_id: str, wait_s: float
-    ) -> Reservation:
+    async def reserve_or_wait(self, hold: Hold, *, reservation_id: str, wait_s: float) -> Reservation:
         """Reserve; while others' holds are in the way, wait in line for up to `wait_s` seconds.
 
         A caller that is cancelled leaves no hold behind.
@@ -87,10 +110,10 @@ class Ledger:
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + wait_s
-        line = self._turnstile.line_of(scope) if wait_s > 0 else None
+        line = self._turnstile.line_of(hold.scope) if wait_s > 0 else None
         if line is None:
             try:
-                return await self._reserve_or_undo(scope, amount, reservation_id)
+                return await self._reserve_or_undo(hold, reservation_id, final=wait_s <= 0)
             except BudgetContended as contended:
                 if wait_s <= 0:
                     raise
@@ -104,7 +127,7 @@ class Ledger:
                 last = loop.time() >= deadline_s
                 waiter.turn.clear()
                 try:
-                    return await self._reserve_or_undo(scope, amount, reservation_id)
+                    return await self._reserve_or_undo(hold, reservation_id, final=last)
                 except BudgetContended as contended:
                     if last:
                         raise
@@ -112,113 +135,180 @@ class Ledger:
         finally:
             self._turnstile.leave(waiter)
 
+    def reweight(
+        self,
+        reservation_id: str,
+        prompt: Amounts,
+        output: Amounts,
+        *,
+        tier: str | None = None,
+        dearest: bool = False,
+    ) -> "Future[Reservation]":
+        """Change an open hold to another tier's amounts, `output` for the output tokens that were granted.
+
+        Where it does not fit, or the tier takes an approval, the hold stays as it was.
+
+        The future's errors: as `reserve`; NotFound; RequestMalformed if it has ended.
+        """
+        future = self._store.reweight(reservation_id, prompt, output, tier=tier, dearest=dearest)
+        future.add_done_callback(self._freed_by)
+        return future
+
     def settle(
-        self, reservation_id: str, usage: Usage, *, also: AlsoWrite | None = None
+        self,
+        reservation_id: str,
+        usage: Usage,
+        charged: Amounts | None = None,
+        *,
+        also: AlsoWrite | None = None,
     ) -> "Future[Settlement]":
         """Replace a hold by what was used, in the windows that admitted it.
 
-        More than was held is charged all the same, flagged as overrun and logged. What has ended already
-        stays as it is: the first settlement is returned, and `also` is not run again.
+        More than was held is charged all the same, flagged as overrun and logged. Of a hold that was charged
+        on expiry the difference is corrected. What has ended otherwise stays as it is: the first settlement
+        is returned, and `also` is not run again.
+
+        Args:
+            reservation_id: the hold.
+            usage: in tokens, as the engine or Trivet counted them.
+            charged: what that is on every meter; None: as the hold weighed its tokens.
+            also: a further write for the same transaction.
 
         The future's errors: NotFound, RequestMalformed, StoreUnavailable, or what `also` raised.
         """
-        return self._close(
-            lambda connection: self._operations.settle(connection, reservation_id, usage), also
-        )
+        return self._settlement(self._store.settle(reservation_id, usage, charged, also))
 
     def release(self, reservation_id: str, *, also: AlsoWrite | None = None) -> "Future[Settlement]":
         """Give a hold back uncharged, since no engine worked for it. Otherwise as `settle`."""
-        return self._close(lambda connection: self._operations.release(connection, reservation_id), also)
+        return self._settlement(self._store.release(reservation_id, also))
 
     def record(
-        self, scope: Scope, tokens: int, *, note: str = "", also: AlsoWrite | None = None
+        self, scope: Scope, charged: Amounts | int, *, note: str = "", also: AlsoWrite | None = None
     ) -> "Future[Settlement]":
         """Charge usage that no hold preceded, as one entry; its settlement has no reservation id.
 
-        What exceeds a limit is booked, flagged as overrun, and blocks what follows.
+        What exceeds a limit is booked, flagged as overrun, and blocks what follows. A plain number is
+        tokens of weight 1.
         """
-        return self._close(lambda connection: self._operations.record(connection, scope, tokens, note), also)
+        amounts = charged if isinstance(charged, Amounts) else Amounts(charged, charged)
+        return self._settlement(self._store.record(scope, amounts, note, also))
+
+    def expire(self) -> "Future[int]":
+        """Charge in full what outside callers held and never reported in time; resolve to how many."""
+        return _then(self._store.expire(), self._expired)
 
     def note(self, also: AlsoWrite) -> "Future[None]":
-        """Write only `also`: what is to be remembered of a request that held nothing."""
-        return self._database.write(also)
+        """Write what belongs to no reservation, such as the outcome of a refused request."""
+        return self._store.note(also)
+
+    # Rules
 
     def set_limit(
-        self, scope: Scope, window: WindowKind, amount: int | None, *, author: str
+        self,
+        scope: Scope,
+        window: LimitKind,
+        amount: int | None,
+        *,
+        author: str,
+        meter: Meter = "tokens",
+        allowance: int = 0,
     ) -> "Future[None]":
-        """Set a scope's limit in tokens (None: explicitly unlimited), at once; nothing is clawed back."""
-        future = self._database.write(
-            lambda connection: self._operations.set_limit(connection, scope, window, amount, author)
-        )
+        """Set a scope's limit; None: explicitly unlimited, also where a default would apply.
+
+        `allowance` is what critical requests may use beyond it. The future's error: RequestMalformed.
+        """
+        future = self._store.set_limit(scope, meter, window, amount, allowance=allowance, author=author)
         future.add_done_callback(lambda _: self._turnstile.freed(scope))
         return future
 
-    def clear_limit(self, scope: Scope, window: WindowKind, *, author: str) -> "Future[None]":
+    def clear_limit(
+        self, scope: Scope, window: LimitKind, *, author: str, meter: Meter = "tokens"
+    ) -> "Future[None]":
         """Remove a scope's own limit; an organisation falls back to the default, others are unlimited."""
-        future = self._database.write(
-            lambda connection: self._operations.clear_limit(connection, scope, window, author)
-        )
+        future = self._store.clear_limit(scope, meter, window, author=author)
         future.add_done_callback(lambda _: self._turnstile.freed(scope))
         return future
+
+    def set_time_zone(self, organisation: Scope, zone: str, *, author: str) -> "Future[None]":
+        """Set the zone of an organisation's calendar, from its next windows on."""
+        return self._store.set_time_zone(organisation, zone, author=author)
+
+    def request_override(self, request: OverrideRequest) -> "Future[Override]":
+        """Ask for an override; an emergency within its ceiling is in force at once."""
+        return self._overridden(self._store.request_override(request))
+
+    def decide_override(self, override_id: str, *, approve: bool, decider: str) -> "Future[Override]":
+        """Approve or deny an override; not by who asked for it."""
+        return self._overridden(self._store.decide_override(override_id, approve=approve, decider=decider))
+
+    def revoke_override(self, override_id: str, *, author: str) -> "Future[Override]":
+        """End an override before its time, or take back a request."""
+        return self._store.revoke_override(override_id, author=author)
+
+    # Reading
+
+    def pressure(self, scope: Scope) -> Pressure:
+        """Tell how full the scope's budgets are and what the ladder makes of it; never blocks."""
+        return self._store.pressure(scope)
 
     def limits(self) -> list[Limit]:
         """Return every limit that was set; blocks."""
-        return self._database.read(read_limits)
+        return self._store.read(read_limits)
+
+    def overrides(self) -> list[Override]:
+        """Return all overrides, the latest first; blocks."""
+        return self._store.read(read_overrides)
 
     def rows(self, scope: Scope | None = None) -> list[BudgetRow]:
         """Return the current rows of a scope and all below it; None: of all scopes; blocks."""
-        view = self._view()
-        return self._database.read(lambda connection: read_rows(connection, view, scope))
+        view = self._store.view()
+        return self._store.read(lambda connection: read_rows(connection, view, scope))
 
     def status(self, scope: Scope) -> BudgetStatus:
         """Return a scope's rows and those above it, its burn rate, projection and alerts; blocks.
 
         The projection is that of the row which reaches its limit first, else of the fullest.
         """
-        view = self._view()
-        return self._database.read(lambda connection: read_status(connection, view, scope))
+        view = self._store.view()
+        return self._store.read(lambda connection: read_status(connection, view, scope))
+
+    def history(self, scope: Scope, *, limit: int = 100, before: int | None = None) -> list[EntryRecord]:
+        """Return the entries of a scope and all below it, the latest first; blocks.
+
+        Args:
+            scope: whose.
+            limit: how many at most.
+            before: only entries with lower numbers, for paging.
+        """
+        return self._store.read(
+            lambda connection: read_history(connection, scope, limit=limit, before=before)
+        )
 
     def verify(self) -> VerifyReport:
         """Recompute everything from the entries and report each difference; blocks, in proportion to them."""
-        return self._database.read(verify)
+        return self._store.read(verify)
 
     def overruns(self) -> int:
         """Return the tokens ever charged beyond holds and limits; the target is 0; blocks."""
         total = select(func.coalesce(func.sum(entries.c.overrun), 0)).where(entries.c.overrun > 0)
-        return int(self._database.read(lambda connection: connection.scalar(total)) or 0)
+        return int(self._store.read(lambda connection: connection.scalar(total)) or 0)
 
-    async def _reserve_or_undo(self, scope: Scope, amount: int, reservation_id: str) -> Reservation:
+    async def _reserve_or_undo(self, hold: Hold, reservation_id: str, *, final: bool) -> Reservation:
         try:
-            return await asyncio.wrap_future(self.reserve(scope, amount, reservation_id=reservation_id))
+            return await asyncio.wrap_future(self.reserve(hold, reservation_id=reservation_id, final=final))
         except asyncio.CancelledError:
             # It may be too late to take the reservation back; then it is released right behind it.
             self.release(reservation_id)
             raise
 
-    def _close(
-        self, operation: Callable[[sqlite3.Connection], Closing], also: AlsoWrite | None
-    ) -> "Future[Settlement]":
-        closings: list[Closing] = []
+    def _settlement(self, closing: "Future[Closing]") -> "Future[Settlement]":
+        return _then(closing, self._closed)
 
-        def op(connection: sqlite3.Connection) -> Settlement:
-            closing = operation(connection)
-            if closing.first:
-                closings.append(closing)
-                if also is not None:
-                    also(connection)
-            return closing.settlement
-
-        future = self._database.write(op)
-        future.add_done_callback(lambda done: self._closed(done, closings))
-        return future
-
-    def _closed(self, done: "Future[Settlement]", closings: list[Closing]) -> None:
+    def _closed(self, closing: Closing) -> Settlement:
         """Follow up what is committed: wake who waits, report an overrun."""
-        if done.cancelled() or done.exception() is not None:
-            return
-        for closing in closings:
+        settlement = closing.settlement
+        if closing.first:
             self._turnstile.freed(closing.scope)
-            settlement = closing.settlement
             if settlement.overrun:
                 self.overrun_tokens += settlement.overrun
                 self._log.warning(
@@ -228,22 +318,42 @@ class Ledger:
                     charged=settlement.charged,
                     overrun=settlement.overrun,
                 )
+        return settlement
 
-    def _view(self) -> View:
-        now_ns = self._calendar.now_ns()
-        return View(instant_of(now_ns), self._calendar.windows(now_ns), self._defaults, self._thresholds)
+    def _expired(self, closings: tuple[Closing, ...]) -> int:
+        for closing in closings:
+            self._closed(closing)
+        if closings:
+            self._log.warning("budget.holds_expired", holds=len(closings))
+        return len(closings)
+
+    def _freed_by(self, done: "Future[Reservation]") -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._turnstile.freed(done.result().scope)
+
+    def _overridden(self, future: "Future[Override]") -> "Future[Override]":
+        def freed(done: "Future[Override]") -> None:
+            if not done.cancelled() and done.exception() is None:
+                self._turnstile.freed(done.result().scope)
+
+        future.add_done_callback(freed)
+        return future
 
 
-def _standing(connection: Connection) -> tuple[int, dict[WindowKind, tuple[int, int]]]:
-    """Return the instant of the last entry, and the windows that were open then."""
-    last_seen_ns = connection.scalar(select(entries.c.at_ns).order_by(entries.c.seq.desc()).limit(1)) or 0
-    last_seen_s = last_seen_ns // 1_000_000_000
-    is_open = and_(counters.c.window_start_s <= last_seen_s, counters.c.window_end_s > last_seen_s)
-    windows = (
-        select(counters.c.window, counters.c.window_start_s, counters.c.window_end_s)
-        .where(is_open)
-        .distinct()
-        .order_by(counters.c.window_start_s)
-    )
-    # After an edit of the time zone two may overlap; the newer one counts.
-    return last_seen_ns, {kind: (start_s, end_s) for kind, start_s, end_s in connection.execute(windows)}
+S = TypeVar("S")
+
+
+def _then(future: "Future[S]", change: Callable[[S], T]) -> "Future[T]":
+    """Return a future of what `change` makes of the result; it runs before whoever waits is told."""
+    changed: Future[T] = Future()
+    changed.set_running_or_notify_cancel()
+
+    def pass_on(done: "Future[S]") -> None:
+        error = done.exception()
+        if error is not None:
+            changed.set_exception(error)
+        else:
+            changed.set_result(change(done.result()))
+
+    future.add_done_callback(pass_on)
+    return changed

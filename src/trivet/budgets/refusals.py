@@ -1,89 +1,162 @@
-"""Why a hold does not fit. Three kinds, never mixed, each with what would help."""
+"""Refusals in words. Three kinds of too little, never mixed, and policy; each with what would help."""
 
 import math
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC
 
-from trivet.budgets.rows import METER, Balance, least_room
-from trivet.domain.errors import BudgetContended, BudgetError, BudgetExhausted, RequestTooLarge
+from trivet.budgets.rows import Balance, least_room, reset_of
+from trivet.domain.budgets import Hold, Meter
+from trivet.domain.errors import (
+    ApprovalRequired,
+    BudgetContended,
+    BudgetExhausted,
+    NonessentialBlocked,
+    RequestTooLarge,
+)
 
 CONTENDED_RETRY_S = 1.0
 
-
-def refusal(balances: list[Balance], amount: int, now_ns: int) -> BudgetError | None:
-    """Return why `amount` may not be held on all of `balances`; None when it may.
-
-    Admission is `used + held + amount <= limit` on every limited row. Of several obstacles the one that
-    lasts longest is named: too large for ever, exhausted until a reset, contended until holds settle.
-    """
-    limited = [(balance, balance.limit) for balance in balances if balance.limit is not None]
-    too_large = [(balance, limit) for balance, limit in limited if amount > limit]
-    if too_large:
-        tightest, limit = min(too_large, key=lambda pair: pair[1])
-        return _too_large(tightest, limit, balances, amount)
-    exhausted = [(balance, limit) for balance, limit in limited if balance.used + amount > limit]
-    if exhausted:
-        lasting, limit = max(exhausted, key=lambda pair: (pair[0].key.end_s, pair[0].used - pair[1]))
-        return _exhausted(lasting, limit, balances, amount, now_ns)
-    contended = [
-        (balance, limit) for balance, limit in limited if balance.used + balance.held + amount > limit
-    ]
-    if contended:
-        fullest, limit = min(contended, key=lambda pair: pair[1] - pair[0].used - pair[0].held)
-        return _contended(fullest, limit, balances, amount)
-    return None
+UNITS: dict[Meter, str] = {
+    "tokens": "tokens",
+    "weighted_tokens": "weighted tokens",
+    "usd_micros": "millionths of a dollar",
+}
 
 
-def _too_large(balance: Balance, limit: int, balances: list[Balance], amount: int) -> RequestTooLarge:
+@dataclass(frozen=True, slots=True)
+class Obstacles:
+    """All that a refusal may speak of: the limited rows, what was asked, what fits now."""
+
+    balances: tuple[Balance, ...]
+    hold: Hold
+    largest_output: int
+    """Output tokens that fit now."""
+    now_ns: int
+
+    def requested(self, meter: Meter) -> int:
+        """Return what was asked of one meter."""
+        return self.hold.amounts(self.hold.max_output).of(meter)
+
+
+def too_large(balance: Balance, obstacles: Obstacles, largest_output: int) -> RequestTooLarge:
+    """Say that an empty window would not take it; `largest_output` tokens would be accepted."""
+    unit = UNITS[balance.key.meter]
+    details = _details(balance, obstacles)
+    details["largest_max_tokens"] = largest_output
+    hint = _smaller(obstacles)
+    if obstacles.hold.max_output and largest_output:
+        hint = f"max_tokens of at most {largest_output} is accepted."
     return RequestTooLarge(
-        f"The request may need {amount} tokens, more than the whole {_name(balance)} of {limit}.",
-        hint=_smaller(balances),
-        details=_details(balance, balances, amount),
+        f"The request may need {obstacles.requested(balance.key.meter)} {unit}, more than the whole"
+        f" {_name(balance)} of {balance.ceiling}.",
+        hint=hint,
+        details=details,
     )
 
 
-def _exhausted(
-    balance: Balance, limit: int, balances: list[Balance], amount: int, now_ns: int
-) -> BudgetExhausted:
-    resets_at = datetime.fromtimestamp(balance.key.end_s, UTC).isoformat()
+def exhausted(balance: Balance, obstacles: Obstacles) -> BudgetExhausted:
+    """Say that what is used leaves too little until the window resets."""
+    key, unit = balance.key, UNITS[balance.key.meter]
+    left = max(0, (balance.ceiling or 0) - balance.used)
+    resets_at = reset_of(key)
     return BudgetExhausted(
-        f"The {_name(balance)} has {max(0, limit - balance.used)} of {limit} tokens left;"
-        f" the request may need {amount}.",
-        hint=f"It resets at {resets_at}. {_smaller(balances)}",
-        retry_after_s=float(max(1, math.ceil(balance.key.end_s - now_ns / 1e9))),
-        details=_details(balance, balances, amount),
+        f"The {_name(balance)} has {left} of {balance.ceiling} {unit} left;"
+        f" the request may need {obstacles.requested(key.meter)}.",
+        hint=f"{_reset_words(balance)} {_smaller(obstacles)}",
+        retry_after_s=None if resets_at is None else _seconds_until(balance, obstacles.now_ns),
+        details=_details(balance, obstacles),
     )
 
 
-def _contended(balance: Balance, limit: int, balances: list[Balance], amount: int) -> BudgetContended:
+def contended(balance: Balance, obstacles: Obstacles) -> BudgetContended:
+    """Say that open holds are in the way."""
+    unit = UNITS[balance.key.meter]
     return BudgetContended(
-        f"The {_name(balance)} of {limit} tokens is held by requests that are running: {balance.used} used,"
-        f" {balance.held} held; this one may need {amount}.",
-        hint=f"Try again when they have ended. {_smaller(balances)}",
+        f"The {_name(balance)} of {balance.ceiling} {unit} is held by requests that are running:"
+        f" {balance.used} used, {balance.held} held;"
+        f" this one may need {obstacles.requested(balance.key.meter)}.",
+        hint=f"Try again when they have ended. {_smaller(obstacles)}",
         retry_after_s=CONTENDED_RETRY_S,
-        details=_details(balance, balances, amount),
+        details=_details(balance, obstacles),
     )
+
+
+def approval_required(balance: Balance, percent: int, hold: Hold) -> ApprovalRequired:
+    """Say that the dearest tier takes an approval from here on."""
+    return ApprovalRequired(
+        f"{percent} % of the {_name(balance)} is used: tier {hold.tier or 'asked for'} takes an approval.",
+        hint=f"Ask for an override, or use a cheaper tier. {_reset_words(balance)}",
+        details={
+            **_facts(balance),
+            "threshold": percent,
+            "still_works": ["cheaper tiers", "this tier with an approved override"],
+        },
+    )
+
+
+def nonessential_blocked(
+    balance: Balance, percent: int, hold: Hold, *, critical_only: bool
+) -> NonessentialBlocked:
+    """Say that requests of this priority are not served from here on."""
+    works = ["priority critical"] if critical_only else ["priority interactive", "priority critical"]
+    return NonessentialBlocked(
+        f"{percent} % of the {_name(balance)} is used: {hold.priority} requests are not served.",
+        hint=_reset_words(balance),
+        details={**_facts(balance), "threshold": percent, "still_works": works},
+    )
+
+
+def _seconds_until(balance: Balance, now_ns: int) -> float:
+    return float(max(1, math.ceil(balance.key.end_s - now_ns / 1e9)))
 
 
 def _name(balance: Balance) -> str:
-    return f"{balance.key.window} token budget of {balance.key.scope}"
+    key = balance.key
+    unit = {"tokens": "token", "weighted_tokens": "weighted token", "usd_micros": "dollar"}[key.meter]
+    whose = f"{key.window} {key.subject!a} in {key.scope}" if key.subject else key.scope
+    kind = key.window if not key.subject else "own"
+    return f"{'per-request' if kind == 'request' else kind} {unit} budget of {whose}"
 
 
-def _smaller(balances: list[Balance]) -> str:
-    room = least_room(balances)
+def _reset_words(balance: Balance) -> str:
+    resets_at = reset_of(balance.key)
+    return "It does not reset." if resets_at is None else f"It resets at {resets_at.isoformat()}."
+
+
+def _smaller(obstacles: Obstacles) -> str:
+    if obstacles.hold.max_output and obstacles.largest_output:
+        return f"max_tokens of at most {obstacles.largest_output} fits now."
+    room = least_room(obstacles.balances)
     if not room:
         return "Nothing fits now."
     return f"A request of at most {room} tokens, prompt and output together, fits now: lower max_tokens."
 
 
-def _details(balance: Balance, balances: list[Balance], amount: int) -> dict[str, object]:
-    return {
-        "scope": balance.key.scope,
-        "meter": METER,
-        "window": balance.key.window,
+def _facts(balance: Balance) -> dict[str, object]:
+    key, resets_at = balance.key, reset_of(balance.key)
+    facts: dict[str, object] = {
+        "scope": key.scope,
+        "meter": key.meter,
+        "window": key.window,
         "used": balance.used,
         "held": balance.held,
-        "limit": balance.limit,
-        "resets_at": datetime.fromtimestamp(balance.key.end_s, UTC).isoformat(),
-        "requested": amount,
-        "largest_amount": least_room(balances),
+        "limit": balance.ceiling,
+        "resets_at": None if resets_at is None else resets_at.astimezone(UTC).isoformat(),
+    }
+    if key.subject:
+        facts["subject"] = key.subject
+    return facts
+
+
+def _details(balance: Balance, obstacles: Obstacles) -> dict[str, object]:
+    room = least_room(obstacles.balances)
+    works = [f"requests of at most {room} tokens"] if room else []
+    if obstacles.hold.max_output and obstacles.largest_output:
+        works = [f"max_tokens of at most {obstacles.largest_output}"]
+    return {
+        **_facts(balance),
+        "requested": obstacles.requested(balance.key.meter),
+        "largest_amount": room,
+        "largest_max_tokens": obstacles.largest_output if obstacles.hold.max_output else None,
+        "still_works": works,
     }

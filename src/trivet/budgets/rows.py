@@ -1,61 +1,106 @@
 """The rows of the ledger as values: which counters a request touches, and what stands in them."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from trivet.config.settings import BudgetSettings
-from trivet.domain.budgets import BudgetRow, Meter, WindowKind
+from trivet.domain.budgets import (
+    METERS,
+    NEVER_S,
+    PRIORITIES,
+    Amounts,
+    BudgetRow,
+    CounterKind,
+    Hold,
+    LimitKind,
+    Meter,
+)
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.scopes import Scope
 
-METER: Meter = "tokens"
+TRACKED: tuple[tuple[Meter, CounterKind], ...] = (("tokens", "daily"), ("tokens", "monthly"))
+"""What is counted on every scope, limited or not."""
 
 LARGEST_AMOUNT = 2**53
 """No single amount is larger; beyond it JSON readers lose digits."""
+SUBJECT_CHARS_MAX = 200
 
 
 class RowKey(NamedTuple):
-    """One counter of one scope in one window, whose bounds are seconds since 1970 in UTC."""
+    """One counter of one scope: of a calendar window, or of a task or session (the `subject`).
+
+    The window's bounds are seconds since 1970 in UTC; what has none begins at 0 and ends at NEVER_S.
+    """
 
     scope: Scope
-    window: WindowKind
+    meter: Meter
+    window: LimitKind
+    subject: str
     start_s: int
     end_s: int
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """What bounds a row: its limit, and what goes beyond it.
+
+    `granted` is what approved overrides add for everybody, `critical` what the allowance and emergency
+    overrides add for critical requests.
+    """
+
+    key: RowKey
+    limit: int
+    granted: int = 0
+    critical: int = 0
+
+    def ceiling(self, *, critical: bool) -> int:
+        """Return what used and held may add up to."""
+        return self.limit + self.granted + (self.critical if critical else 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Balance:
-    """What stands in a row, and its limit (None: unlimited)."""
+    """What stands in a row, its limit (None: unlimited), and what this reading may use beyond that."""
 
     key: RowKey
     used: int
     held: int
     limit: int | None
+    extra: int = 0
+
+    @property
+    def ceiling(self) -> int | None:
+        """Return what used and held may add up to; None when unlimited."""
+        return None if self.limit is None else self.limit + self.extra
 
     @property
     def room(self) -> int | None:
         """Return what may still be reserved, never below zero; None when unlimited."""
-        return None if self.limit is None else max(0, self.limit - self.used - self.held)
+        return None if self.limit is None else max(0, self.limit + self.extra - self.used - self.held)
 
     def as_row(self) -> BudgetRow:
         """Return the row as the doors show it."""
+        key = self.key
         return BudgetRow(
-            scope=self.key.scope,
-            meter=METER,
-            window=self.key.window,
-            window_start=datetime.fromtimestamp(self.key.start_s, UTC),
-            resets_at=datetime.fromtimestamp(self.key.end_s, UTC),
+            scope=key.scope,
+            meter=key.meter,
+            window=key.window,  # type: ignore[arg-type]  # what is shown is counted: no `request`
+            window_start=datetime.fromtimestamp(key.start_s, UTC),
+            resets_at=reset_of(key),
             used=self.used,
             held=self.held,
             limit=self.limit,
+            overridden=self.extra,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class DefaultLimits:
-    """What an organisation may use that has no limit of its own; None: unlimited."""
+    """What an organisation may use that has no limit of its own, in tokens; None: unlimited."""
 
     daily: int | None
     monthly: int | None
@@ -65,32 +110,39 @@ class DefaultLimits:
         """Take the defaults from the settings."""
         return cls(settings.default_daily_tokens, settings.default_monthly_tokens)
 
-    def applied(self, key: RowKey, *, has_own: bool, own: int | None) -> int | None:
-        """Return the limit of a row: its own, else the default if its scope is an organisation."""
-        if has_own:
-            return own
-        if "." in key.scope:
+    def limit(self, scope: Scope, meter: Meter, kind: LimitKind) -> int | None:
+        """Return the limit of a row that has none of its own."""
+        if meter != "tokens" or "." in scope:
             return None
-        return self.daily if key.window == "daily" else self.monthly
+        if kind == "daily":
+            return self.daily
+        return self.monthly if kind == "monthly" else None
 
 
-def least_room(balances: list[Balance]) -> int | None:
-    """Return the least that any limited row has left; None when no row is limited."""
-    return min((balance.room for balance in balances if balance.room is not None), default=None)
+def reset_of(key: RowKey) -> datetime | None:
+    """Return when a row's window ends; None: never."""
+    return None if key.end_s >= NEVER_S else datetime.fromtimestamp(key.end_s, UTC)
 
 
-def rows_as_text(rows: list[RowKey]) -> str:
+def least_room(balances: Iterable[Balance]) -> int | None:
+    """Return the least tokens that any limited row has left; None when no tokens are limited."""
+    rooms = [b.room for b in balances if b.room is not None and b.key.meter == "tokens"]
+    return min(rooms, default=None)
+
+
+def rows_as_text(rows: Sequence[RowKey]) -> str:
     """Return the rows as they are stored with reservations and entries."""
     return json.dumps(rows, separators=(",", ":"))
 
 
-def rows_from_text(text: str) -> list[RowKey]:
+@lru_cache(maxsize=4096)
+def rows_from_text(text: str) -> tuple[RowKey, ...]:
     """Return the rows that `rows_as_text` stored."""
-    return [RowKey(*row) for row in json.loads(text)]
+    return tuple(RowKey(*row) for row in json.loads(text))
 
 
 def check_amount(amount: object, what: str) -> None:
-    """Refuse what is not a sensible number of tokens.
+    """Refuse what is not a sensible amount.
 
     Raises:
         RequestMalformed: it is negative, absurdly large, or not an integer.
@@ -99,3 +151,40 @@ def check_amount(amount: object, what: str) -> None:
         raise RequestMalformed(
             f"{what} must be a whole number of tokens from 0 to 2^53, not {str(amount)[:40]}.", param=what
         )
+
+
+def check_amounts(amounts: Amounts, what: str) -> None:
+    """Refuse amounts of which one is not sensible.
+
+    Raises:
+        RequestMalformed: see `check_amount`.
+    """
+    for meter in METERS:
+        check_amount(amounts.of(meter), what)
+
+
+def check_hold(hold: Hold) -> None:
+    """Refuse a hold that cannot be meant.
+
+    Raises:
+        RequestMalformed: an amount, the output tokens, the priority or a subject is senseless.
+    """
+    check_amounts(hold.prompt, "amount")
+    check_amounts(hold.output, "amount")
+    check_amount(hold.max_output, "max_output")
+    check_amount(hold.min_output, "min_output")
+    if hold.min_output > hold.max_output or hold.priority not in PRIORITIES:
+        raise RequestMalformed("The hold's output tokens or its priority cannot be meant.")
+    for name, subject in (("task", hold.task), ("session", hold.session)):
+        if subject is not None:
+            check_subject(subject, name)
+
+
+def check_subject(subject: str, param: str) -> None:
+    """Refuse a task or session id that is no short printable text.
+
+    Raises:
+        RequestMalformed: it is empty, too long, or holds control characters.
+    """
+    if not 0 < len(subject) <= SUBJECT_CHARS_MAX or not subject.isprintable():
+        raise RequestMalformed(f"{param} must be 1 to {SUBJECT_CHARS_MAX} printable characters.", param=param)

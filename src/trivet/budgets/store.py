@@ -87,7 +87,15 @@ class LedgerStore(Protocol):
         """
         ...
 
-    def reweight(self, reservation_id: str, prompt: Amounts, output: Amounts) -> "Future[Reservation]":
+    def reweight(
+        self,
+        reservation_id: str,
+        prompt: Amounts,
+        output: Amounts,
+        *,
+        tier: str | None = None,
+        dearest: bool = False,
+    ) -> "Future[Reservation]":
         """Change an open hold to another tier's amounts, for the output tokens that were granted.
 
         On all of its rows or, with the errors of `reserve`, on none: then the hold stays as it was.
@@ -165,8 +173,8 @@ class LedgerStore(Protocol):
         """Tell how full the scope's budgets are, from memory: never blocks, may be a moment old."""
         ...
 
-    def view(self, scope: Scope | None) -> View:
-        """Return the instant and the calendar that a reading is made under."""
+    def view(self) -> View:
+        """Return the instant, the calendar and the rules that a reading is made under."""
         ...
 
     def read(self, op: Callable[[Connection], T]) -> T:

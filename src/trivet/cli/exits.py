@@ -20,6 +20,8 @@ _BY_CODE = {
     "permission_denied": ACCESS,
     "budget_exhausted": BUDGET,
     "budget_contended": BUDGET,
+    "approval_required": BUDGET,
+    "nonessential_blocked": BUDGET,
     "request_too_large": BUDGET,
     "server_unreachable": ENGINE,
 }

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from trivet.domain.budgets import LadderAction
 from trivet.domain.tiers import EngineKind
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -175,6 +176,16 @@ class RoutingSettings(Section):
     default_policy: str = "normal"
 
 
+class LadderStep(Section):
+    """What happens once so many percent of a limit are used, settled use only."""
+
+    percent: Annotated[int, Field(gt=0, le=100)]
+    actions: Annotated[tuple[LadderAction, ...], Field(min_length=1)]
+    """notify; prefer_cheaper: routing leans to cheaper tiers; enforce_cheaper: routing keeps below the
+    dearest tier; approve_heavy: the dearest tier takes an approved override; block_nonessential: no batch
+    requests; critical_only: nothing but critical requests."""
+
+
 class BudgetSettings(Section):
     """Token budgets."""
 
@@ -185,6 +196,15 @@ class BudgetSettings(Section):
     thresholds: tuple[Annotated[int, Field(gt=0, le=100)], ...] = (50, 70, 80, 85, 95, 100)
     contended_wait_s: Annotated[float, Field(ge=0, le=10)] = 2.0
     exhausted_status: Literal[429, 402] = 429
+    minimum_output_tokens: PositiveInt | None = 64
+    """Where less than the whole output fits, it is cut down to what fits, but not below this; null: never."""
+    ladder: Literal["default", "strict"] | tuple[LadderStep, ...] = "default"
+    """default: notify at each threshold, prefer cheaper tiers from 70 %. strict: also enforce cheaper tiers
+    and ask approval for the dearest from 85, block batch requests from 95, all but critical ones at 100."""
+    emergency_percent: Annotated[int, Field(ge=0, le=100)] = 10
+    """An emergency override gives critical requests at most so much of the limit; 0: there are none."""
+    emergency_hours: Annotated[float, Field(gt=0, le=168)] = 4.0
+    """The longest life of an emergency override."""
 
 
 class ExecutionSettings(Section):

@@ -12,7 +12,7 @@ METERS: tuple[Meter, ...] = ("tokens", "weighted_tokens", "usd_micros")
 
 WindowKind = Literal["daily", "weekly", "monthly", "total"]
 """Calendar windows in the tenant's zone; a week begins on Monday; `total` has no beginning and no end."""
-WINDOW_KINDS: tuple[WindowKind, ...] = ("daily", "monthly")
+WINDOW_KINDS: tuple[WindowKind, ...] = ("daily", "weekly", "monthly", "total")
 SubjectKind = Literal["task", "session"]
 """Windows that are no time: everything that one task or one session uses."""
 SUBJECT_KINDS: tuple[SubjectKind, ...] = ("task", "session")
@@ -247,17 +247,20 @@ class BudgetRow:
 
     scope: Scope
     meter: Meter
-    window: WindowKind
+    window: CounterKind
     window_start: datetime
-    resets_at: datetime
+    resets_at: datetime | None
+    """None: never."""
     used: int
     held: int
     limit: int | None
+    overridden: int = 0
+    """What approved overrides in force add to the limit."""
 
     @property
     def remaining(self) -> int | None:
         """Return what may still be reserved; never below zero; None when unlimited."""
-        return None if self.limit is None else max(0, self.limit - self.used - self.held)
+        return None if self.limit is None else max(0, self.limit + self.overridden - self.used - self.held)
 
     @property
     def percent_used(self) -> float | None:
@@ -273,13 +276,28 @@ class BudgetRow:
             "meter": self.meter,
             "window": self.window,
             "window_start": self.window_start.isoformat(),
-            "resets_at": self.resets_at.isoformat(),
+            "resets_at": self.resets_at.isoformat() if self.resets_at else None,
             "used": self.used,
             "held": self.held,
             "limit": self.limit,
+            "overridden": self.overridden,
             "remaining": self.remaining,
             "percent_used": self.percent_used,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetCap:
+    """A limit on each single request, task or session."""
+
+    scope: Scope
+    meter: Meter
+    window: LimitKind
+    limit: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the cap as the API and the CLI show it."""
+        return {"scope": self.scope, "meter": self.meter, "window": self.window, "limit": self.limit}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,12 +308,20 @@ class BudgetStatus:
     status: str
     """`ok`, `warning` (a threshold is passed), `exhausted`."""
     rows: tuple[BudgetRow, ...]
+    caps: tuple[BudgetCap, ...]
     burn_rate_per_hour: float
+    """Tokens of this scope."""
+    burn_rates: Amounts
+    """Per hour, rounded, on every meter."""
     projected_total: int | None
     breach_at: datetime | None
     requests_remaining: int | None
     thresholds: tuple[int, ...]
     active_alerts: tuple[dict[str, Any], ...]
+    overrides: tuple[Override, ...]
+    """Requested ones, and approved ones in force, of the scope and those above it."""
+    actions: tuple[LadderAction, ...]
+    """What the ladder has in force."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the status as the API and the CLI show it."""
@@ -303,10 +329,14 @@ class BudgetStatus:
             "scope": self.scope,
             "status": self.status,
             "rows": [row.as_json() for row in self.rows],
+            "caps": [cap.as_json() for cap in self.caps],
             "burn_rate_per_hour": self.burn_rate_per_hour,
+            "burn_rates": self.burn_rates.as_json(),
             "projected_total": self.projected_total,
             "breach_at": self.breach_at.isoformat() if self.breach_at else None,
             "requests_remaining": self.requests_remaining,
             "thresholds": list(self.thresholds),
             "active_alerts": list(self.active_alerts),
+            "overrides": [override.as_json() for override in self.overrides],
+            "actions": list(self.actions),
         }

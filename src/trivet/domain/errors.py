@@ -16,11 +16,17 @@ TrivetError
 │   ├── ModelUnknown ........... model_not_found
 │   ├── NotFound ............... not_found
 │   ├── ContextTooLong ......... context_length_exceeded
-│   └── NoCandidate ............ no_candidate
+│   ├── NoCandidate ............ no_candidate
+│   └── IdempotencyError
+│       ├── IdempotencyInFlight  idempotency_in_flight  (the same request is running)
+│       ├── IdempotencyMismatch  idempotency_mismatch   (the key stood for another request)
+│       └── IdempotencyCompleted idempotency_completed  (it ran, and was charged)
 ├── BudgetError
 │   ├── BudgetExhausted ........ budget_exhausted
 │   ├── BudgetContended ........ budget_contended
-│   └── RequestTooLarge ........ request_too_large
+│   ├── RequestTooLarge ........ request_too_large
+│   ├── ApprovalRequired ....... approval_required
+│   └── NonessentialBlocked .... nonessential_blocked
 └── EngineError
     ├── EngineUnavailable ...... upstream_unavailable   (refused, gone)
     │   └── EngineLoading ...... upstream_loading       (it will answer, but not in time)
@@ -169,6 +175,30 @@ class NoCandidate(RequestError):
     code = "no_candidate"
 
 
+class IdempotencyError(RequestError):
+    """An idempotency key was used before; nothing is done, or charged, twice."""
+
+    code = "idempotency_error"
+
+
+class IdempotencyInFlight(IdempotencyError):
+    """The request that the key stands for is still running."""
+
+    code = "idempotency_in_flight"
+
+
+class IdempotencyMismatch(IdempotencyError):
+    """The key stood for a request with another content."""
+
+    code = "idempotency_mismatch"
+
+
+class IdempotencyCompleted(IdempotencyError):
+    """The request ran to its end; `details["usage"]` says what it was charged."""
+
+    code = "idempotency_completed"
+
+
 class BudgetError(TrivetError):
     """A budget does not allow the request."""
 
@@ -191,6 +221,18 @@ class RequestTooLarge(BudgetError):
     """The request's ceiling exceeds the whole limit, even of an empty window."""
 
     code = "request_too_large"
+
+
+class ApprovalRequired(BudgetError):
+    """So much of a budget is used that the dearest tier takes an approved override."""
+
+    code = "approval_required"
+
+
+class NonessentialBlocked(BudgetError):
+    """So much of a budget is used that requests of this priority have to wait for its reset."""
+
+    code = "nonessential_blocked"
 
 
 class EngineError(TrivetError):

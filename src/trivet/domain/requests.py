@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from trivet.domain.budgets import PRIORITIES, Idempotency, Priority
 from trivet.domain.scopes import Scope
 
 
@@ -18,6 +19,12 @@ class Principal:
     """Tiers that the key may use; empty means all."""
     models: frozenset[str] = frozenset()
     """Deployments that the key may use; empty means all."""
+    priority: Priority = "interactive"
+    """The key's; a request may lower it, never raise it."""
+
+    def priority_of(self, asked: str | None) -> Priority:
+        """Return the priority of a request: the key's, or a lower one that the caller asks for."""
+        return next((p for p in PRIORITIES if p in (asked, self.priority)), self.priority)
 
     @property
     def is_admin(self) -> bool:
@@ -60,6 +67,7 @@ class ChatRequest:
     """The caller asked for the usage chunk of a stream itself."""
     max_tokens: int | None = None
     n: int = 1
+    idempotency: Idempotency | None = None
     hints: Hints = field(default_factory=Hints)
 
 

@@ -6,7 +6,7 @@ are not spliced onto the first one's.
 
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -52,6 +52,8 @@ class Course:
     started_ns: int
     on_wait: Callable[[], None]
     """Called when a model has to be waited for."""
+    weigh: Callable[[Deployment], Awaitable[bool]]
+    """Hold budget for another candidate before it is tried; False: it does not fit, so it is none."""
 
 
 class RunningAttempt:
@@ -163,6 +165,8 @@ class Chain:
                 deadline_error = EngineTimeout(f"The deadline of {self._settings.deadline_s:g} s has passed.")
                 break
             try:
+                if not await course.weigh(candidate.deployment):
+                    continue
                 running = await self._begin(candidate.deployment, course, last=index == last)
                 if running is None:
                     breaker = self.breakers.of(candidate.deployment.name)

@@ -12,12 +12,12 @@ import structlog
 
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision, Offer
-from trivet.domain.errors import BudgetError, StoreUnavailable, TrivetError
+from trivet.domain.errors import BudgetError, IdempotencyError, StoreUnavailable, TrivetError
 from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.execution.answer import Answer
 from trivet.execution.chain import Chain, Course
-from trivet.execution.run import Run
+from trivet.execution.run import Budgeting, Run
 from trivet.execution.settler import Settler
 from trivet.fleet import Fleet
 from trivet.metering import Metrics, UsageRecords
@@ -39,7 +39,7 @@ class Pipeline:
         records: UsageRecords,
         metrics: Metrics,
         text_limit_chars: int,
-        contended_wait_s: float,
+        budget: Budgeting,
         clock: Clock,
     ) -> None:
         self._router = router
@@ -49,7 +49,7 @@ class Pipeline:
         self._records = records
         self._metrics = metrics
         self._text_limit_chars = text_limit_chars
-        self._contended_wait_s = contended_wait_s
+        self._budget = budget
         self._clock = clock
 
     def decide(self, request: ChatRequest, principal: Principal) -> Decision:
@@ -94,22 +94,22 @@ class Pipeline:
             request=request,
             decision=decision,
             settler=self._settler,
+            budget=self._budget,
             clock=self._clock,
             started_ns=started_ns,
             row_writer=self._records.writer,
             announce=self._announce,
         )
         try:
-            run.reservation = await self._settler.hold(
-                principal.scope, run.ceiling, wait_s=self._contended_wait_s
-            )
+            await run.hold()
             course = Course(
                 request=request,
-                decision=decision,
+                decision=run.decision,
                 attempts=run.attempts,
                 request_id=request_id,
                 started_ns=started_ns,
-                on_wait=partial(on_wait, decision) if on_wait is not None else _unheard,
+                on_wait=partial(on_wait, run.decision) if on_wait is not None else _unheard,
+                weigh=run.weigh,
             )
             reply, running = await self._chain.first_content(course)
         except BaseException as error:
@@ -160,4 +160,5 @@ def _unheard() -> None:
 def _status_of(error: BaseException) -> OutcomeStatus:
     if isinstance(error, asyncio.CancelledError):
         return "cancelled"
-    return "refused" if isinstance(error, BudgetError | StoreUnavailable) else "failed"
+    refusals = BudgetError | IdempotencyError | StoreUnavailable
+    return "refused" if isinstance(error, refusals) else "failed"

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
 
-from trivet.domain.budgets import Reservation, Settlement
+from trivet.domain.budgets import Hold, Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision
-from trivet.domain.errors import EngineTimeout, TrivetError
+from trivet.domain.errors import BudgetError, EngineTimeout, TrivetError
 from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus, Usage, UsageSource
+from trivet.domain.prices import Prices
 from trivet.domain.requests import ChatRequest, Principal
+from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Reply
 from trivet.execution.settler import AlsoWrite, MakeAlso, Settler
+from trivet.execution.tariff import Tariff
 from trivet.execution.upstream import believable
 
 log = structlog.get_logger(__name__)
@@ -28,6 +31,19 @@ class Announce(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgeting:
+    """What a run needs to know to hold budget."""
+
+    prices: Prices
+    dearest_order: int
+    """The position of the dearest tier."""
+    wait_s: float
+    """How long to wait for open holds that are in the way."""
+    minimum_output_tokens: int | None
+    """For each choice: fewer are not worth granting; None: all or nothing."""
+
+
 class Run:
     """The record of one request between admission and settlement. Closes exactly once."""
 
@@ -39,6 +55,7 @@ class Run:
         request: ChatRequest,
         decision: Decision,
         settler: Settler,
+        budget: Budgeting,
         clock: Clock,
         started_ns: int,
         row_writer: Callable[[Outcome], AlsoWrite],
@@ -53,15 +70,69 @@ class Run:
         self.reservation: Reservation | None = None
         self.settlement: Settlement | None = None
         self.closed = False
+        self.clamped = False
         self._settler = settler
+        self._budget = budget
+        self._tariff = Tariff.of(decision.deployment, budget.prices)
         self._clock = clock
         self._row_writer = row_writer
         self._announce = announce
 
-    @property
-    def ceiling(self) -> int:
-        """Return the tokens to hold: the prompt's ceiling and every choice's output cap."""
-        return self.decision.estimated.prompt_tokens + self.output_cap
+    async def hold(self) -> None:
+        """Hold what the first candidate can use; where little is left, lower the request's output cap to it.
+
+        Raises:
+            BudgetError: nothing useful fits, or policy refuses it.
+            IdempotencyError: the request was made before.
+            StoreUnavailable: the ledger did not answer.
+        """
+        tier, cap = self.decision.deployment.tier, self.output_cap
+        least = self._budget.minimum_output_tokens
+        hints = self.request.hints
+        asked = Hold(
+            scope=self.principal.scope,
+            prompt=self._tariff.prompt(self.decision.estimated.prompt_tokens),
+            output=self._tariff.output(cap),
+            max_output=cap,
+            min_output=cap if least is None else min(cap, least * self.request.n),
+            priority=self.principal.priority_of(hints.priority),
+            task=hints.task_id,
+            session=hints.session,
+            tier=tier.name,
+            dearest=tier.order == self._budget.dearest_order,
+            idempotency=self.request.idempotency,
+            decision_id=self.decision.decision_id,
+        )
+        self.reservation = await self._settler.hold(asked, wait_s=self._budget.wait_s)
+        if self.reservation.max_output < cap:
+            self.clamped = True
+            granted = self.reservation.max_output // self.request.n
+            self.decision = replace(self.decision, max_output_tokens=granted)
+
+    async def weigh(self, deployment: Deployment) -> bool:
+        """Hold what another candidate can use instead; False: it is too dear, and no candidate."""
+        held = self.reservation
+        tariff = Tariff.of(deployment, self._budget.prices)
+        if held is None or tariff == self._tariff:
+            return True
+        before = self._tariff
+        if before.is_dearer_than(tariff):
+            # Should this be cut short, nobody knows which of both is held: the cheaper one surely is.
+            self._tariff = tariff
+        try:
+            await self._settler.reweight(
+                held.reservation_id,
+                tariff.prompt(self.decision.estimated.prompt_tokens),
+                tariff.output(held.max_output),
+                tier=deployment.tier.name,
+                dearest=deployment.tier.order == self._budget.dearest_order,
+            )
+        except BudgetError as refused:
+            log.info("candidate.too_dear", deployment=deployment.name, code=refused.code)
+            self._tariff = before
+            return False
+        self._tariff = tariff
+        return True
 
     @property
     def output_cap(self) -> int:
@@ -116,7 +187,8 @@ class Run:
         if usage is None:
             task = self._settler.release(self.reservation.reservation_id, also)
         else:
-            task = self._settler.settle(self.reservation.reservation_id, usage, also)
+            charged = self._tariff.charge(usage)
+            task = self._settler.settle(self.reservation.reservation_id, usage, charged, also)
         task.add_done_callback(self._settled)
         return task
 

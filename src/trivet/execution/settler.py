@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 import structlog
 
 from trivet.budgets import Ledger
-from trivet.domain.budgets import Reservation, Settlement
-from trivet.domain.errors import BudgetError, StoreError, StoreUnavailable
+from trivet.domain.budgets import Amounts, Hold, Reservation, Settlement
+from trivet.domain.errors import BudgetError, IdempotencyError, StoreError, StoreUnavailable
 from trivet.domain.outcomes import Usage
-from trivet.domain.scopes import Scope
 
 log = structlog.get_logger(__name__)
 
@@ -35,17 +34,15 @@ class Settler:
         self._ledger = ledger
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def hold(self, scope: Scope, amount: int, *, wait_s: float) -> Reservation:
-        """Reserve tokens; a caller that is cancelled meanwhile leaves no hold behind.
+    async def hold(self, hold: Hold, *, wait_s: float) -> Reservation:
+        """Reserve; a caller that is cancelled meanwhile leaves no hold behind.
 
         Raises:
             BudgetError: the hold was refused.
             StoreUnavailable: the ledger did not answer; nothing may pass unmetered.
         """
         reservation_id = uuid.uuid4().hex
-        task = self._own(
-            self._ledger.reserve_or_wait(scope, amount, reservation_id=reservation_id, wait_s=wait_s)
-        )
+        task = self._own(self._ledger.reserve_or_wait(hold, reservation_id=reservation_id, wait_s=wait_s))
         try:
             async with asyncio.timeout(wait_s + STORE_TIMEOUT_S):
                 return await asyncio.shield(task)
@@ -55,15 +52,32 @@ class Settler:
             raise
         except TimeoutError:
             self._own(self._release_when_granted(task))
-            raise StoreUnavailable(
-                f"The ledger did not answer within {STORE_TIMEOUT_S:g} s, and nothing passes unmetered.",
-                retry_after_s=1.0,
-            ) from None
+            raise _silent() from None
 
-    def settle(self, reservation_id: str, usage: Usage, also: MakeAlso) -> asyncio.Task[Settlement | None]:
+    async def reweight(
+        self, reservation_id: str, prompt: Amounts, output: Amounts, *, tier: str, dearest: bool
+    ) -> Reservation:
+        """Change a hold to another tier's amounts; where that is refused the hold stays as it was.
+
+        Raises:
+            BudgetError: it does not fit, or the tier takes an approval.
+            StoreUnavailable: the ledger did not answer.
+        """
+        future = self._ledger.reweight(reservation_id, prompt, output, tier=tier, dearest=dearest)
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise _silent() from None
+
+    def settle(
+        self, reservation_id: str, usage: Usage, charged: Amounts, also: MakeAlso
+    ) -> asyncio.Task[Settlement | None]:
         """Replace the hold by what was used, and write the outcome in the same transaction."""
         return self._own(
-            self._carry_out(lambda extra: self._ledger.settle(reservation_id, usage, also=extra), also)
+            self._carry_out(
+                lambda extra: self._ledger.settle(reservation_id, usage, charged, also=extra), also
+            )
         )
 
     def release(self, reservation_id: str, also: MakeAlso) -> asyncio.Task[Settlement | None]:
@@ -97,7 +111,7 @@ class Settler:
     async def _release_when_granted(self, task: asyncio.Task[Reservation]) -> None:
         try:
             reservation = await task
-        except (BudgetError, StoreError):
+        except (BudgetError, IdempotencyError, StoreError):
             return
         await self._carry_out(
             lambda extra: self._ledger.release(reservation.reservation_id, also=extra), _nothing_to_write
@@ -120,6 +134,13 @@ class Settler:
                 log.warning("settlement.failed", error=type(error).__name__, detail=str(error))
                 also = _nothing_to_write
         return None
+
+
+def _silent() -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The ledger did not answer within {STORE_TIMEOUT_S:g} s, and nothing passes unmetered.",
+        retry_after_s=1.0,
+    )
 
 
 def _write_nothing(_: sqlite3.Connection) -> None:

@@ -1,15 +1,17 @@
 """`BudgetManager`: the ledger in the plain calls of a small program: check, record, report."""
 
+import math
 import threading
 import uuid
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
-from trivet.domain.budgets import Settlement
+from trivet.domain.budgets import Amounts, Settlement
 from trivet.domain.clock import Clock, SystemClock
 from trivet.domain.errors import ConfigError, RequestMalformed
 from trivet.domain.scopes import Scope, lineage, parse_scope
@@ -98,7 +100,7 @@ class BudgetManager:
             row
             for scope in lineage(_scope(tenant_id))
             for row in self._ledger.rows(scope)
-            if row.scope == scope
+            if row.scope == scope and row.meter == "tokens"
         ]
         return all(row.limit is None or row.used + row.held + tokens <= row.limit for row in rows)
 
@@ -135,7 +137,9 @@ class BudgetManager:
         note = f"tier={tier} input={tokens_in} output={tokens_out}"
         if complexity_score is not None:
             note += f" complexity={float(complexity_score):.4g}"
-        settlement = self._ledger.record(scope, tokens_in + tokens_out, note=note).result()
+        tokens = tokens_in + tokens_out
+        weighted = math.ceil(Fraction(str(self._weights.of(tier))) * tokens)
+        settlement = self._ledger.record(scope, Amounts(tokens, weighted), note=note).result()
         with self._tallies.lock:
             tally = self._tallies.by_tenant.setdefault(scope, {}).setdefault(tier, _Tally())
             tally.requests += 1

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from trivet.domain.errors import StoreUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/versions`."""
 
 

@@ -56,6 +56,8 @@ api_keys = Table(
     Column("created_ns", BigInteger, nullable=False),
     Column("expires_ns", BigInteger, nullable=True),
     Column("revoked_ns", BigInteger, nullable=True),
+    Column("priority", Text, nullable=False, server_default="interactive"),
+    Column("replaces", Text, nullable=True, comment="key_id of the key that this one follows in a rotation"),
 )
 
 # --- budgets -------------------------------------------------------------------------------------------
@@ -65,12 +67,14 @@ limits = Table(
     metadata,
     Column("scope", Text, primary_key=True),
     Column("meter", Text, primary_key=True),
-    Column("window", Text, primary_key=True),
+    Column("window", Text, primary_key=True, comment="a kind of window, or request | task | session"),
     Column("amount", BigInteger, nullable=True, comment="NULL: explicitly unlimited"),
+    Column("allowance", BigInteger, nullable=False, comment="what critical requests may use beyond it"),
     Column("version", Integer, nullable=False),
     Column("author", Text, nullable=False),
     Column("updated_ns", BigInteger, nullable=False),
     CheckConstraint("amount >= 0", name="amount"),
+    CheckConstraint("allowance >= 0", name="allowance"),
 )
 
 counters = Table(
@@ -79,6 +83,7 @@ counters = Table(
     Column("scope", Text, primary_key=True),
     Column("meter", Text, primary_key=True),
     Column("window", Text, primary_key=True),
+    Column("subject", Text, primary_key=True, comment="the task or session; empty for calendar windows"),
     Column("window_start_s", BigInteger, primary_key=True),
     Column("window_end_s", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
@@ -86,6 +91,8 @@ counters = Table(
     CheckConstraint(f"used BETWEEN 0 AND {_LARGEST_TOTAL}", name="used"),
     CheckConstraint(f"held BETWEEN 0 AND {_LARGEST_TOTAL}", name="held"),
     Index(None, "window", "window_end_s"),
+    # Every operation goes by the primary key: one tree to change, not two.
+    sqlite_with_rowid=False,
 )
 
 reservations = Table(
@@ -94,23 +101,40 @@ reservations = Table(
     Column("id", Text, primary_key=True),
     Column("organisation", Text, nullable=False),
     Column("scope", Text, nullable=False),
-    Column("amount", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False, comment="held, as the next two"),
+    Column("weighted_tokens", BigInteger, nullable=False),
+    Column("usd_micros", BigInteger, nullable=False),
+    Column("max_output", BigInteger, nullable=False, comment="output tokens granted"),
+    Column("priority", Text, nullable=False),
     Column("state", Text, nullable=False, comment="held | settled | released | expired_charged"),
-    Column("charged", BigInteger, nullable=False, comment="0 while held"),
+    Column("charged_tokens", BigInteger, nullable=False, comment="0 while held, as the next two"),
+    Column("charged_weighted", BigInteger, nullable=False),
+    Column("charged_usd", BigInteger, nullable=False),
     Column("remaining", BigInteger, nullable=True, comment="what the tightest row had left at the end"),
-    Column("epoch", Integer, nullable=False, comment="which opening of the store made it"),
+    Column("owner", Text, nullable=False, comment="which opening of the store, or which replica, made it"),
+    Column("decision_id", Text, nullable=True),
     Column("created_ns", BigInteger, nullable=False),
+    Column("expires_ns", BigInteger, nullable=True, comment="NULL: it ends with its owner"),
     Column("closed_ns", BigInteger, nullable=True),
     Column(
-        "rows", Text, nullable=False, comment="JSON list of [scope, window, window_start_s, window_end_s]"
+        "rows",
+        Text,
+        nullable=False,
+        comment="JSON list of [scope, meter, window, subject, window_start_s, window_end_s]",
     ),
     CheckConstraint("state IN ('held', 'settled', 'released', 'expired_charged')", name="state"),
     # Recovery and reconciliation look only for what is open.
     Index(
         "ix_reservations_open",
-        "epoch",
+        "owner",
         sqlite_where=text("state = 'held'"),
         postgresql_where=text("state = 'held'"),
+    ),
+    Index(
+        "ix_reservations_expiring",
+        "expires_ns",
+        sqlite_where=text("state = 'held' AND expires_ns IS NOT NULL"),
+        postgresql_where=text("state = 'held' AND expires_ns IS NOT NULL"),
     ),
 )
 
@@ -121,18 +145,24 @@ entries = Table(
     Column("organisation", Text, nullable=False),
     Column("at_ns", BigInteger, nullable=False),
     Column(
-        "kind", Text, nullable=False, comment="reserve | settle | release | expire | record | correct | limit"
+        "kind",
+        Text,
+        nullable=False,
+        comment="reserve | reweight | settle | release | expire | correct | record | open | limit | zone"
+        " | override",
     ),
     Column("reservation_id", Text, nullable=True),
     Column("scope", Text, nullable=False),
-    Column("meter", Text, nullable=False),
-    Column("used_delta", BigInteger, nullable=False, comment="added to `used` of every one of `rows`"),
-    Column("held_delta", BigInteger, nullable=False, comment="added to `held` of every one of `rows`"),
+    # Added to `used` and `held` of every one of `rows`, by its meter.
+    Column("used_tokens", BigInteger, nullable=False),
+    Column("used_weighted", BigInteger, nullable=False),
+    Column("used_usd", BigInteger, nullable=False),
+    Column("held_tokens", BigInteger, nullable=False),
+    Column("held_weighted", BigInteger, nullable=False),
+    Column("held_usd", BigInteger, nullable=False),
     Column("overrun", BigInteger, nullable=False, comment="tokens charged beyond the hold or the limit"),
     Column("rows", Text, nullable=False, comment="as in reservations"),
-    Column(
-        "detail", Text, nullable=False, comment="JSON object, by kind: the usage, or the limit that was set"
-    ),
+    Column("detail", Text, nullable=False, comment="JSON object, by kind"),
     Column("note", Text, nullable=False),
     Column("prev_hash", Text, nullable=False, comment="hash of the organisation's entry before this one"),
     Column("hash", Text, nullable=False),
@@ -146,6 +176,94 @@ entries = Table(
     ),
     # A number that was given once is never given again, even if the last entry were deleted.
     sqlite_autoincrement=True,
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("scope", Text, primary_key=True, comment="an organisation"),
+    Column("time_zone", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("updated_ns", BigInteger, nullable=False),
+)
+
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False, comment="amount | approval | emergency"),
+    Column("scope", Text, nullable=False),
+    Column("meter", Text, nullable=False),
+    Column("window", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False, comment="beyond the limit"),
+    Column("state", Text, nullable=False, comment="requested | approved | denied | revoked"),
+    Column("requester", Text, nullable=False),
+    Column("approver", Text, nullable=True),
+    Column("reason", Text, nullable=False),
+    Column("requested_ns", BigInteger, nullable=False),
+    Column("decided_ns", BigInteger, nullable=True),
+    Column("expires_ns", BigInteger, nullable=False),
+    CheckConstraint("amount >= 0", name="amount"),
+    CheckConstraint("state IN ('requested', 'approved', 'denied', 'revoked')", name="state"),
+    Index(None, "scope"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False, comment="digest of the request that the key stands for"),
+    Column("reservation_id", Text, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Index(None, "created_ns"),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("meter", Text, primary_key=True),
+    Column("window", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("window_start_s", BigInteger, primary_key=True),
+    Column("percent", Integer, primary_key=True, comment="the threshold; each fires once per window"),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("limit_amount", BigInteger, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True),
+    Column("organisation", Text, nullable=False),
+    Column("kind", Text, nullable=False, comment="budget.threshold, ..."),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("payload", Text, nullable=False, comment="JSON object"),
+    Column("attempts", Integer, nullable=False),
+    Column("next_ns", BigInteger, nullable=False, comment="not to be tried before"),
+    Column("delivered_ns", BigInteger, nullable=True),
+    Column("last_error", Text, nullable=True),
+    Index(
+        "ix_outbox_waiting",
+        "next_ns",
+        sqlite_where=text("delivered_ns IS NULL"),
+        postgresql_where=text("delivered_ns IS NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+rate_limits = Table(
+    "rate_limits",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("requests_per_minute", BigInteger, nullable=True),
+    Column("tokens_per_minute", BigInteger, nullable=True),
+    Column("concurrent", BigInteger, nullable=True),
+    Column("version", Integer, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("updated_ns", BigInteger, nullable=False),
 )
 
 # --- metering ------------------------------------------------------------------------------------------

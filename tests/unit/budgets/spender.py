@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
+from trivet.domain.budgets import Hold
 from trivet.domain.clock import SystemClock
 from trivet.domain.errors import BudgetError
 from trivet.domain.outcomes import Usage
@@ -28,7 +29,9 @@ def spend(ledger: Ledger, client: str) -> None:
         number += 1
         name = f"{client}-{number}"
         try:
-            ledger.reserve(Scope(f"acme.team{number % 3}"), HOLD, reservation_id=name).result()
+            ledger.reserve(
+                Hold.of_tokens(Scope(f"acme.team{number % 3}"), HOLD), reservation_id=name
+            ).result()
         except BudgetError:
             return
         tell(f"held {name} {HOLD}")

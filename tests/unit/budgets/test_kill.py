@@ -37,7 +37,7 @@ def live_and_die(store: Path, life: int, lines: int) -> list[list[str]]:
 
 def stored_reservations(connection: sqlalchemy.Connection) -> dict[str, tuple[str, int]]:
     """Return state and charge of every reservation."""
-    return {row.id: (row.state, row.charged) for row in connection.execute(select(reservations))}
+    return {row.id: (row.state, row.charged_tokens) for row in connection.execute(select(reservations))}
 
 
 def test_killed_owners(tmp_path: Path) -> None:

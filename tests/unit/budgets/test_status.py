@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from trivet.budgets import Ledger
+from trivet.domain.budgets import Hold
 from trivet.domain.clock import ManualClock
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
@@ -27,6 +28,7 @@ def test_an_unused_budget(ledger: Ledger) -> None:
                 "used": 0,
                 "held": 0,
                 "limit": 1000,
+                "overridden": 0,
                 "remaining": 1000,
                 "percent_used": 0.0,
             },
@@ -39,16 +41,21 @@ def test_an_unused_budget(ledger: Ledger) -> None:
                 "used": 0,
                 "held": 0,
                 "limit": 10_000,
+                "overridden": 0,
                 "remaining": 10_000,
                 "percent_used": 0.0,
             },
         ],
+        "caps": [],
         "burn_rate_per_hour": 0.0,
+        "burn_rates": {"tokens": 0, "weighted_tokens": 0, "usd_micros": 0},
         "projected_total": 0,
         "breach_at": None,
         "requests_remaining": None,
         "thresholds": [50, 70, 80, 85, 95, 100],
         "active_alerts": [],
+        "overrides": [],
+        "actions": [],
     }
     assert expected == ledger.status(ACME).as_json()
 
@@ -63,7 +70,7 @@ def test_burn_rate_and_breach(ledger: Ledger, clock: ManualClock) -> None:
     ledger.record(ACME, 100).result()
     clock.advance(7200)
     ledger.record(SEARCH, 60).result()
-    ledger.reserve(ANA, 500, reservation_id="r").result()
+    ledger.reserve(Hold.of_tokens(ANA, 500), reservation_id="r").result()
     ledger.settle("r", Usage(20, 20)).result()
     status = ledger.status(ACME)
     assert status.burn_rate_per_hour == 100.0
@@ -88,9 +95,9 @@ def test_no_breach_within_the_window(ledger: Ledger, clock: ManualClock) -> None
 def test_requests_remaining_at_the_recent_mean(ledger: Ledger) -> None:
     """The room of the tightest row, holds included, is divided by the mean of recent charges."""
     for index, tokens in enumerate((10, 20, 30)):
-        ledger.reserve(SEARCH, 50, reservation_id=str(index)).result()
+        ledger.reserve(Hold.of_tokens(SEARCH, 50), reservation_id=str(index)).result()
         ledger.settle(str(index), Usage(tokens, 0)).result()
-    ledger.reserve(SEARCH, 135, reservation_id="open").result()
+    ledger.reserve(Hold.of_tokens(SEARCH, 135), reservation_id="open").result()
     ledger.release("2").result()
     assert ledger.status(SEARCH).requests_remaining == (1000 - 60 - 135) // 20
 
@@ -125,7 +132,7 @@ def test_thresholds(ledger: Ledger, tokens: int, status: str, threshold: int | N
 
 def test_holds_alert_nobody(ledger: Ledger) -> None:
     """Thresholds look at use: a burst of worst-case holds is no alarm."""
-    ledger.reserve(ACME, 1000, reservation_id="r").result()
+    ledger.reserve(Hold.of_tokens(ACME, 1000), reservation_id="r").result()
     assert ledger.status(ACME).status == "ok"
 
 
@@ -139,5 +146,6 @@ def test_an_alert_names_its_row(ledger: Ledger) -> None:
         "window": "monthly",
         "threshold": 100,
         "percent_used": 100.0,
+        "fired_at": "2026-01-01T00:00:00+00:00",
         "resets_at": "2026-02-01T00:00:00+00:00",
     }

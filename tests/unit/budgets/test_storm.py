@@ -11,6 +11,7 @@ import pytest
 from tests.counts import scaled
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
+from trivet.domain.budgets import Hold
 from trivet.domain.clock import ManualClock
 from trivet.domain.errors import BudgetContended, BudgetExhausted
 from trivet.domain.outcomes import Usage
@@ -45,7 +46,7 @@ def spend_until_exhausted(ledger: Ledger, client: int) -> int:
         number += 1
         name = f"{client}-{number}"
         try:
-            ledger.reserve(dice.choice(SCOPES), HOLD, reservation_id=name).result()
+            ledger.reserve(Hold.of_tokens(dice.choice(SCOPES), HOLD), reservation_id=name).result()
         except BudgetContended:
             pause.wait(0.002)
             continue
@@ -65,7 +66,9 @@ async def wait_until_exhausted(ledger: Ledger, client: int) -> int:
         number += 1
         name = f"{client}-{number}"
         try:
-            await ledger.reserve_or_wait(dice.choice(SCOPES), HOLD, reservation_id=name, wait_s=60)
+            await ledger.reserve_or_wait(
+                Hold.of_tokens(dice.choice(SCOPES), HOLD), reservation_id=name, wait_s=60
+            )
         except BudgetExhausted:
             return total
         await asyncio.sleep(0)

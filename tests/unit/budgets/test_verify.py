@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from trivet.budgets import Ledger
+from trivet.domain.budgets import Hold
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage import Database
@@ -17,12 +18,12 @@ ACME, SEARCH = Scope("acme"), Scope("acme.search")
 def busy(ledger: Ledger) -> Ledger:
     """Give a ledger with entries of every kind, of two organisations: numbers 1 to 8."""
     ledger.set_limit(ACME, "daily", 500, author="me").result()
-    ledger.reserve(SEARCH, 100, reservation_id="settled").result()
+    ledger.reserve(Hold.of_tokens(SEARCH, 100), reservation_id="settled").result()
     ledger.settle("settled", Usage(10, 20)).result()
-    ledger.reserve(Scope("globex"), 50, reservation_id="released").result()
+    ledger.reserve(Hold.of_tokens(Scope("globex"), 50), reservation_id="released").result()
     ledger.release("released").result()
     ledger.record(ACME, 7, note="batch").result()
-    ledger.reserve(SEARCH, 40, reservation_id="open").result()
+    ledger.reserve(Hold.of_tokens(SEARCH, 40), reservation_id="open").result()
     ledger.record(Scope("globex"), 3).result()
     return ledger
 
@@ -68,19 +69,19 @@ COUNTER = "WHERE scope = 'acme.search' AND window = 'daily'"
         (f"UPDATE counters SET held = 0 {COUNTER}", ("counter", "acme.search", "daily")),
         (f"DELETE FROM counters {COUNTER}", ("counter", "acme.search", "daily")),
         (
-            "INSERT INTO counters VALUES ('acme.new', 'tokens', 'daily', 0, 86400, 1, 0)",
+            "INSERT INTO counters VALUES ('acme.new', 'tokens', 'daily', '', 0, 86400, 1, 0)",
             ("counter", "acme.new", "daily"),
         ),
         ("UPDATE entries SET note = 'other' WHERE seq = 6", ("entry", "6")),
         ("UPDATE entries SET at_ns = at_ns + 1 WHERE seq = 3", ("entry", "3")),
         ("UPDATE entries SET detail = '{}' WHERE seq = 3", ("entry", "3")),
-        ("UPDATE reservations SET charged = 31 WHERE id = 'settled'", ("reservation", "settled")),
+        ("UPDATE reservations SET charged_tokens = 31 WHERE id = 'settled'", ("reservation", "settled")),
         ("UPDATE reservations SET state = 'released' WHERE id = 'open'", ("reservation", "open")),
         ("DELETE FROM reservations WHERE id = 'open'", ("reservation", "open")),
         ("UPDATE limits SET amount = 501", ("limit", "acme", "daily")),
         ("DELETE FROM limits", ("limit", "acme", "daily")),
         (
-            "INSERT INTO limits VALUES ('globex', 'tokens', 'daily', NULL, 1, 'nobody', 0)",
+            "INSERT INTO limits VALUES ('globex', 'tokens', 'daily', NULL, 0, 1, 'nobody', 0)",
             ("limit", "globex", "daily"),
         ),
     ],
@@ -102,6 +103,7 @@ def test_a_counter_difference_shows_both_numbers(busy: Ledger, database: Databas
             "scope": "acme.search",
             "meter": "tokens",
             "window": "daily",
+            "subject": "",
             "window_start": "2026-01-01T00:00:00+00:00",
             "used": {"counter": 29, "entries": 30},
             "held": {"counter": 40, "entries": 40},
@@ -140,7 +142,10 @@ def test_a_rehashed_entry_breaks_the_chain(busy: Ledger, database: Database) -> 
 
 def test_a_doubled_settlement_is_found(busy: Ledger, database: Database) -> None:
     """An entry that ends a reservation for a second time is named."""
-    copied = "organisation, at_ns, kind, reservation_id, scope, meter, used_delta, held_delta, overrun"
+    copied = (
+        "organisation, at_ns, kind, reservation_id, scope, used_tokens, used_weighted, used_usd,"
+        " held_tokens, held_weighted, held_usd, overrun"
+    )
     tamper(
         database,
         f"INSERT INTO entries ({copied}, rows, detail, note, prev_hash, hash) "

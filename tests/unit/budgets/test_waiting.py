@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from trivet.budgets import Ledger
-from trivet.domain.budgets import Reservation
+from trivet.domain.budgets import Hold, Reservation
 from trivet.domain.errors import BudgetContended, BudgetExhausted
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
@@ -17,7 +17,9 @@ LONG_S = 60.0
 
 def start(ledger: Ledger, scope: Scope, amount: int, name: str) -> "asyncio.Task[Reservation]":
     """Ask for a hold in a task of its own."""
-    return asyncio.ensure_future(ledger.reserve_or_wait(scope, amount, reservation_id=name, wait_s=LONG_S))
+    return asyncio.ensure_future(
+        ledger.reserve_or_wait(Hold.of_tokens(scope, amount), reservation_id=name, wait_s=LONG_S)
+    )
 
 
 async def come_to_rest(ledger: Ledger) -> None:
@@ -35,13 +37,13 @@ async def end(ledger: Ledger, name: str) -> None:
 
 async def test_what_fits_does_not_wait(ledger: Ledger) -> None:
     """With room a hold is granted at once."""
-    reservation = await ledger.reserve_or_wait(ACME, 1000, reservation_id="r", wait_s=LONG_S)
-    assert reservation == Reservation("r", ACME, 1000, 0)
+    reservation = await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="r", wait_s=LONG_S)
+    assert (reservation.amount, reservation.remaining) == (1000, 0)
 
 
 async def test_a_settlement_wakes_who_waits(ledger: Ledger) -> None:
     """A hold that was contended is granted when another one settles for less."""
-    await ledger.reserve_or_wait(ACME, 1000, reservation_id="first", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="first", wait_s=0)
     waiting = start(ledger, SEARCH, 500, "second")
     await come_to_rest(ledger)
     assert not waiting.done()
@@ -51,7 +53,7 @@ async def test_a_settlement_wakes_who_waits(ledger: Ledger) -> None:
 
 async def test_first_come_first_served(ledger: Ledger) -> None:
     """Waiters are served in the order of arrival, and a newcomer does not overtake them."""
-    await ledger.reserve_or_wait(ACME, 1000, reservation_id="all", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="all", wait_s=0)
     waiting = {}
     for name in "abcd":
         waiting[name] = start(ledger, ACME, 1000, name)
@@ -69,7 +71,7 @@ async def test_first_come_first_served(ledger: Ledger) -> None:
 
 async def test_a_large_request_is_not_starved(ledger: Ledger) -> None:
     """A small newcomer goes behind a large waiter, although it would fit at once."""
-    await ledger.reserve_or_wait(ACME, 600, reservation_id="first", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 600), reservation_id="first", wait_s=0)
     large = start(ledger, ACME, 1000, "large")
     await come_to_rest(ledger)
     small = start(ledger, SEARCH, 1, "small")
@@ -84,7 +86,7 @@ async def test_a_large_request_is_not_starved(ledger: Ledger) -> None:
 
 async def test_room_for_several_is_passed_on(ledger: Ledger) -> None:
     """When tokens for several come free at once, all of them are served."""
-    await ledger.reserve_or_wait(ACME, 1000, reservation_id="all", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="all", wait_s=0)
     waiting = [start(ledger, ACME, 250, f"w{index}") for index in range(4)]
     await come_to_rest(ledger)
     await asyncio.wrap_future(ledger.release("all"))
@@ -95,10 +97,12 @@ async def test_lines_of_strangers_do_not_block_each_other(ledger: Ledger) -> Non
     """Who waits for one team's budget does not hold up another team."""
     for scope in (SEARCH, ADS):
         ledger.set_limit(scope, "daily", 100, author="me").result()
-    await ledger.reserve_or_wait(SEARCH, 100, reservation_id="s", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(SEARCH, 100), reservation_id="s", wait_s=0)
     blocked = start(ledger, SEARCH, 100, "blocked")
     await come_to_rest(ledger)
-    assert (await ledger.reserve_or_wait(ADS, 100, reservation_id="a", wait_s=0)).remaining == 0
+    assert (
+        await ledger.reserve_or_wait(Hold.of_tokens(ADS, 100), reservation_id="a", wait_s=0)
+    ).remaining == 0
     await end(ledger, "s")
     assert blocked.done()
 
@@ -106,10 +110,10 @@ async def test_lines_of_strangers_do_not_block_each_other(ledger: Ledger) -> Non
 async def test_contention_may_move_up_the_tree(ledger: Ledger) -> None:
     """A waiter whose team has room again, but whose organisation has not, waits for the organisation."""
     ledger.set_limit(SEARCH, "daily", 100, author="me").result()
-    await ledger.reserve_or_wait(SEARCH, 100, reservation_id="team", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(SEARCH, 100), reservation_id="team", wait_s=0)
     waiting = start(ledger, SEARCH, 100, "waiting")
     await come_to_rest(ledger)
-    await ledger.reserve_or_wait(ACME, 900, reservation_id="rest", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 900), reservation_id="rest", wait_s=0)
     ledger.set_limit(ACME, "daily", 950, author="me").result()
     await end(ledger, "team")
     assert not waiting.done()
@@ -119,7 +123,7 @@ async def test_contention_may_move_up_the_tree(ledger: Ledger) -> None:
 
 async def test_a_raised_limit_wakes_who_waits(ledger: Ledger) -> None:
     """More budget is as good as a settlement."""
-    await ledger.reserve_or_wait(ACME, 1000, reservation_id="all", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="all", wait_s=0)
     waiting = start(ledger, ACME, 10, "r")
     await come_to_rest(ledger)
     await asyncio.wrap_future(ledger.set_limit(ACME, "daily", 2000, author="me"))
@@ -128,7 +132,7 @@ async def test_a_raised_limit_wakes_who_waits(ledger: Ledger) -> None:
 
 async def test_exhaustion_ends_the_wait(ledger: Ledger) -> None:
     """A waiter is refused as soon as waiting cannot help any more."""
-    await ledger.reserve_or_wait(ACME, 1000, reservation_id="all", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="all", wait_s=0)
     waiting = start(ledger, ACME, 10, "r")
     await come_to_rest(ledger)
     await asyncio.wrap_future(ledger.settle("all", Usage(1000, 0)))
@@ -139,27 +143,31 @@ async def test_exhaustion_ends_the_wait(ledger: Ledger) -> None:
 @pytest.mark.parametrize("wait_s", [0, 0.05])
 async def test_the_wait_ends(ledger: Ledger, wait_s: float) -> None:
     """After the agreed time the refusal is contended, with an honest time to come back."""
-    await ledger.reserve_or_wait(ACME, 1000, reservation_id="all", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="all", wait_s=0)
     with pytest.raises(BudgetContended) as refused:
-        await ledger.reserve_or_wait(ACME, 1, reservation_id="r", wait_s=wait_s)
+        await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1), reservation_id="r", wait_s=wait_s)
     assert refused.value.retry_after_s == 1.0
     await end(ledger, "all")
-    assert (await ledger.reserve_or_wait(ACME, 1000, reservation_id="s", wait_s=wait_s)).remaining == 0
+    assert (
+        await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="s", wait_s=wait_s)
+    ).remaining == 0
 
 
 async def test_a_wait_that_ends_tries_once_more(ledger: Ledger) -> None:
     """Behind a large waiter, what fits is granted at the end of the wait: no false refusal."""
-    await ledger.reserve_or_wait(ACME, 600, reservation_id="first", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 600), reservation_id="first", wait_s=0)
     large = start(ledger, ACME, 1000, "large")
     await come_to_rest(ledger)
-    assert (await ledger.reserve_or_wait(ACME, 1, reservation_id="small", wait_s=0.05)).remaining == 399
+    assert (
+        await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1), reservation_id="small", wait_s=0.05)
+    ).remaining == 399
     large.cancel()
     await asyncio.wait([large])
 
 
 async def test_cancelled_waiters_step_out(ledger: Ledger) -> None:
     """A waiter that is cancelled leaves the line, holds nothing, and the next one is served."""
-    await ledger.reserve_or_wait(ACME, 1000, reservation_id="all", wait_s=0)
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="all", wait_s=0)
     first, second = start(ledger, ACME, 1000, "first"), start(ledger, ACME, 1000, "second")
     await come_to_rest(ledger)
     first.cancel()

@@ -18,6 +18,7 @@ import pytest
 from trivet import BudgetManager, ModelTier
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
+from trivet.domain.budgets import Hold
 from trivet.domain.clock import ManualClock
 from trivet.domain.errors import ConfigError, RequestMalformed
 from trivet.domain.scopes import Scope
@@ -101,14 +102,14 @@ def test_it_is_a_face_of_a_given_ledger(ledger: Ledger, tmp_path: Path) -> None:
     budgets.record_usage("acme", ModelTier.HEAVY, 10, 5, complexity_score=0.71)
     assert [(row.used, row.held) for row in ledger.rows(Scope("acme"))] == [(15, 0), (15, 0)]
     with contextlib.closing(sqlite3.connect(tmp_path / "trivet.db")) as connection:
-        found = connection.execute("SELECT kind, used_delta, note FROM entries").fetchall()
-    assert found == [("record", 15, "tier=heavy input=10 output=5 complexity=0.71")]
+        found = connection.execute("SELECT kind, used_tokens, used_weighted, note FROM entries").fetchall()
+    assert found == [("record", 15, 150, "tier=heavy input=10 output=5 complexity=0.71")]
     assert ledger.verify().as_json()["ok"] is True
 
 
 def test_holds_count_in_the_advice(ledger: Ledger) -> None:
     """What others hold is not free."""
-    ledger.reserve(Scope("acme"), 900, reservation_id=uuid.uuid4().hex).result()
+    ledger.reserve(Hold.of_tokens(Scope("acme"), 900), reservation_id=uuid.uuid4().hex).result()
     assert not BudgetManager(ledger=ledger).check_budget("acme", 101)
 
 

@@ -1,4 +1,4 @@
-"""The first schema."""
+"""The first schema, but for the ledger."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,10 +13,6 @@ def upgrade() -> None:
     """Make every table."""
     _meta()
     _api_keys()
-    _limits()
-    _counters()
-    _reservations()
-    _entries()
     _outcomes()
     _attempts()
     _device_minutes()
@@ -28,10 +24,6 @@ def downgrade() -> None:
         "device_minutes",
         "attempts",
         "outcomes",
-        "entries",
-        "reservations",
-        "counters",
-        "limits",
         "api_keys",
         "meta",
     ):
@@ -62,128 +54,14 @@ def _api_keys() -> None:
         sa.Column("created_ns", sa.BigInteger(), nullable=False),
         sa.Column("expires_ns", sa.BigInteger(), nullable=True),
         sa.Column("revoked_ns", sa.BigInteger(), nullable=True),
+        sa.Column("priority", sa.Text(), server_default="interactive", nullable=False),
+        sa.Column(
+            "replaces",
+            sa.Text(),
+            nullable=True,
+            comment="key_id of the key that this one follows in a rotation",
+        ),
         sa.PrimaryKeyConstraint("key_id", name=op.f("pk_api_keys")),
-    )
-
-
-def _limits() -> None:
-    op.create_table(
-        "limits",
-        sa.Column("scope", sa.Text(), nullable=False),
-        sa.Column("meter", sa.Text(), nullable=False),
-        sa.Column("window", sa.Text(), nullable=False),
-        sa.Column("amount", sa.BigInteger(), nullable=True, comment="NULL: explicitly unlimited"),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("author", sa.Text(), nullable=False),
-        sa.Column("updated_ns", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("amount >= 0", name=op.f("ck_limits_amount")),
-        sa.PrimaryKeyConstraint("scope", "meter", "window", name=op.f("pk_limits")),
-    )
-
-
-def _counters() -> None:
-    op.create_table(
-        "counters",
-        sa.Column("scope", sa.Text(), nullable=False),
-        sa.Column("meter", sa.Text(), nullable=False),
-        sa.Column("window", sa.Text(), nullable=False),
-        sa.Column("window_start_s", sa.BigInteger(), nullable=False),
-        sa.Column("window_end_s", sa.BigInteger(), nullable=False),
-        sa.Column("used", sa.BigInteger(), nullable=False),
-        sa.Column("held", sa.BigInteger(), nullable=False),
-        sa.CheckConstraint("held BETWEEN 0 AND 4611686018427387904", name=op.f("ck_counters_held")),
-        sa.CheckConstraint("used BETWEEN 0 AND 4611686018427387904", name=op.f("ck_counters_used")),
-        sa.PrimaryKeyConstraint("scope", "meter", "window", "window_start_s", name=op.f("pk_counters")),
-    )
-    op.create_index(
-        op.f("ix_counters_window_window_end_s"), "counters", ["window", "window_end_s"], unique=False
-    )
-
-
-def _reservations() -> None:
-    op.create_table(
-        "reservations",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("organisation", sa.Text(), nullable=False),
-        sa.Column("scope", sa.Text(), nullable=False),
-        sa.Column("amount", sa.BigInteger(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False, comment="held | settled | released | expired_charged"),
-        sa.Column("charged", sa.BigInteger(), nullable=False, comment="0 while held"),
-        sa.Column(
-            "remaining", sa.BigInteger(), nullable=True, comment="what the tightest row had left at the end"
-        ),
-        sa.Column("epoch", sa.Integer(), nullable=False, comment="which opening of the store made it"),
-        sa.Column("created_ns", sa.BigInteger(), nullable=False),
-        sa.Column("closed_ns", sa.BigInteger(), nullable=True),
-        sa.Column(
-            "rows",
-            sa.Text(),
-            nullable=False,
-            comment="JSON list of [scope, window, window_start_s, window_end_s]",
-        ),
-        sa.CheckConstraint(
-            "state IN ('held', 'settled', 'released', 'expired_charged')", name=op.f("ck_reservations_state")
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_reservations")),
-    )
-    op.create_index(
-        "ix_reservations_open",
-        "reservations",
-        ["epoch"],
-        unique=False,
-        sqlite_where=sa.text("state = 'held'"),
-        postgresql_where=sa.text("state = 'held'"),
-    )
-
-
-def _entries() -> None:
-    op.create_table(
-        "entries",
-        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("organisation", sa.Text(), nullable=False),
-        sa.Column("at_ns", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "kind",
-            sa.Text(),
-            nullable=False,
-            comment="reserve | settle | release | expire | record | correct | limit",
-        ),
-        sa.Column("reservation_id", sa.Text(), nullable=True),
-        sa.Column("scope", sa.Text(), nullable=False),
-        sa.Column("meter", sa.Text(), nullable=False),
-        sa.Column(
-            "used_delta", sa.BigInteger(), nullable=False, comment="added to `used` of every one of `rows`"
-        ),
-        sa.Column(
-            "held_delta", sa.BigInteger(), nullable=False, comment="added to `held` of every one of `rows`"
-        ),
-        sa.Column(
-            "overrun", sa.BigInteger(), nullable=False, comment="tokens charged beyond the hold or the limit"
-        ),
-        sa.Column("rows", sa.Text(), nullable=False, comment="as in reservations"),
-        sa.Column(
-            "detail",
-            sa.Text(),
-            nullable=False,
-            comment="JSON object, by kind: the usage, or the limit that was set",
-        ),
-        sa.Column("note", sa.Text(), nullable=False),
-        sa.Column(
-            "prev_hash", sa.Text(), nullable=False, comment="hash of the organisation's entry before this one"
-        ),
-        sa.Column("hash", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("seq", name=op.f("pk_entries")),
-        sqlite_autoincrement=True,
-    )
-    op.create_index(op.f("ix_entries_organisation_at_ns"), "entries", ["organisation", "at_ns"], unique=False)
-    op.create_index(op.f("ix_entries_organisation_seq"), "entries", ["organisation", "seq"], unique=False)
-    op.create_index(
-        "ix_entries_overrun",
-        "entries",
-        ["overrun"],
-        unique=False,
-        sqlite_where=sa.text("overrun > 0"),
-        postgresql_where=sa.text("overrun > 0"),
     )
 
 

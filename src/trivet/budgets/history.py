@@ -1,0 +1,79 @@
+"""Reading the entries as a history: what was done to a scope's budgets, when, and what it changed."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from trivet.budgets.balances import below_or_at
+from trivet.domain.budgets import Amounts
+from trivet.domain.scopes import Scope, organisation
+from trivet.storage.instants import instant_of
+from trivet.storage.schema import entries
+
+HISTORY_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRecord:
+    """One entry of the ledger, as an auditor reads it."""
+
+    seq: int
+    at: datetime
+    kind: str
+    scope: Scope
+    reservation_id: str | None
+    used: Amounts
+    held: Amounts
+    overrun: int
+    detail: dict[str, Any]
+    note: str
+    hash: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry as the API and the CLI show it."""
+        return {
+            "seq": self.seq,
+            "at": self.at.isoformat(),
+            "kind": self.kind,
+            "scope": self.scope,
+            "reservation_id": self.reservation_id,
+            "used": self.used.as_json(),
+            "held": self.held.as_json(),
+            "overrun": self.overrun,
+            "detail": self.detail,
+            "note": self.note,
+            "hash": self.hash,
+        }
+
+
+def read_history(
+    connection: Connection, scope: Scope, *, limit: int, before: int | None = None
+) -> list[EntryRecord]:
+    """Return entries of a scope and all below it, the latest first; at most HISTORY_MAX of them."""
+    query = (
+        select(entries)
+        .where(entries.c.organisation == organisation(scope), below_or_at(entries.c.scope, scope))
+        .order_by(entries.c.seq.desc())
+        .limit(max(1, min(limit, HISTORY_MAX)))
+    )
+    if before is not None:
+        query = query.where(entries.c.seq < before)
+    return [
+        EntryRecord(
+            seq=row.seq,
+            at=instant_of(row.at_ns),
+            kind=row.kind,
+            scope=Scope(row.scope),
+            reservation_id=row.reservation_id,
+            used=Amounts(row.used_tokens, row.used_weighted, row.used_usd),
+            held=Amounts(row.held_tokens, row.held_weighted, row.held_usd),
+            overrun=row.overrun,
+            detail=json.loads(row.detail),
+            note=row.note,
+            hash=row.hash,
+        )
+        for row in connection.execute(query)
+    ]

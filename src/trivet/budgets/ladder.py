@@ -1,0 +1,81 @@
+"""The graduated response: what happens as a budget fills up. Pure.
+
+Steps look at settled use, never at holds: a burst of worst-case holds is no alarm. The hard limit is not a
+step; it looks at used and held, in `budgets.admission`.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from trivet.budgets.refusals import approval_required, nonessential_blocked
+from trivet.budgets.rows import Balance
+from trivet.config.settings import BudgetSettings, LadderStep
+from trivet.domain.budgets import WINDOW_KINDS, Hold, LadderAction
+from trivet.domain.errors import BudgetError
+
+_DEFAULT = (LadderStep(percent=70, actions=("prefer_cheaper",)),)
+_STRICT = (
+    *_DEFAULT,
+    LadderStep(percent=85, actions=("enforce_cheaper", "approve_heavy")),
+    LadderStep(percent=95, actions=("block_nonessential",)),
+    LadderStep(percent=100, actions=("critical_only",)),
+)
+
+
+class Ladder:
+    """The configured steps."""
+
+    def __init__(self, settings: BudgetSettings) -> None:
+        """Take the preset's steps, or the configuration's own."""
+        named = {"default": _DEFAULT, "strict": _STRICT}
+        told = settings.ladder
+        steps: Sequence[LadderStep] = named[told] if isinstance(told, str) else told
+        self._percent_of: dict[LadderAction, int] = {}
+        for step in sorted(steps, key=lambda step: -step.percent):
+            for action in step.actions:
+                self._percent_of[action] = step.percent
+        notices = {step.percent for step in steps if "notify" in step.actions}
+        self.thresholds: tuple[int, ...] = tuple(sorted({*settings.thresholds, *notices}))
+        """Percentages that are announced, once per window each."""
+        refusing: tuple[LadderAction, ...] = ("approve_heavy", "block_nonessential", "critical_only")
+        self._first_refusal = min((self._percent_of.get(action, 101) for action in refusing), default=101)
+
+    def actions(self, percent_used: float) -> frozenset[LadderAction]:
+        """Return what is in force once so much is used."""
+        return frozenset(action for action, percent in self._percent_of.items() if percent_used >= percent)
+
+    def refusal(self, balances: Iterable[Balance], hold: Hold, *, approved: bool) -> BudgetError | None:
+        """Return why policy refuses a hold; None when it does not.
+
+        Args:
+            balances: the limited rows of the hold's lineage.
+            hold: what is asked.
+            approved: whether an approval for the dearest tier is in force.
+        """
+        if hold.priority == "critical" and (approved or not hold.dearest):
+            return None
+        reached = [b for b in balances if self._reached(b, self._first_refusal)]
+        if not reached:
+            return None
+        fullest = max(reached, key=share_used)
+        if hold.priority != "critical" and self._at(fullest, "critical_only"):
+            return nonessential_blocked(fullest, self._percent_of["critical_only"], hold, critical_only=True)
+        if hold.priority == "batch" and self._at(fullest, "block_nonessential"):
+            percent = self._percent_of["block_nonessential"]
+            return nonessential_blocked(fullest, percent, hold, critical_only=False)
+        if hold.dearest and not approved and self._at(fullest, "approve_heavy"):
+            return approval_required(fullest, self._percent_of["approve_heavy"], hold)
+        return None
+
+    def _at(self, balance: Balance, action: LadderAction) -> bool:
+        percent = self._percent_of.get(action)
+        return percent is not None and self._reached(balance, percent)
+
+    def _reached(self, balance: Balance, percent: int) -> bool:
+        if balance.key.window not in WINDOW_KINDS or balance.ceiling is None:
+            return False
+        return balance.used * 100 >= percent * balance.ceiling
+
+
+def share_used(balance: Balance) -> float:
+    """Return settled use as a percentage of what may be used; 100 where that is nothing."""
+    return 100.0 * balance.used / balance.ceiling if balance.ceiling else 100.0

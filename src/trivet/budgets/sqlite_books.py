@@ -1,0 +1,210 @@
+"""What the ledger's operations on SQLite share: rows, entries, thresholds. All of it on the writer thread."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from trivet.budgets import sqlite_statements as statements
+from trivet.budgets.calendar import LedgerCalendar
+from trivet.budgets.entries import FIRST_HASH, Entry, chained
+from trivet.budgets.ladder import Ladder, share_used
+from trivet.budgets.rows import Balance, Cap, DefaultLimits, RowKey, reset_of
+from trivet.budgets.sqlite_bounds import Bounds
+from trivet.domain.budgets import (
+    WINDOW_KINDS,
+    Amounts,
+    Meter,
+    Pressure,
+    Priority,
+    ReservationState,
+    Settlement,
+)
+from trivet.domain.scopes import Scope, lineage, organisation
+from trivet.storage.instants import instant_of
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A reservation as it stands in the store."""
+
+    reservation_id: str
+    scope: Scope
+    held: Amounts
+    """What was held at first or, once it was weighed anew, since then; also after its end."""
+    max_output: int
+    priority: Priority
+    state: ReservationState
+    charged: Amounts
+    remaining: int | None
+    expires_ns: int | None
+    rows: str
+
+    def settlement(self) -> Settlement:
+        """Return how it ended."""
+        over = (self.charged - self.held).at_least(0)
+        return Settlement(
+            self.reservation_id,
+            self.state,
+            self.charged.tokens,
+            self.remaining,
+            over.tokens,
+            self.charged,
+            over,
+        )
+
+
+class Books:
+    """The state that operations share. `owner` names this opening of the store."""
+
+    def __init__(self, calendar: LedgerCalendar, defaults: DefaultLimits, ladder: Ladder) -> None:
+        self.calendar = calendar
+        self.defaults = defaults
+        self.ladder = ladder
+        self.bounds = Bounds(calendar, defaults)
+        self.owner = "0"
+        # How full each limited row is: end of its window in seconds, percent. Read from any thread.
+        self._fullness: dict[Scope, dict[tuple[Meter, str], tuple[int, float]]] = {}
+
+    def find(self, connection: sqlite3.Connection, reservation_id: str) -> Stored | None:
+        """Return a reservation, whatever became of it; None when there is none."""
+        row = connection.execute(statements.RESERVATION, (reservation_id,)).fetchone()
+        if row is None:
+            return None
+        return Stored(
+            reservation_id,
+            Scope(row[0]),
+            Amounts(row[1], row[2], row[3]),
+            row[4],
+            row[5],
+            row[6],
+            Amounts(row[7], row[8], row[9]),
+            row[10],
+            row[11],
+            row[12],
+        )
+
+    def balances(
+        self, connection: sqlite3.Connection, caps: Iterable[Cap], *, critical: bool = False
+    ) -> list[Balance]:
+        """Return what stands in the rows of `caps`, and what it may grow to."""
+        found = []
+        for cap in caps:
+            used, held = 0, 0
+            if cap.key.window != "request":
+                row = connection.execute(statements.BALANCE, cap.key[:5]).fetchone()
+                used, held = row or (0, 0)
+            extra = cap.granted + (cap.critical if critical else 0)
+            balance = Balance(cap.key, used, held, cap.limit, extra)
+            found.append(balance)
+            if cap.key.window in WINDOW_KINDS:
+                self._note_fullness(cap, used)
+        return found
+
+    def add(
+        self, connection: sqlite3.Connection, rows: Sequence[RowKey], *, used: Amounts, held: Amounts
+    ) -> None:
+        """Add to counters, which are made where they are missing; nothing may be negative."""
+        parameters: list[object] = []
+        for key in rows:
+            meter = key.meter
+            parameters += key
+            parameters += (used.of(meter), held.of(meter))
+        connection.execute(statements.add_to_counters(len(rows)), parameters)
+
+    def move(
+        self, connection: sqlite3.Connection, rows: Sequence[RowKey], *, used: Amounts, held: Amounts
+    ) -> bool:
+        """Add signed differences to counters that exist; False: one is missing."""
+        moved = connection.executemany(
+            statements.MOVE_COUNTER,
+            [(used.of(key.meter), held.of(key.meter), *key[:5]) for key in rows],
+        )
+        return moved.rowcount == len(rows)
+
+    def append(self, connection: sqlite3.Connection, entry: Entry) -> None:
+        """Write an entry at the end of its organisation's chain."""
+        fields = entry.fields()
+        last = connection.execute(statements.LAST_HASH, (fields[0],)).fetchone()
+        previous = last[0] if last else FIRST_HASH
+        connection.execute(statements.APPEND_ENTRY, (*fields, previous, chained(previous, fields)))
+
+    def announce(
+        self,
+        connection: sqlite3.Connection,
+        balances: Iterable[Balance],
+        charged: Amounts | None,
+        now_ns: int,
+    ) -> None:
+        """Enter each threshold that a charge has crossed, once per window: an alert, and news to deliver.
+
+        Args:
+            connection: the writer's.
+            balances: the limited rows after the charge.
+            charged: the charge; None: enter all that are passed, whenever that was.
+            now_ns: the instant.
+        """
+        for balance in balances:
+            limit = balance.limit
+            if limit is None or balance.key.window not in WINDOW_KINDS:
+                continue
+            after = balance.used * 100
+            before = -1 if charged is None else after - charged.of(balance.key.meter) * 100
+            if after < self.ladder.thresholds[0] * limit or before == after:
+                continue
+            for percent in self.ladder.thresholds:
+                if before < percent * limit <= after:
+                    self._alert(connection, balance, percent, now_ns)
+
+    def pressure(self, scope: Scope) -> Pressure:
+        """Tell how full the rows of a scope's lineage are."""
+        now_s = self.calendar.now_ns() // 1_000_000_000
+        fullest = max(
+            (
+                percent
+                for above in lineage(scope)
+                for end_s, percent in list(self._fullness.get(above, {}).values())
+                if end_s > now_s
+            ),
+            default=0.0,
+        )
+        return Pressure(fullest, self.ladder.actions(fullest))
+
+    def forget_fullness(self, scope: Scope) -> None:
+        """Learn anew how full a scope's rows are: a limit of it changes."""
+        self._fullness.pop(scope, None)
+
+    def _note_fullness(self, cap: Cap, used: int) -> None:
+        key, most = cap.key, cap.limit + cap.granted
+        percent = 100.0 * used / most if most else 100.0
+        rows = self._fullness.get(key.scope)
+        if rows is None:
+            rows = self._fullness[key.scope] = {}
+        rows[key.meter, key.window] = key.end_s, percent
+
+    def _alert(self, connection: sqlite3.Connection, balance: Balance, percent: int, now_ns: int) -> None:
+        key = balance.key
+        entered = connection.execute(
+            statements.INSERT_ALERT, (*key[:5], percent, now_ns, balance.used, balance.limit)
+        )
+        if not entered.rowcount:
+            return
+        resets_at = reset_of(key)
+        payload = {
+            "scope": key.scope,
+            "meter": key.meter,
+            "window": key.window,
+            "window_start": datetime.fromtimestamp(key.start_s, UTC).isoformat(),
+            "resets_at": None if resets_at is None else resets_at.isoformat(),
+            "threshold": percent,
+            "used": balance.used,
+            "limit": balance.limit,
+            "percent_used": round(share_used(balance), 2),
+            "at": instant_of(now_ns).isoformat(),
+        }
+        text = json.dumps(payload, separators=(",", ":"))
+        connection.execute(
+            statements.INSERT_OUTBOX,
+            (organisation(key.scope), "budget.threshold", now_ns, text, now_ns),
+        )

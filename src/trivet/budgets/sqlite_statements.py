@@ -1,0 +1,242 @@
+"""The ledger's statements on SQLite, as its operations run them on the writer thread."""
+
+from functools import cache
+
+BALANCE = """
+    SELECT used, held
+      FROM counters
+     WHERE scope = ?
+       AND meter = ?
+       AND window = ?
+       AND subject = ?
+       AND window_start_s = ?
+"""
+
+
+@cache
+def add_to_counters(count: int) -> str:
+    """Return the statement that adds to so many counters at once, made where they are missing."""
+    values = ",\n           ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * count)
+    return f"""
+    INSERT INTO counters (scope, meter, window, subject, window_start_s, window_end_s, used, held)
+    VALUES {values}
+        ON CONFLICT (scope, meter, window, subject, window_start_s)
+        DO UPDATE SET used = used + excluded.used,
+                      held = held + excluded.held
+"""  # noqa: S608 - placeholders only
+
+
+MOVE_COUNTER = """
+    UPDATE counters
+       SET used = used + ?,
+           held = held + ?
+     WHERE scope = ?
+       AND meter = ?
+       AND window = ?
+       AND subject = ?
+       AND window_start_s = ?
+"""
+
+RESERVATION = """
+    SELECT scope, tokens, weighted_tokens, usd_micros, max_output, priority, state,
+           charged_tokens, charged_weighted, charged_usd, remaining, expires_ns, rows
+      FROM reservations
+     WHERE id = ?
+"""
+
+ABANDONED_RESERVATIONS = """
+    SELECT id
+      FROM reservations
+     WHERE state = 'held'
+       AND owner <> ?
+       AND (expires_ns IS NULL OR expires_ns <= ?)
+     ORDER BY created_ns, id
+"""
+
+EXPIRED_RESERVATIONS = """
+    SELECT id
+      FROM reservations
+     WHERE state = 'held'
+       AND expires_ns IS NOT NULL
+       AND expires_ns <= ?
+     ORDER BY expires_ns, id
+"""
+
+INSERT_RESERVATION = """
+    INSERT INTO reservations (id, organisation, scope, tokens, weighted_tokens, usd_micros, max_output,
+                              priority, state, charged_tokens, charged_weighted, charged_usd, owner,
+                              decision_id, created_ns, expires_ns, rows)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'held', 0, 0, 0, ?, ?, ?, ?, ?)
+"""
+
+CLOSE_RESERVATION = """
+    UPDATE reservations
+       SET state = ?,
+           charged_tokens = ?,
+           charged_weighted = ?,
+           charged_usd = ?,
+           remaining = ?,
+           closed_ns = ?
+     WHERE id = ?
+"""
+
+REWEIGHT_RESERVATION = """
+    UPDATE reservations
+       SET tokens = ?,
+           weighted_tokens = ?,
+           usd_micros = ?
+     WHERE id = ?
+"""
+
+ADOPT_ROW = """
+    UPDATE reservations
+       SET rows = ?
+     WHERE id = ?
+"""
+
+ADMITTED_SINCE = """
+    SELECT reservations.id, reservations.state, reservations.rows,
+           reservations.tokens, reservations.weighted_tokens, reservations.usd_micros,
+           reservations.charged_tokens, reservations.charged_weighted, reservations.charged_usd
+      FROM entries
+      JOIN reservations
+        ON reservations.id = entries.reservation_id
+     WHERE entries.organisation = ?
+       AND entries.at_ns >= ?
+       AND entries.kind = 'reserve'
+       AND (entries.scope = ? OR (entries.scope >= ? AND entries.scope < ?))
+     ORDER BY entries.seq
+"""
+
+RECORDED_SINCE = """
+    SELECT rows, used_tokens, used_weighted, used_usd
+      FROM entries
+     WHERE organisation = ?
+       AND at_ns >= ?
+       AND kind = 'record'
+       AND (scope = ? OR (scope >= ? AND scope < ?))
+"""
+
+LAST_HASH = """
+    SELECT hash
+      FROM entries
+     WHERE organisation = ?
+     ORDER BY seq DESC
+     LIMIT 1
+"""
+
+APPEND_ENTRY = """
+    INSERT INTO entries (organisation, at_ns, kind, reservation_id, scope, used_tokens, used_weighted,
+                         used_usd, held_tokens, held_weighted, held_usd, overrun, rows, detail, note,
+                         prev_hash, hash)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+NEXT_EPOCH = """
+    INSERT INTO meta (key, value)
+    VALUES ('ledger_epoch', '1')
+        ON CONFLICT (key)
+        DO UPDATE SET value = CAST(value AS INTEGER) + 1
+    RETURNING CAST(value AS INTEGER)
+"""
+
+LIMITS = """
+    SELECT scope, meter, window, amount, allowance
+      FROM limits
+"""
+
+SET_LIMIT = """
+    INSERT INTO limits (scope, meter, window, amount, allowance, version, author, updated_ns)
+    VALUES (?, ?, ?, ?, ?, 1, ?, ?)
+        ON CONFLICT (scope, meter, window)
+        DO UPDATE SET amount = excluded.amount,
+                      allowance = excluded.allowance,
+                      version = version + 1,
+                      author = excluded.author,
+                      updated_ns = excluded.updated_ns
+    RETURNING version
+"""
+
+CLEAR_LIMIT = """
+    DELETE FROM limits
+     WHERE scope = ?
+       AND meter = ?
+       AND window = ?
+"""
+
+SET_ZONE = """
+    INSERT INTO tenants (scope, time_zone, author, updated_ns)
+    VALUES (?, ?, ?, ?)
+        ON CONFLICT (scope)
+        DO UPDATE SET time_zone = excluded.time_zone,
+                      author = excluded.author,
+                      updated_ns = excluded.updated_ns
+"""
+
+OVERRIDES_IN_FORCE = """
+    SELECT kind, scope, meter, window, amount, expires_ns
+      FROM overrides
+     WHERE state = 'approved'
+       AND expires_ns > ?
+"""
+
+OVERRIDE = """
+    SELECT id, kind, scope, meter, window, amount, state, requester, approver, reason,
+           requested_ns, expires_ns
+      FROM overrides
+     WHERE id = ?
+"""
+
+INSERT_OVERRIDE = """
+    INSERT INTO overrides (id, kind, scope, meter, window, amount, state, requester, approver, reason,
+                           requested_ns, decided_ns, expires_ns)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+DECIDE_OVERRIDE = """
+    UPDATE overrides
+       SET state = ?,
+           approver = ?,
+           decided_ns = ?
+     WHERE id = ?
+"""
+
+IDEMPOTENCY_KEY = """
+    SELECT fingerprint, reservation_id, created_ns
+      FROM idempotency_keys
+     WHERE scope = ?
+       AND key = ?
+"""
+
+PUT_IDEMPOTENCY_KEY = """
+    INSERT INTO idempotency_keys (scope, key, fingerprint, reservation_id, created_ns)
+    VALUES (?, ?, ?, ?, ?)
+        ON CONFLICT (scope, key)
+        DO UPDATE SET fingerprint = excluded.fingerprint,
+                      reservation_id = excluded.reservation_id,
+                      created_ns = excluded.created_ns
+"""
+
+FORGET_IDEMPOTENCY_KEYS = """
+    DELETE FROM idempotency_keys
+     WHERE created_ns < ?
+"""
+
+INSERT_ALERT = """
+    INSERT INTO alerts (scope, meter, window, subject, window_start_s, percent, at_ns, used, limit_amount)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT DO NOTHING
+"""
+
+INSERT_OUTBOX = """
+    INSERT INTO outbox (organisation, kind, at_ns, payload, attempts, next_ns)
+    VALUES (?, ?, ?, ?, 0, ?)
+"""
+
+CURRENT_COUNTERS = """
+    SELECT scope, meter, window, subject, window_start_s, window_end_s
+      FROM counters
+     WHERE window IN ('daily', 'weekly', 'monthly', 'total')
+       AND window_end_s > ?
+       AND window_start_s <= ?
+"""

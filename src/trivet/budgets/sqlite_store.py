@@ -1,0 +1,222 @@
+"""The ledger's books on SQLite: every verb an operation on the store's one writer thread."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection
+
+from trivet.budgets.calendar import LedgerCalendar, read_standing
+from trivet.budgets.ladder import Ladder
+from trivet.budgets.rows import DefaultLimits
+from trivet.budgets.sqlite_books import Books
+from trivet.budgets.sqlite_limits import Limiting
+from trivet.budgets.sqlite_overrides import Overriding
+from trivet.budgets.sqlite_reserving import Reserving
+from trivet.budgets.sqlite_settling import Settling
+from trivet.budgets.status import View
+from trivet.budgets.store import AlsoWrite, Closing, OverrideRequest, Recovered
+from trivet.config.settings import BudgetSettings
+from trivet.domain.budgets import Amounts, Hold, LimitKind, Meter, Override, Pressure, Reservation
+from trivet.domain.clock import Clock
+from trivet.domain.outcomes import Usage
+from trivet.domain.scopes import Scope
+from trivet.storage.database import Database
+from trivet.storage.instants import instant_of
+
+T = TypeVar("T")
+
+
+class SqliteLedgerStore:
+    """A LedgerStore over a Database, in a file or in memory. Usable from any thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: BudgetSettings,
+        clock: Clock,
+        *,
+        reserving: type[Reserving] = Reserving,
+        settling: type[Settling] = Settling,
+    ) -> None:
+        """Read where the books stand; blocks.
+
+        Args:
+            database: the open store, which this process owns.
+            settings: the section of the configuration.
+            clock: tells the wall time.
+            reserving: the operations that hold; other ones are for tests that plant faults.
+            settling: the operations that end holds; likewise.
+        """
+        self._database = database
+        calendar = LedgerCalendar(clock, ZoneInfo(settings.time_zone), database.read(read_standing))
+        books = Books(calendar, DefaultLimits.of(settings), Ladder(settings))
+        self._calendar = calendar
+        self._books = books
+        self._reserving = reserving(books)
+        self._settling = settling(books)
+        self._limiting = Limiting(books)
+        self._overriding = Overriding(
+            books,
+            emergency_percent=settings.emergency_percent,
+            emergency_hours=settings.emergency_hours,
+        )
+
+    def recover(self) -> "Future[Recovered]":
+        """Begin an epoch; charge what earlier ones left open."""
+        return self._database.write(self._settling.recover)
+
+    def reserve(self, hold: Hold, reservation_id: str, *, final: bool) -> "Future[Reservation]":
+        """Hold on all rows or none."""
+        return self._database.write(
+            lambda connection: self._reserving.reserve(connection, hold, reservation_id, final=final)
+        )
+
+    def reweight(
+        self,
+        reservation_id: str,
+        prompt: Amounts,
+        output: Amounts,
+        *,
+        tier: str | None = None,
+        dearest: bool = False,
+    ) -> "Future[Reservation]":
+        """Change an open hold to another tier's amounts."""
+        return self._database.write(
+            lambda connection: self._reserving.reweight(
+                connection, reservation_id, prompt, output, tier=tier, dearest=dearest
+            )
+        )
+
+    def settle(
+        self, reservation_id: str, usage: Usage, charged: Amounts | None, also: AlsoWrite | None
+    ) -> "Future[Closing]":
+        """Replace a hold by what was used."""
+        return self._closing(
+            lambda connection: self._settling.settle(connection, reservation_id, usage, charged), also
+        )
+
+    def release(self, reservation_id: str, also: AlsoWrite | None) -> "Future[Closing]":
+        """Give a hold back."""
+        return self._closing(lambda connection: self._settling.release(connection, reservation_id), also)
+
+    def record(self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None) -> "Future[Closing]":
+        """Charge what no hold preceded."""
+        return self._closing(lambda connection: self._settling.record(connection, scope, charged, note), also)
+
+    def expire(self) -> "Future[tuple[Closing, ...]]":
+        """Charge what was never reported."""
+        return self._database.write(self._settling.expire)
+
+    def note(self, also: AlsoWrite) -> "Future[None]":
+        """Write what belongs to no operation."""
+
+        def op(connection: sqlite3.Connection) -> None:
+            also(connection)
+
+        return self._database.write(op)
+
+    def set_limit(
+        self,
+        scope: Scope,
+        meter: Meter,
+        kind: LimitKind,
+        amount: int | None,
+        *,
+        allowance: int,
+        author: str,
+    ) -> "Future[None]":
+        """Set a limit."""
+        return self._rebinding(
+            lambda connection: self._limiting.set_limit(
+                connection, scope, meter, kind, amount, allowance, author
+            )
+        )
+
+    def clear_limit(self, scope: Scope, meter: Meter, kind: LimitKind, *, author: str) -> "Future[None]":
+        """Remove a scope's own limit."""
+        return self._rebinding(
+            lambda connection: self._limiting.clear_limit(connection, scope, meter, kind, author)
+        )
+
+    def set_time_zone(self, organisation: Scope, zone: str, *, author: str) -> "Future[None]":
+        """Set the zone of an organisation's calendar."""
+        found: list[ZoneInfo] = []
+
+        def op(connection: sqlite3.Connection) -> None:
+            found.append(self._limiting.set_zone(connection, organisation, zone, author))
+
+        def adopt(done: "Future[None]") -> None:
+            if done.exception() is None:
+                self._calendar.set_zone(organisation, found[0])
+
+        future = self._database.write(op)
+        future.add_done_callback(adopt)
+        return future
+
+    def request_override(self, request: OverrideRequest) -> "Future[Override]":
+        """Enter a request."""
+        return self._rebinding(lambda connection: self._overriding.request(connection, request))
+
+    def decide_override(self, override_id: str, *, approve: bool, decider: str) -> "Future[Override]":
+        """Approve or deny a request."""
+        return self._rebinding(
+            lambda connection: self._overriding.decide(
+                connection, override_id, approve=approve, decider=decider
+            )
+        )
+
+    def revoke_override(self, override_id: str, *, author: str) -> "Future[Override]":
+        """End an override."""
+        return self._rebinding(
+            lambda connection: self._overriding.revoke(connection, override_id, author=author)
+        )
+
+    def pressure(self, scope: Scope) -> Pressure:
+        """Tell how full the scope's budgets are."""
+        return self._books.pressure(scope)
+
+    def view(self) -> View:
+        """Return what a reading is made under."""
+        now_ns = self._calendar.now_ns()
+        return View(
+            now=instant_of(now_ns),
+            windows=lambda scope: self._calendar.windows(scope, now_ns),
+            defaults=self._books.defaults,
+            ladder=self._books.ladder,
+        )
+
+    def read(self, op: Callable[[Connection], T]) -> T:
+        """Read on one snapshot; blocks."""
+        return self._database.read(op)
+
+    def _closing(
+        self, operation: Callable[[sqlite3.Connection], Closing], also: AlsoWrite | None
+    ) -> "Future[Closing]":
+        def op(connection: sqlite3.Connection) -> Closing:
+            closing = operation(connection)
+            if closing.first and also is not None:
+                also(connection)
+            return closing
+
+        return self._database.write(op)
+
+    def _rebinding(self, operation: Callable[[sqlite3.Connection], T]) -> "Future[T]":
+        """Run what changes limits or overrides; whether it is kept or undone, they are read anew after it."""
+        bounds, begun = self._books.bounds, threading.Event()
+
+        def op(connection: sqlite3.Connection) -> T:
+            begun.set()
+            bounds.begin_change()
+            return operation(connection)
+
+        def end(_: "Future[T]") -> None:
+            if begun.is_set():
+                bounds.end_change()
+
+        future = self._database.write(op)
+        future.add_done_callback(end)
+        return future

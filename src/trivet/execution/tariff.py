@@ -1,0 +1,58 @@
+"""What a request's tokens are on every meter, at the deployment that serves. Pure; exact; rounded up once."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from trivet.domain.budgets import Amounts
+from trivet.domain.outcomes import Usage
+from trivet.domain.prices import Price, Prices
+from trivet.domain.tiers import Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """A tier's weight and a model's price, as they were when the hold was made."""
+
+    weight: Fraction
+    price: Price
+
+    @classmethod
+    def of(cls, deployment: Deployment, prices: Prices) -> "Tariff":
+        """Return what counts at a deployment now."""
+        return cls(_exact(deployment.tier.cost_weight), prices.of(deployment))
+
+    def prompt(self, tokens: int) -> Amounts:
+        """Return the amounts of so many prompt tokens, none of them cached: a ceiling."""
+        dearest = max(self.price.prompt, self.price.cached_prompt or self.price.prompt)
+        return Amounts(tokens, math.ceil(self.weight * tokens), math.ceil(dearest * tokens))
+
+    def output(self, tokens: int) -> Amounts:
+        """Return the amounts of so many generated tokens."""
+        return Amounts(tokens, math.ceil(self.weight * tokens), math.ceil(self.price.completion * tokens))
+
+    def charge(self, usage: Usage) -> Amounts:
+        """Return the amounts of what was used; never more than `prompt` and `output` of the same tokens."""
+        cached = min(usage.cached_tokens, usage.prompt_tokens)
+        cached_price = self.price.prompt if self.price.cached_prompt is None else self.price.cached_prompt
+        micros = (
+            self.price.prompt * (usage.prompt_tokens - cached)
+            + cached_price * cached
+            + self.price.completion * usage.completion_tokens
+        )
+        return Amounts(usage.total_tokens, math.ceil(self.weight * usage.total_tokens), math.ceil(micros))
+
+    def is_dearer_than(self, other: "Tariff") -> bool:
+        """Tell whether any amount can be larger than at the other."""
+        return (
+            self.weight > other.weight
+            or self.price.prompt > other.price.prompt
+            or self.price.completion > other.price.completion
+        )
+
+
+@lru_cache(maxsize=1024)
+def _exact(weight: float) -> Fraction:
+    """Return a weight as it was written: 0.1 is a tenth, not the double next to it."""
+    return Fraction(str(weight))
