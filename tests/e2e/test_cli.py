@@ -1,8 +1,10 @@
 """The command line, in processes of its own, against a running server and without one."""
 
 import asyncio
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -138,6 +140,22 @@ def test_without_a_server(tiny_models: Mapping[str, Path], tmp_path: Path) -> No
     used = [row["used"] for row in as_json("budgets", "list", *place)["rows"] if row["scope"] == "solo"]
     assert used[0] > 0
     assert as_json("ledger", "verify", *place)["ok"] is True
+
+
+def test_ledger_names_each_difference(tmp_path: Path) -> None:
+    """What was tampered with stands on a line of its own, and the exit status tells."""
+    store = tmp_path / "trivet.db"
+    environ = {"TRIVET_STORE__PATH": str(store)}
+    assert trivet("budgets", "set", "acme", "--daily", "1000", environ=environ).returncode == 0
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("UPDATE limits SET amount = 9000")
+    done = trivet("ledger", "verify", environ=environ)
+    assert done.returncode == 8
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("limit: ")
+    assert "9000" in line
+    assert "1000" in line
+    assert "1 difference." in done.stderr
 
 
 def test_errors_are_sentences(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +54,26 @@ def test_device_clock(report: dict[str, object]) -> None:
     assert seconds["busy"] == pytest.approx(seconds["busy_check"], rel=0.01)
     assert seconds["busy"] <= seconds["wall_times_devices"]
     assert seconds["saved"] == pytest.approx(seconds["baseline"] - seconds["actual"], abs=1e-3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_stopped_in_the_middle(tmp_path: Path, number: signal.Signals) -> None:
+    """Whoever stops it, nothing is left behind."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TRIVET_")}
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "trivet", "demo", "--once", "--port", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**environment, "TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    )
+    try:
+        give_up = time.monotonic() + 60
+        while not list(tmp_path.glob("trivet-demo-*/trivet.db.lock")) and time.monotonic() < give_up:
+            time.sleep(0.05)
+        demo.send_signal(number)
+        assert demo.wait(timeout=60) == 130
+    finally:
+        demo.kill()
+        demo.wait()
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """`trivet demo`"""
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,6 +39,8 @@ def demo(
         if not once:
             _invite(report)
 
+    # As Ctrl-C does: everything is stopped and removed. By default the files would stay behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     report = asyncio.run(run_demo(requests=requests, port=port, stay=not once, say=say, show=show))
     if once and not report.ok:
         say(f"The demo did not go as it should: {report.complaint}.")

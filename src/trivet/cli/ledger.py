@@ -1,11 +1,12 @@
 """`trivet ledger`"""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from trivet.cli.exits import DIFFERENCES
-from trivet.cli.output import print_json, print_table, say
+from trivet.cli.output import print_json, say
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
 
 if TYPE_CHECKING:
@@ -37,7 +38,25 @@ def verify(
     elif answer["ok"]:
         say(f"ok: {answer['rows']:,} counters agree with {answer['entries']:,} entries.")
     else:
-        columns = sorted({key for difference in answer["differences"] for key in difference})
-        print_table(columns, [[d.get(c) for c in columns] for d in answer["differences"]])
+        for difference in answer["differences"]:
+            sys.stdout.write(_sentence(difference) + "\n")
+        number = len(answer["differences"])
+        say(f"{number} difference{'s' if number > 1 else ''}. Restore the store from a backup.")
     if not answer["ok"]:
         raise typer.Exit(DIFFERENCES)
+
+
+def _sentence(difference: dict[str, Any]) -> str:
+    """Write one difference on one line: each kind has other fields, which no table would hold."""
+    facts = [
+        f"{name} {value}"
+        if not isinstance(value, dict)
+        else f"{name}: " + ", ".join(map(_fact, value.items()))
+        for name, value in difference.items()
+        if name != "kind"
+    ]
+    return f"{difference['kind']}: {'; '.join(facts)}"
+
+
+def _fact(item: tuple[str, Any]) -> str:
+    return f"{item[0]} {item[1]}"

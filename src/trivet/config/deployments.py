@@ -230,6 +230,12 @@ def _problems(deployment: DeploymentSettings, settings: Settings, key: str) -> l
     if url is not None and not _is_web_address(url):
         where = "url" if deployment.url is not None else f"fleet.{engine}_url"
         found.append((where, f"got {shown(url)}; allowed: an address such as http://127.0.0.1:8000."))
+    elif (
+        url is not None and urllib.parse.urlsplit(url).username is not None and deployment.api_key is not None
+    ):
+        found.append(
+            ("url", "holds a user's name, and `api_key` is given too: a request carries one of them.")
+        )
     return [
         Problem(name if name.startswith("fleet.") else f"{key}.{name}", "", message)
         for name, message in found

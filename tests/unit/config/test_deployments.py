@@ -227,6 +227,10 @@ def test_the_rest_is_taken_as_it_stands() -> None:
     ("given", "words"),
     [
         (
+            {"model": "openai/q", "url": "http://ana:secret@x/v1", "api_key": SecretStr("sk-1")},
+            ["deployments.0.url", "`api_key` is given too"],
+        ),
+        (
             {"model": "ollama/q", "transport": "relay"},
             ["deployments.0.transport", "cuts prompts", "transport: auto"],
         ),
