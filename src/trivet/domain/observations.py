@@ -24,8 +24,11 @@ class MemoryObservation:
     """Captured CUDA graphs."""
     compute_bytes: int | None = None
     """llama.cpp's compute buffers."""
+    total_bytes: int | None = None
+    """All in one, where the engine tells no parts (Ollama); over all GPUs."""
 
     @property
     def empty(self) -> bool:
         """Tell whether nothing of memory was said."""
-        return self.weights_bytes is None and self.kv_bytes is None and self.kv_tokens is None
+        figures = (self.weights_bytes, self.kv_bytes, self.kv_tokens, self.total_bytes)
+        return all(figure is None for figure in figures)

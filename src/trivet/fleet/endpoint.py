@@ -19,6 +19,7 @@ from trivet.engines.launch import LaunchPlan
 from trivet.engines.probe import probe
 from trivet.engines.protocol import Health, Transport
 from trivet.fleet.adoption import adopt_served
+from trivet.fleet.attached_memory import AttachedMemory
 from trivet.fleet.engine_room import EngineRoom
 from trivet.fleet.launcher import Launcher
 from trivet.fleet.lending import Lender
@@ -75,6 +76,7 @@ class Endpoint:
         self._standing = Standing(
             Health(EngineState.ABSENT, "not started yet" if plan.launch else "not probed yet")
         )
+        self._memory = AttachedMemory(plan, session)
         self._in_flight = 0
         self._restarts = 0
         self._misses = 0
@@ -117,7 +119,7 @@ class Endpoint:
     def report(self) -> dict[str, Any]:
         """Return the endpoint as the API shows it."""
         d = self._deployment
-        observed = self._launcher.observed if self._launcher else None
+        observed = self._launcher.observed if self._launcher else self._memory.seen
         return {
             "name": d.name,
             "tier": d.tier.name,
@@ -248,6 +250,7 @@ class Endpoint:
             while True:
                 if self.ollama is not None:
                     await self.ollama.keep(self._found, self._deployment)
+                await self._memory.look(self._health, self.ollama.model if self.ollama else None)
                 await asyncio.sleep(self._settings.probe_interval_s)
                 await self.look()
         if self._health.ready:

@@ -98,5 +98,9 @@ def _entry(plan: EndpointPlan, seen: MemoryObservation) -> dict[str, Any]:
         "gpu_memory_utilization": launch.gpu_memory_utilization if launch else None,
         "kv_dtype": launch.kv_dtype if launch else None,
         "arguments": list(launch.arguments) if launch else [],
-        **{name: value for name, value in asdict(seen).items() if name != "engine_version"},
+        **{
+            name: value
+            for name, value in asdict(seen).items()
+            if name not in ("engine_version", "total_bytes")
+        },
     }

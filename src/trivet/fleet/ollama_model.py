@@ -25,7 +25,7 @@ PROGRESS_LOG_SHARE = 0.1
 
 if TYPE_CHECKING:
     # The ollama client costs a tenth of a second to import; most Trivets drive no Ollama.
-    from trivet.engines.ollama import OllamaAdmin, PullProgress, ShownModel
+    from trivet.engines.ollama import LoadedModel, OllamaAdmin, PullProgress, ShownModel
 
 Show = Callable[[Health], None]
 
@@ -81,8 +81,17 @@ class OllamaModel:
 
     async def in_memory(self) -> bool:
         """Tell whether Ollama holds it in memory."""
+        return await self._loaded() is not None
+
+    async def held_bytes(self) -> int | None:
+        """Return what it takes of the GPUs' memory, or of the host's if it is on none; None if not loaded."""
+        loaded = await self._loaded()
+        return None if loaded is None else loaded.vram_bytes or loaded.size_bytes
+
+    async def _loaded(self) -> LoadedModel | None:
         wanted = _with_tag(self._deployment.model)
-        return any(_with_tag(loaded.name) == wanted for loaded in await self._admin.loaded())
+        found = (loaded for loaded in await self._admin.loaded() if _with_tag(loaded.name) == wanted)
+        return next(found, None)
 
     async def unload(self) -> None:
         """Take it out of memory; return when it has left.

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from aiohttp import web
+
 from tests.unit.engines.test_start_logs import CONSUMED, V1
 from tests.unit.fleet.test_fleet import PROBES, deployment, launched, report_of, until
 from trivet.config.settings import LaunchSettings
@@ -74,6 +76,34 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
     Observations(tmp_path, ManualClock()).note(PLAN, V1)
     entries = read_observed(tmp_path / OBSERVED_FILE)
     assert (len(entries), "0" in entries, "1" in entries) == (ENTRIES_MAX, False, True)
+
+
+async def test_an_attached_vllm_is_asked_for_its_cache() -> None:
+    """Whose log is not ours tells its cache in /metrics; what it does not tell stays open."""
+    told = {
+        "/health": "",
+        "/v1/models": '{"data": [{"id": "m", "max_model_len": 512}]}',
+        "/metrics": 'vllm:cache_config_info{block_size="16",num_gpu_blocks="100"} 1.0',
+    }
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=told[request.path])
+
+    application = web.Application()
+    application.add_routes([web.get(path, answer) for path in told])
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with Fleet(
+            [EndpointPlan(deployment=deployment("v", engine="vllm", model="m", url=url))], PROBES
+        ) as fleet:
+            await until(lambda: report_of(fleet, "v")["actual"] is not None)
+            actual = report_of(fleet, "v")["actual"]
+    finally:
+        await runner.cleanup()
+    assert (actual["kv_tokens"], actual["weights_gib"]) == (1600, None)
 
 
 async def test_a_real_engine_says_what_it_took(tiny_models: Mapping[str, Path], tmp_path: Path) -> None:
