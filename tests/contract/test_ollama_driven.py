@@ -12,6 +12,7 @@ from tests.contract.calls import call_for, deployment_of
 from tests.contract.conftest import StandIn
 from trivet.config.settings import FleetSettings, OllamaSettings, SwapSettings
 from trivet.domain.errors import EngineUnavailable
+from trivet.domain.gpus import GIB
 from trivet.engines.ollama import OllamaAdmin
 from trivet.fleet import Fleet
 from trivet.fleet.endpoint import EndpointPlan
@@ -74,9 +75,13 @@ async def test_a_missing_model_is_downloaded_known_and_loaded_for_good(
         await chat(fleet, "fresh:1b")
         stats = await ollama.stats()
         held = next(model for model in await admin.loaded() if model.name == "fresh:1b")
+        async with asyncio.timeout(20):
+            while (actual := report_of(fleet, "fresh:1b")["actual"]) is None:
+                await asyncio.sleep(0.01)
     states = list(dict.fromkeys(state for state, _ in seen if state != "down"))
     assert states == ["pulling", "loading", "ready"]
     assert any("2 of 4 MB" in detail for _, detail in seen)
+    assert actual["total_gib"] == round(held.size_bytes / GIB, 3)
     assert offer.deployment.capabilities == {"tools"}
     assert stats["loads"]["fresh:1b"] == 1
     assert stats["last_chat"]["keep_alive"] == -1
