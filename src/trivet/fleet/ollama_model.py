@@ -102,13 +102,19 @@ class OllamaModel:
         await self._admin.unload(self._deployment.model)
         try:
             async with asyncio.timeout(UNLOAD_TIMEOUT_S):
-                while await self.in_memory():  # noqa: ASYNC110 - only Ollama knows
+                while await self._may_hold():  # noqa: ASYNC110 - only Ollama knows
                     await asyncio.sleep(UNLOAD_POLL_S)
         except TimeoutError:
             raise EngineTimeout(
                 f"Ollama still holds {self._deployment.model} after {UNLOAD_TIMEOUT_S:g} s.",
                 hint="Another program may be using it: let its requests come through Trivet.",
             ) from None
+
+    async def _may_hold(self) -> bool:
+        try:
+            return await self.in_memory()
+        except EngineTimeout:  # it does not answer this while it loads another model
+            return True
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp
+import structlog
 
 from trivet.config.settings import SwapSettings
 from trivet.domain.clock import Clock
@@ -16,6 +17,10 @@ from trivet.fleet.residency import Rules
 from trivet.fleet.residents import member_of
 from trivet.fleet.seat import Place
 from trivet.fleet.swap_group import SwapGroup
+
+log = structlog.get_logger(__name__)
+
+PAUSE_AFTER_FAULT_S = 1.0
 
 
 class SwapGroups:
@@ -53,7 +58,11 @@ class SwapGroups:
         attached = [each for each in self._members(group) if not each.is_launched]
         await asyncio.gather(*(endpoint.settled.wait() for endpoint in attached))
         await group.begin()
-        await group.run()
+        while True:
+            # It ends with us only; after a fault of ours in it, its members' requests still need an answer.
+            fault = (await asyncio.gather(group.run(), return_exceptions=True))[0]
+            log.error("swap.fault", group=group.name, exc_info=fault)
+            await asyncio.sleep(PAUSE_AFTER_FAULT_S)
 
     def begins_soon(self, group: SwapGroup) -> bool:
         """Tell whether the group's first member is there within seconds, as a rule."""

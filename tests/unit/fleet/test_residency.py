@@ -117,7 +117,7 @@ def test_the_expected_wait(members: list[Member], wait_s: float) -> None:
     assert expected_wait_s(members, RULES, 0.0, "b") == pytest.approx(wait_s)
 
 
-@settings(max_examples=scaled(100), deadline=None)
+@settings(max_examples=scaled(60), deadline=None)
 @given(
     gap_s=st.floats(0.1, 5.0),
     bring_s=st.floats(0.0, 20.0),
@@ -154,7 +154,7 @@ ARRIVALS = st.lists(
 )
 
 
-@settings(max_examples=scaled(200), deadline=None)
+@settings(max_examples=scaled(120), deadline=None)
 @given(
     arrivals=ARRIVALS,
     slots=st.integers(1, 8),
