@@ -185,6 +185,8 @@ class Endpoint:
                 continue
             if loop.time() - started_s > STEADY_AFTER_S:
                 pause_s = RESTART_FIRST_S
+            if self._came_up and self._launcher is not None:
+                self._standing.expect_back()
             await self.turn.pause(pause_s)
             longest_s = RESTART_MAX_S if self._launcher is None or self._came_up else FAILED_START_MAX_S
             pause_s = min(longest_s, pause_s * 2)

@@ -116,7 +116,8 @@ class Fleet:
     ) -> AbstractContextManager[object]:
         """Wait for a model that is on its way, or has to get its turn; return the place to hold meanwhile.
 
-        One that has failed is not waited for: the request finds that out by itself, at once.
+        One that has failed is not waited for: the request finds that out by itself, at once. But where nobody
+        else can serve, one that served, died and is being started again is.
 
         Args:
             name: the deployment.
@@ -133,7 +134,7 @@ class Fleet:
         place = await self._groups.place(name, wait_s, on_wait)
         # Whoever has its turn may be coming back after a crash.
         standing = endpoint.standing
-        if EngineState(standing.health.state).is_coming:
+        if EngineState(standing.health.state).is_coming or (last and standing.is_coming):
             on_wait()
             try:
                 await standing.settled(name, wait_s)

@@ -15,6 +15,12 @@ class Standing:
         self._changed = asyncio.Event()
         self._since_s = 0.0
         self._took_s: float | None = None
+        self._comes_back = False
+
+    @property
+    def is_coming(self) -> bool:
+        """Tell whether waiting alone makes it better: it is on its way, or is about to be started again."""
+        return self._comes_back or EngineState(self._health.state).is_coming
 
     @property
     def health(self) -> Health:
@@ -25,7 +31,8 @@ class Standing:
         """Take the new health, and wake who waits for it."""
         now_s = asyncio.get_running_loop().time()
         before, self._health = self._health.state, health
-        if before == health.state:
+        gave_up, self._comes_back = self._comes_back, False
+        if before == health.state and not gave_up:
             return
         if before == EngineState.LOADING and health.ready:
             self._took_s = now_s - self._since_s
@@ -33,6 +40,10 @@ class Standing:
             self._since_s = now_s
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def expect_back(self) -> None:
+        """Note, until the next health is shown, that an engine which served has died and is started again."""
+        self._comes_back = True
 
     @property
     def wait_s(self) -> float | None:
@@ -51,7 +62,7 @@ class Standing:
         """
         try:
             async with asyncio.timeout(wait_s):
-                while EngineState(self._health.state).is_coming:
+                while self.is_coming:
                     await self._changed.wait()
         except TimeoutError:
             raise EngineLoading(

@@ -127,3 +127,28 @@ async def test_an_engine_that_hangs_has_failed_but_lives(tiny_models: Mapping[st
     assert "does not answer" in hanging["detail"]
     assert (hanging["pid"], after["pid"]) == (before["pid"], before["pid"])
     assert (hanging["restarts"], after["restarts"]) == (0, 0)
+
+
+async def test_a_request_that_nobody_else_can_serve_waits_for_the_restart(
+    tiny_models: Mapping[str, Path],
+) -> None:
+    """Right after a kill -9 it has failed; the last candidate is waited for, an earlier one is not."""
+    async with Fleet([launched("ours", tiny_models["light"])], PROBES) as fleet:
+        os.kill(report_of(fleet, "ours")["pid"], signal.SIGKILL)
+        await until(lambda: report_of(fleet, "ours")["state"] == "failed")
+        waits: list[str] = []
+        with await fleet.ensure_ready("ours", left_s=60, last=False, on_wait=lambda: waits.append("first")):
+            pass
+        with await fleet.ensure_ready("ours", left_s=60, last=True, on_wait=lambda: waits.append("last")):
+            back = report_of(fleet, "ours")
+    assert waits == ["last"]
+    assert (back["state"], back["restarts"]) == ("ready", 1)
+
+
+async def test_an_engine_that_never_came_up_is_not_waited_for(tmp_path: Path) -> None:
+    """Its requests fail at once, whatever time they have."""
+    async with Fleet([launched("missing", tmp_path / "none.gguf")], PROBES) as fleet:
+        waits: list[str] = []
+        with await fleet.ensure_ready("missing", left_s=60, last=True, on_wait=lambda: waits.append("it")):
+            state = report_of(fleet, "missing")["state"]
+    assert (waits, state) == ([], "failed")
