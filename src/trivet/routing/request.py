@@ -1,6 +1,7 @@
 """Checking an OpenAI chat-completions body: enough to be safe, the rest is the engine's to judge."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from trivet.domain.errors import RequestMalformed
@@ -13,6 +14,8 @@ from trivet.routing.tools import check_tools
 AUTO = "auto"
 CHOICES_LIMIT = 16
 DEPTH_LIMIT = 64
+CONTAINERS_LIMIT = 50_000
+"""Objects and lists in one body; a long conversation with many tools has some thousands."""
 
 
 def parse_chat(body: Any, *, body_bytes: int, headers: Mapping[str, str]) -> ChatRequest:
@@ -34,8 +37,7 @@ def parse_chat(body: Any, *, body_bytes: int, headers: Mapping[str, str]) -> Cha
             "The body must be a JSON object.",
             hint='Send {"messages": [{"role": "user", "content": "Hello"}]}.',
         )
-    if nesting_depth(body) > DEPTH_LIMIT:
-        raise RequestMalformed(f"The body is nested deeper than {DEPTH_LIMIT} levels.")
+    _check_shape(body)
     refuse_fields(body)
     check_messages(body.get("messages"))
     check_tools(body)
@@ -57,19 +59,33 @@ def parse_chat(body: Any, *, body_bytes: int, headers: Mapping[str, str]) -> Cha
 def nesting_depth(value: Any) -> int:
     """Return how many objects and lists lie within one another: 0 for a scalar, 1 for a flat object.
 
-    Level by level, so that no depth can exhaust the stack; stops counting beyond DEPTH_LIMIT.
+    Stops counting beyond DEPTH_LIMIT.
     """
-    depth = 0
+    return sum(1 for _ in islice(_levels(value), DEPTH_LIMIT + 1))
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """Yield the objects and lists of each level, so that no depth can exhaust the stack."""
     level = [value] if isinstance(value, dict | list) else []
-    while level and depth <= DEPTH_LIMIT:
-        depth += 1
+    while level:
+        yield level
         level = [
             child
             for parent in level
             for child in (parent.values() if isinstance(parent, dict) else parent)
             if isinstance(child, (dict, list))
         ]
-    return depth
+
+
+def _check_shape(body: dict[str, Any]) -> None:
+    """Refuse what no chat needs: everything after this walks through all of it, while others wait."""
+    containers = 0
+    for depth, level in enumerate(_levels(body), start=1):
+        containers += len(level)
+        if depth > DEPTH_LIMIT:
+            raise RequestMalformed(f"The body is nested deeper than {DEPTH_LIMIT} levels.")
+        if containers > CONTAINERS_LIMIT:
+            raise RequestMalformed(f"The body holds more than {CONTAINERS_LIMIT} objects and lists.")
 
 
 def _model(model: Any) -> str:

@@ -1,5 +1,7 @@
 """Reading JSON bodies strictly: what no engine could be sent is refused as the caller's fault."""
 
+import contextlib
+import gc
 import json
 from typing import Any
 
@@ -54,3 +56,17 @@ def test_what_json_writes_is_read_back() -> None:
     """The usual body comes back as it was."""
     body = {"messages": [{"role": "user", "content": "Grüße, 你好 \U0001f600"}], "temperature": 0.25}
     assert body == parse_json(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("body", [b"{}", b"{"])
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(body: bytes, on: bool) -> None:
+    """Whatever came of the body, and whoever had switched it off before."""
+    was_on = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        with contextlib.suppress(RequestMalformed):
+            parse_json(body)
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if was_on else gc.disable)()

@@ -363,3 +363,11 @@ def test_any_json_is_decided_or_refused(body: Any) -> None:
         return
     assert decision.candidates
     assert decision.max_output_tokens >= 1
+
+
+@pytest.mark.parametrize("extra", [{"x": [[]] * 50_000}, {"x": [{"y": []}] * 25_000}])
+def test_a_body_of_nothing_but_brackets_is_refused(extra: dict[str, Any]) -> None:
+    """What every later step would have to walk through has a bound."""
+    body = {"messages": [{"role": "user", "content": "Hello"}], **extra}
+    with pytest.raises(RequestMalformed, match="50000 objects and lists"):
+        parse_chat(body, body_bytes=9, headers={})
