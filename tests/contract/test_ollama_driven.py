@@ -76,7 +76,7 @@ async def test_a_missing_model_is_downloaded_known_and_loaded_for_good(
         stats = await ollama.stats()
         held = next(model for model in await admin.loaded() if model.name == "fresh:1b")
         async with asyncio.timeout(20):
-            while (actual := report_of(fleet, "fresh:1b")["actual"]) is None:
+            while (actual := report_of(fleet, "fresh:1b")["actual"]) is None:  # noqa: ASYNC110 - polled
                 await asyncio.sleep(0.01)
     states = list(dict.fromkeys(state for state, _ in seen if state != "down"))
     assert states == ["pulling", "loading", "ready"]

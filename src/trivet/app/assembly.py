@@ -219,6 +219,16 @@ def _register_rooms(
         ],
     )
     collector.register_snapshot(
+        "trivet_engine_restarts",
+        "How often Trivet has started the deployment's engine again, since its own start.",
+        ("deployment", "tier"),
+        lambda: [
+            ((report["name"], report["tier"]), float(report["restarts"]))
+            for report in fleet.report()
+            if report["launched"]
+        ],
+    )
+    collector.register_snapshot(
         "trivet_deployment_waiting",
         "Requests that wait for the deployment's model to get its turn in memory.",
         ("deployment", "tier"),

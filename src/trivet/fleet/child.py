@@ -19,8 +19,8 @@ from pathlib import Path
 from trivet.domain.errors import EngineUnavailable
 from trivet.engines.last_words import cause, last_words
 from trivet.fleet import guardian
-from trivet.fleet.processes import Process, kill_group
-from trivet.fleet.records import EngineRecord
+from trivet.fleet.processes import Process, kill_group, running_as
+from trivet.fleet.records import LOGS_DIRECTORY, EngineRecord
 
 GRACE_S = 6.0
 """How long an engine may take to end when told to, before it is killed."""
@@ -38,6 +38,11 @@ def free_port(taken: Collection[int] = ()) -> int:
             port: int = probe.getsockname()[1]
         if port not in taken:
             return port
+
+
+def guardians_of(directory: Path) -> list[Process]:
+    """Return the guardians whose engines log into a directory's logs, whoever started them."""
+    return running_as(Path(guardian.__file__).name, "--log", f"{directory / LOGS_DIRECTORY}{os.sep}")
 
 
 class Child:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,9 +12,10 @@ from trivet.config.settings import LaunchSettings
 from trivet.domain.errors import EngineUnavailable
 from trivet.domain.observations import MemoryObservation
 from trivet.engines.launch import LaunchPlan, plan_launch
-from trivet.fleet.child import STOP_TIMEOUT_S, Child, Starting, free_port
+from trivet.fleet.child import STOP_TIMEOUT_S, Child, Starting, free_port, guardians_of
 from trivet.fleet.engine_room import EngineRoom
 from trivet.fleet.plan import EndpointPlan
+from trivet.fleet.processes import Process
 from trivet.fleet.records import EngineRecord, EngineRecords
 
 log = structlog.get_logger(__name__)
@@ -195,7 +197,20 @@ async def end_leftovers(left: Sequence[EngineRecord], records: EngineRecords, wa
     unwanted = [
         record for record in left if record.deployment not in wanted or not is_adoptable(record, records)
     ]
-    await asyncio.gather(*(end_leftover(record, records) for record in unwanted))
+    forgotten = set(guardians_of(records.directory)) - {record.guardian for record in left}
+    await asyncio.gather(
+        *(end_leftover(record, records) for record in unwanted),
+        *(end_forgotten(guardian) for guardian in forgotten),
+    )
+
+
+async def end_forgotten(guardian: Process) -> None:
+    """End the engine of a guardian that no record names: the file was lost, or is broken."""
+    log.warning("engine.forgotten_ended", guardian=guardian.pid)
+    guardian.send(signal.SIGTERM)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(guardian.wait(), STOP_TIMEOUT_S)
+    guardian.send(signal.SIGKILL)
 
 
 async def end_leftover(record: EngineRecord, records: EngineRecords) -> None:

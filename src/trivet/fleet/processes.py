@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 POLL_S = 0.2
@@ -53,6 +54,22 @@ class Process:
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)
+
+
+def running_as(program: str, option: str, prefix: str) -> list[Process]:
+    """Return this user's processes that run a program (by its file's name) with an option that begins so."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().decode("utf-8", "replace").split("\0")
+            if entry.parent.stat().st_uid != os.geteuid():
+                continue
+        except OSError:
+            continue
+        given = any(flag == option and value.startswith(prefix) for flag, value in pairwise(words))
+        if given and any(word.rpartition("/")[2] == program for word in words):
+            found.append(Process.of(int(entry.parent.name)))
+    return [process for process in found if process is not None]
 
 
 def kill_group(leader: int, start_ticks: int) -> None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.unit.fleet.test_fleet import deployment, gone, launched, report_of, until
 from trivet.config.settings import FleetSettings
 from trivet.engines.connect import open_session
@@ -85,6 +87,19 @@ async def test_an_engine_that_serves_another_model_is_not_adopted(
     assert gone(first["pid"])
     await opened([], STOP, tmp_path)
     assert gone(second["pid"])
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"boot": "another", "engines": []}'])
+async def test_an_engine_that_no_record_names_is_ended(
+    tiny_models: Mapping[str, Path], tmp_path: Path, content: str | None
+) -> None:
+    """When the records are lost or broken, kept engines are found by their guardians, and started anew."""
+    plans = [launched("ours", tiny_models["light"])]
+    (first,) = await opened(plans, KEEP, tmp_path)
+    (tmp_path / RECORDS_FILE).write_text(content) if content else (tmp_path / RECORDS_FILE).unlink()
+    (second,) = await opened(plans, STOP, tmp_path)
+    assert (second["state"], second["pid"] != first["pid"]) == ("ready", True)
+    assert [gone(report["pid"]) for report in (first, second)] == [True, True]
 
 
 async def test_records_of_strangers_are_dropped(tiny_models: Mapping[str, Path], tmp_path: Path) -> None:
