@@ -116,7 +116,8 @@ class Architecture:
         """
         fields = ConfigFields(config, name=name)
         assumed: list[str] = []
-        layers = len(str(fields.raw("hybrid_override_pattern") or "")) or fields.number("layers")
+        pattern = fields.raw("hybrid_override_pattern")
+        layers = len(pattern) if isinstance(pattern, str) else fields.number("layers")
         if layers is None:
             raise ConfigError(
                 f"The architecture of {fields.name or 'the model'} cannot be read: no num_hidden_layers.",

@@ -77,6 +77,10 @@ _FP8_BITS = 8 + 32 / (128 * 128)
 """Blocks of 128 x 128 weights share a 32-bit scale (DeepSeek-V3, Qwen3 FP8)."""
 
 
+_LINEAR_ATTENTION = ("qwen3next", "qwen35", "qwen36", "qwen38", "kimilinear")
+FOUR_BITS = frozenset({"int4", "bnb", "nvfp4", "mxfp4"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
     """Bits of each weight by part. `kv_bytes` is what the KV cache takes by itself for one element."""
@@ -162,12 +166,16 @@ def _four_bits(architecture: Architecture, scheme: str) -> Precision:
     """Return what 4-bit makers do: matrices in 4 bits, linear attention and Mamba in 16.
 
     NVIDIA's NVFP4 checkpoints leave attention in 16 bits in models with routed experts or sliding windows
-    (Gemma 4 31B: 31.0 GiB, of which a model with 4-bit attention would have 20).
+    (Gemma 4 31B: 31.0 GiB, of which a model with 4-bit attention would have 20). On linear attention makers
+    of NVFP4 differ: three checkpoints of one 27B model take 20, 21 and 24 GiB; 8 bits is the middle.
     """
     bits = {"nvfp4": _NVFP4_BITS, "bnb": _BNB_BITS}.get(scheme, _INT4_BITS)
-    slides = any(layer.mixer is Mixer.SLIDING for layer, _ in architecture.groups)
-    attention = 16.0 if scheme == "nvfp4" and (architecture.is_moe or slides) else bits
-    return Precision(scheme=scheme, attention=attention, mlp=bits, experts=bits)
+    attention, mixer = bits, 16.0
+    if scheme == "nvfp4":
+        slides = any(layer.mixer is Mixer.SLIDING for layer, _ in architecture.groups)
+        attention = 16.0 if architecture.is_moe or slides else bits
+        mixer = _FP8_BITS if any(kind in architecture.family for kind in _LINEAR_ATTENTION) else 16.0
+    return Precision(scheme=scheme, attention=attention, mixer=mixer, mlp=bits, experts=bits)
 
 
 def _as_stated(precision: Precision, quantization: Mapping[str, Any]) -> Precision:

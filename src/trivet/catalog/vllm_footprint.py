@@ -66,10 +66,11 @@ def vllm_footprint(request: FootprintRequest) -> Footprint:
     utilization = request.gpu_memory_utilization or constants.utilization
     budget = int(request.gpu.usable_bytes * utilization)
     beside = weights + activation + non_torch + (graphs if constants.graphs_in_budget else 0)
-    pool = max(0, budget - beside)
+    # A model that keeps nothing of its tokens (an encoder) gets no pool.
+    pool = max(0, budget - beside) if cache.sequence_bytes else 0
     total = weights + activation + non_torch + graphs + pool
-    band = band_bytes(request, version)
-    starts = budget - beside - band >= max(cache.sequence_bytes, 0)
+    band = band_bytes(request, version, scheme=precision.scheme)
+    starts = budget - beside - band >= cache.sequence_bytes
     assumed = list(request.architecture.assumed)
     if request.sequences is None or request.batched_tokens is None:
         assumed.append(f"{sequences} sequences and {batched} batched tokens (vLLM's defaults there)")

@@ -159,6 +159,22 @@ def test_vllm_refuses_what_it_cannot_divide(config: dict[str, Any], tensor_paral
     assert words in "".join(refusals)
 
 
+def test_an_encoder_has_no_cache() -> None:
+    """A model that answers with vectors keeps no tokens: no pool, and it fits where its weights do."""
+    encoder = {"model_type": "bert", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+               "intermediate_size": 4096, "vocab_size": 30522, "max_position_embeddings": 512}  # fmt: skip
+    found = of(encoder, gpu="8GB", context=512)
+    assert (found.kv_bytes, found.kv_tokens, found.kv_bytes_per_token, found.fits) == (0, 0, 0, True)
+    assert found.total_bytes < 2 * GIB
+
+
+def test_what_is_guessed_has_a_wide_band() -> None:
+    """4-bit hybrids differ among makers; exact weights narrow the band."""
+    hybrid = ALL["qwen35-35b-a3b"]
+    guessed, exact = of(hybrid, dtype="awq"), of(hybrid, dtype="awq", weights_bytes=20 * GIB)
+    assert (guessed.band_bytes, exact.band_bytes) == (3 * GIB, 3 * GIB // 2)
+
+
 def test_what_does_not_fit_is_said() -> None:
     """Weights larger than the card leave no pool; a pool shorter than the context is no fit either."""
     too_large = of(QWEN3_32B, gpu="RTX 4090")
