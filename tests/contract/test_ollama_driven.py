@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest_asyncio
 
 from tests.contract.calls import call_for, deployment_of
 from tests.contract.conftest import StandIn
-from trivet.config.settings import FleetSettings, OllamaSettings, SwapSettings
+from trivet.config.settings import FleetSettings, LaunchSettings, OllamaSettings, SwapSettings
 from trivet.domain.errors import EngineUnavailable
 from trivet.domain.gpus import GIB
 from trivet.engines.ollama import OllamaAdmin
@@ -133,3 +134,25 @@ async def test_a_member_is_downloaded_when_its_turn_comes_and_refused_when_nobod
         with pytest.raises(EngineUnavailable, match="There is no model"):
             await chat(fleet, "missing:2b")
         await chat(fleet, "tiny")
+
+
+async def test_a_model_is_not_preloaded_while_an_engine_loads_on_its_gpu(
+    ollama: StandIn, admin: OllamaAdmin, tmp_path: Path
+) -> None:
+    """vLLM measures its GPU while it loads. Meanwhile Ollama counts as ready; then the model is loaded."""
+    await admin.unload("tiny")
+    done = tmp_path / "done"
+    launch = LaunchSettings(command=("bash", "-c", f"while [ ! -e {done} ]; do sleep 0.05; done; exit 3"))
+    other = replace(deployment_of(None, "other", engine="vllm"), devices=("GPU-a",))
+    driven = plan(ollama.url, "tiny")
+    driven = replace(driven, deployment=replace(driven.deployment, devices=("GPU-a",)))
+    plans = [EndpointPlan(deployment=other, launch=launch), driven]
+    async with Fleet(plans, QUICK, tmp_path / "state") as fleet:
+        await states_until(fleet, "tiny", "ready")
+        await asyncio.sleep(0.3)
+        before = [model.name for model in await admin.loaded() if model.name.startswith("tiny:")]
+        done.touch()
+        async with asyncio.timeout(20):
+            while not any(model.name.startswith("tiny:") for model in await admin.loaded()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert before == []

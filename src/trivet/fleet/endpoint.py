@@ -20,7 +20,7 @@ from trivet.engines.probe import probe
 from trivet.engines.protocol import Health, Transport
 from trivet.fleet.adoption import adopt_served
 from trivet.fleet.attached_memory import AttachedMemory
-from trivet.fleet.engine_room import EngineRoom
+from trivet.fleet.engine_room import EngineRoom, LoadingTurns
 from trivet.fleet.launcher import Launcher
 from trivet.fleet.lending import Lender
 from trivet.fleet.observed import in_gib
@@ -64,6 +64,7 @@ class Endpoint:
         self._session = session
         self._deployment = plan.deployment
         self._lender = Lender(plan.deployment.name, self._note_answer)
+        self._turns = room.turns if room is not None else LoadingTurns()
         self._launcher: Launcher | None = None
         if plan.launch is not None and room is not None:
             self._launcher = Launcher(plan, plan.launch, room)
@@ -242,7 +243,7 @@ class Endpoint:
         else:
             self._connect(self._deployment)
             if self.ollama is None and (model := open_ollama_model(self._plan)) is not None:
-                self.ollama = OllamaKeeper(model, self._find_health, self.show, self._replace)
+                self.ollama = OllamaKeeper(model, self._find_health, self.show, self._replace, self._turns)
             await self.look()
 
     async def _accompany(self) -> None:

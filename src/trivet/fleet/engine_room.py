@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,15 +24,25 @@ class LoadingTurns:
 
     def __init__(self) -> None:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._wanted: Counter[str] = Counter()
 
     async def acquire(self, devices: Sequence[str]) -> Callable[[], None]:
         """Wait for the turn on all the devices; return what ends it. The host's memory needs none."""
+        wanted = sorted(set(devices) - {HOST_DEVICE})
         with contextlib.ExitStack() as held:
+            self._wanted.update(wanted)
+            held.callback(self._wanted.subtract, wanted)
             # In one order, so that two that want the same GPUs never wait for each other.
-            for device in sorted(set(devices) - {HOST_DEVICE}):
+            for device in wanted:
                 await self._locks[device].acquire()
                 held.callback(self._locks[device].release)
             return held.pop_all().close
+
+    async def acquire_if_free(self, devices: Sequence[str]) -> Callable[[], None] | None:
+        """Take the turn if nobody has or wants it on any of the devices; return what ends it, else None."""
+        if any(self._wanted[device] > 0 for device in set(devices) - {HOST_DEVICE}):
+            return None
+        return await self.acquire(devices)
 
 
 class EngineRoom:

@@ -7,6 +7,7 @@ from trivet.domain.engine_states import EngineState
 from trivet.domain.errors import EngineUnavailable
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Health
+from trivet.fleet.engine_room import LoadingTurns
 from trivet.fleet.ollama_model import OllamaModel
 
 
@@ -19,12 +20,17 @@ class OllamaKeeper:
         find_health: Callable[[], Awaitable[Health]],
         show: Callable[[Health], None],
         adopt: Callable[[Deployment], None],
+        turns: LoadingTurns,
     ) -> None:
-        """Take the model, how its server is probed, how a state is shown, how a deployment is replaced."""
+        """Take the model, how its server is probed, how a state is shown, how a deployment is replaced.
+
+        And whose turn it is to load on a GPU: a preloaded model must not disturb a vLLM that measures it.
+        """
         self.model = model
         self._find_health = find_health
         self._show = show
         self._adopt = adopt
+        self._turns = turns
         self._fetching = asyncio.Lock()
         self._kept = False
 
@@ -42,11 +48,16 @@ class OllamaKeeper:
             return
         deployment = await self.model.adopted(deployment)
         self._adopt(deployment)
-        if self.model.preloads:
-            self._show(Health(EngineState.LOADING, "Ollama loads it into memory."))
-            await self.model.load(deployment.context_tokens)
+        end_turn = await self._turns.acquire_if_free(deployment.devices) if self.model.preloads else None
+        if end_turn is not None:
+            try:
+                self._show(Health(EngineState.LOADING, "Ollama loads it into memory."))
+                await self.model.load(deployment.context_tokens)
+            finally:
+                end_turn()
         self._show(await self._find_health())
-        self._kept = True
+        # While an engine loads on its GPU, Ollama answers, and loads when it is asked; this is tried again.
+        self._kept = not self.model.preloads or end_turn is not None
 
     async def fetch_if_missing(self) -> Health:
         """See to it that Ollama has the model.

@@ -96,3 +96,19 @@ async def test_a_fleet_closes_while_one_loads_and_another_waits(
     opening.cancel()
     await asyncio.gather(opening, return_exceptions=True)
     assert gone(pid)
+
+
+async def test_a_turn_that_is_wanted_is_not_free() -> None:
+    """Who takes only what is free gets nothing while somebody loads on one of the GPUs, or waits to."""
+    turns = LoadingTurns()
+    end = await turns.acquire(("GPU-a",))
+    waiting = asyncio.create_task(turns.acquire(("GPU-a", "GPU-b")))
+    await asyncio.sleep(0)
+    assert await turns.acquire_if_free(("GPU-b", "GPU-c")) is None
+    end()
+    (await waiting)()
+    end_free = await turns.acquire_if_free(("GPU-b", "host"))
+    assert end_free is not None
+    assert await turns.acquire_if_free(("GPU-b",)) is None
+    end_free()
+    assert await turns.acquire_if_free(("GPU-b",)) is not None
