@@ -16,12 +16,18 @@ def migrate(engine: Engine, connection: sqlite3.Connection) -> None:
     """Run the missing migrations, all in one transaction. `engine` must stand on `connection`.
 
     Raises:
-        StoreUnavailable: the store was made by a newer Trivet.
+        StoreUnavailable: the store was made by a newer Trivet, or by one from before the first release.
     """
     revision = _revision(connection)
     if revision == HEAD:
         # The usual case; importing Alembic would be the larger part of a command's start.
         return
+    if revision == "0001" and _has_table(connection, "entries"):
+        # Before the release the first revision made a ledger too, of another form than the second's.
+        raise StoreUnavailable(
+            "The store was made by a Trivet from before the first release, whose ledger this one cannot read.",
+            hint="Choose another store.path, or move the file away; the old one is untouched.",
+        )
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -43,6 +49,10 @@ def migrate(engine: Engine, connection: sqlite3.Connection) -> None:
 
 
 def _revision(connection: sqlite3.Connection) -> str | None:
-    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+    known = _has_table(connection, "alembic_version")
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if known else None
     return None if row is None else str(row[0])
+
+
+def _has_table(connection: sqlite3.Connection, name: str) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None

@@ -60,6 +60,19 @@ def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     assert before == statements(path)
 
 
+def test_a_store_from_before_the_release_is_refused(tmp_path: Path) -> None:
+    """Its first revision has a ledger of another form: that is said, and nothing is touched."""
+    path = tmp_path / "trivet.db"
+    with Database.open(path) as database:
+        database.write(
+            lambda connection: connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        ).result()
+    before = statements(path)
+    with pytest.raises(StoreUnavailable, match="before the first release"):
+        Database.open(path)
+    assert before == statements(path)
+
+
 def test_a_newer_store_is_refused(tmp_path: Path) -> None:
     """A store that a newer Trivet made is refused and left untouched."""
     path = tmp_path / "trivet.db"
