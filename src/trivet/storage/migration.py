@@ -25,7 +25,7 @@ def migrate(engine: Engine, connection: sqlite3.Connection) -> None:
     if revision == "0001" and _has_table(connection, "entries"):
         # Before the release the first revision made a ledger too, of another form than the second's.
         raise StoreUnavailable(
-            "The store was made by a Trivet from before the first release, whose ledger this one cannot read.",
+            "A Trivet from before the first release made the store, and this one cannot read its ledger.",
             hint="Choose another store.path, or move the file away; the old one is untouched.",
         )
     from alembic import command
