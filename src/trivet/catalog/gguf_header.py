@@ -101,7 +101,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[tuple[str, int, str, int]]]:
             return _Reader(stream).header()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.", param="model") from error
-    except (struct.error, ValueError, KeyError) as error:
+    except (struct.error, ValueError, KeyError, RecursionError) as error:
         hint = "A Git LFS pointer, or a download that broke off? Fetch the file again."
         raise ConfigError(
             f"{path} is not a GGUF file of version 2 or 3.", hint=hint, param="model"

@@ -101,7 +101,7 @@ def _json_object(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.", param="arch") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}.", param="arch") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} holds no JSON object.", param="arch")

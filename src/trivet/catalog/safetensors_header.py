@@ -89,7 +89,7 @@ def _header(file: Path) -> dict[str, Any]:
         header = json.loads(text)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}.", param="model") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_safetensors(file) from error
     if not isinstance(header, dict):
         raise _not_safetensors(file)

@@ -38,7 +38,6 @@ def compile_nvml(folder: Path, *, old: bool = False) -> Path:
         "-fPIC",
         "-Wall",
         "-Wextra",
-        "-Werror",
         "-Wl,-soname,libnvidia-ml.so.1",
         *(["-DOLD"] if old else []),
     ]

@@ -254,3 +254,23 @@ def test_a_partial_config_is_a_model(tmp_path: Path) -> None:
     (tmp_path / "arch.json").write_text(json.dumps(LLAMA_8B))
     found = choose_model(ModelAsked(arch=tmp_path / "arch.json", engine="ollama"))
     assert (found.quant, found.weights_bytes) == ("q4_k_m", None)
+
+
+@pytest.mark.parametrize("name", ["deep.gguf", "deep.json", "model.safetensors"])
+def test_nesting_without_end_is_refused(tmp_path: Path, name: str) -> None:
+    """A crafted file must not end in a traceback."""
+    deep = b"[" * 200_000
+    content = {
+        "deep.gguf": b"GGUF"
+        + struct.pack("<IQQ", 3, 0, 1)
+        + struct.pack("<Q", 1)
+        + b"k"
+        + struct.pack("<I", 9)
+        + struct.pack("<IQ", 9, 1) * 20_000,
+        "deep.json": deep,
+        "model.safetensors": struct.pack("<Q", len(deep)) + deep,
+    }[name]
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    with pytest.raises(ConfigError):
+        read_model(tmp_path if name.endswith("safetensors") else tmp_path / name)
