@@ -1,15 +1,19 @@
 """Which tiers are in memory together, and whether their models have room. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from trivet.catalog.demand import TIERS
 from trivet.catalog.machine import Machine
 from trivet.catalog.objective import SHARE, Access, access_factor
-from trivet.catalog.offers import Offer, Way
+from trivet.catalog.offers import Offer, Way, by_turns
+from trivet.domain.gpus import GIB
 from trivet.domain.tiers import ModelTier
 
 LIGHT, STANDARD, HEAVY = TIERS
+ASLEEP_BYTES = GIB
+"""What a vLLM that sleeps leaves on its GPU: its CUDA context and what its graphs hold. vLLM's page on sleep
+mode says that more than 90 % is given back."""
 Choice = Mapping[str, Offer | None]
 
 
@@ -25,6 +29,22 @@ class Arrangement:
     def swaps(self) -> bool:
         """Whether anything takes turns."""
         return len(self.moments) > 1
+
+    def offers(
+        self, tier: str, offers: Iterable[Offer], machine: Machine, sleepers: Collection[str]
+    ) -> tuple[Offer, ...]:
+        """Return a tier's offers as this arrangement can use them.
+
+        Args:
+            tier: the tier.
+            offers: as they are for a model that stays.
+            machine: where.
+            sleepers: the tiers whose engine would sleep between its turns.
+        """
+        if self.access[tier] is Access.RESIDENT:
+            return tuple(offers)
+        others = [name for name in sleepers if name != tier and self.access[name] is not Access.RESIDENT]
+        return by_turns(offers, machine, asleep=tier in sleepers, extra_bytes=ASLEEP_BYTES * len(others))
 
     def factor(self, tier: str) -> float:
         """Return what a point of worth counts in a tier: its share by its access."""
@@ -176,5 +196,5 @@ def completes(usage: Usage, rest: Sequence[tuple[str, Offer]]) -> bool:
 def ways_with_room(usage: Usage, tier: str, offer: Offer) -> Iterator[Way]:
     """Yield the ways of an offer that still have room."""
     for way in offer.ways:
-        if usage.free(tier, way.devices) >= way.need.bytes:
+        if usage.free(tier, way.devices) >= way.bytes:
             yield way

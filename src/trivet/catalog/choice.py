@@ -1,6 +1,6 @@
 """The best set of models for a machine: an exact search, cut short by bounds. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from trivet.catalog.arrangement import (
@@ -14,7 +14,7 @@ from trivet.catalog.arrangement import (
     Rooms,
 )
 from trivet.catalog.machine import Machine
-from trivet.catalog.objective import FIGURE_TOLERANCE, LIGHT_SHARE_MAX, STEP_MIN, thrift
+from trivet.catalog.objective import FIGURE_TOLERANCE, GOODNESS, LIGHT_SHARE_MAX, SERVED, STEP_MIN, thrift
 from trivet.catalog.offers import Offer
 
 _EPSILON = 1e-9
@@ -30,17 +30,23 @@ class Chosen:
 
 
 def choose(
-    machine: Machine, offers: Mapping[str, Sequence[Offer]], *, place: float = 1.0, above: float = 0.0
+    machine: Machine,
+    offers: Mapping[str, Sequence[Offer]],
+    *,
+    sleepers: Collection[str] = (),
+    place: float = 1.0,
+    above: float = 0.0,
 ) -> Chosen | None:
     """Return the set of offers with the highest objective; None when none exceeds `above`.
 
     Args:
         machine: the devices.
         offers: each tier's, highest worth first; a tier that is missing is not wanted.
+        sleepers: tiers whose engine would sleep, not leave, where models take turns.
         place: the objective's factor for this kind of machine.
         above: an objective that is already had.
     """
-    search = _Search(machine, offers, place)
+    search = _Search(machine, offers, sleepers, place)
     search.best = above
     for arrangement in ARRANGEMENTS:
         search.through(arrangement)
@@ -56,19 +62,37 @@ class _Valued:
 
 
 class _Search:
-    def __init__(self, machine: Machine, offers: Mapping[str, Sequence[Offer]], place: float) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        offers: Mapping[str, Sequence[Offer]],
+        sleepers: Collection[str],
+        place: float,
+    ) -> None:
+        self.machine = machine
         self.rooms = Rooms(machine)
-        self.offers = {tier: _with_none(offers.get(tier, ())) for tier in (LIGHT, STANDARD, HEAVY)}
+        self.all = {tier: tuple(offers.get(tier, ())) for tier in (LIGHT, STANDARD, HEAVY)}
+        self.offers: dict[str, tuple[Offer | None, ...]] = {}
+        self.sleepers = sleepers
+        self.used: list[dict[str, tuple[Offer | None, ...]]] = []
+        """Offers are known by their identity while a search goes on, so none of them may go away."""
         self.place = place
         self.best = 0.0
         self.chosen: Chosen | None = None
 
     def through(self, arrangement: Arrangement) -> None:
         """Go through the models of one arrangement, best first, as long as they can still win."""
-        factor = {tier: self.place * arrangement.factor(tier) for tier in self.offers}
-        most = sum(factor[tier] * _worth(self.offers[tier][0]) for tier in (LIGHT, STANDARD))
+        factor = {tier: GOODNESS * self.place * arrangement.factor(tier) for tier in self.all}
+        if sum(_most(factor[tier], offers) for tier, offers in self.all.items()) <= self.best:
+            return
+        self.offers = {
+            tier: _with_none(arrangement.offers(tier, offers, self.machine, self.sleepers))
+            for tier, offers in self.all.items()
+        }
+        self.used.append(self.offers)
+        most = sum(_most(factor[tier], self.offers[tier]) for tier in (LIGHT, STANDARD))
         for big in self.offers[HEAVY]:
-            heavy = factor[HEAVY] * _worth(big)
+            heavy = _value(factor[HEAVY], big)
             if heavy + most <= self.best + _EPSILON:
                 break
             lights = self._under(big, LIGHT, factor[LIGHT])
@@ -86,7 +110,7 @@ class _Search:
         """Return the offers that a tier may have under a HEAVY, the most valuable first."""
         heavy = None if big is None else big.effective_params
         valued = [
-            _Valued(factor * _worth(offer) * thrift(tier, _effective(offer), heavy), offer)
+            _Valued(_value(factor * thrift(tier, _effective(offer), heavy), offer), offer)
             for offer in self.offers[tier]
             if _below(offer, big) and (tier != LIGHT or _light_of(offer, big))
         ]
@@ -135,8 +159,13 @@ def _effective(offer: Offer | None) -> float:
     return 0.0 if offer is None else offer.effective_params
 
 
-def _worth(offer: Offer | None) -> float:
-    return 0.0 if offer is None else offer.worth
+def _value(factor: float, offer: Offer | None) -> float:
+    return 0.0 if offer is None else SERVED + factor * offer.worth
+
+
+def _most(factor: float, offers: Sequence[Offer | None]) -> float:
+    """Return what the best of a tier's offers can add to the objective."""
+    return _value(factor, offers[0]) if offers else 0.0
 
 
 def _below(lower: Offer | None, upper: Offer | None) -> bool:

@@ -144,17 +144,10 @@ def vllm_arguments(tier: TierPlan) -> list[str]:
     arguments: list[str] = []
     if tier.dtype == "fp16":
         arguments += ["--dtype", "half"]
-    if tier.swapped:
-        arguments += ["--enable-sleep-mode"]
     parser = tool_parser(tier)
     if parser is not None:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     return arguments
-
-
-def vllm_environment(tier: TierPlan) -> dict[str, str]:
-    """Return the variables of a vLLM server beside those that Trivet sets: the routes for sleeping."""
-    return {"VLLM_SERVER_DEV_MODE": "1"} if tier.swapped else {}
 
 
 def _title(plan: Plan) -> str:
@@ -187,8 +180,6 @@ def _deployment(tier: TierPlan, plan: Plan, url: str | None, *, started_here: bo
             "max_batched_tokens": tier.batched_tokens,
             "arguments": vllm_arguments(tier),
         }
-        if vllm_environment(tier):
-            launch["environment"] = vllm_environment(tier)
         deployment["launch"] = launch
     return deployment
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trivet.catalog.emit_config import as_yaml, config_document, vllm_arguments, vllm_environment
+from trivet.catalog.emit_config import as_yaml, config_document, vllm_arguments
 from trivet.catalog.machine import Device
 from trivet.catalog.ollama_servers import FIRST_PORT, OllamaServer, ollama_servers
 from trivet.catalog.plan import Plan, TierPlan
@@ -160,7 +160,14 @@ def _vllm_command(tier: TierPlan) -> list[str]:
         command += ["--tensor-parallel-size", str(len(tier.devices))]
     command += ["--gpu-memory-utilization", f"{tier.gpu_memory_utilization:g}"]
     command += ["--max-num-batched-tokens", str(tier.batched_tokens)]
+    if tier.swapped:
+        command += ["--enable-sleep-mode"]
     return [*command, *vllm_arguments(tier)]
+
+
+def _vllm_variables(tier: TierPlan) -> dict[str, str]:
+    """Return a vLLM container's variables; its routes for sleeping are open only where Trivet needs them."""
+    return {**QUIET, "VLLM_SERVER_DEV_MODE": "1"} if tier.swapped else dict(QUIET)
 
 
 def _check(program: str, port: int, path: str, start_s: int) -> dict[str, Any]:
@@ -207,7 +214,7 @@ def _vllm_service(tier: TierPlan, after: list[str]) -> dict[str, Any]:
         **waits,
         "restart": "unless-stopped",
         "command": _vllm_command(tier),
-        "environment": {**QUIET, **vllm_environment(tier)},
+        "environment": _vllm_variables(tier),
         # Tensor parallel ranks talk through shared memory.
         "ipc": "private",
         "shm_size": "8gb",
@@ -332,7 +339,7 @@ def _vllm_container(tier: TierPlan) -> dict[str, Any]:
     return {
         "image": VLLM_IMAGE,
         "args": _vllm_command(tier),
-        "env": _variables({**QUIET, **vllm_environment(tier)}),
+        "env": _variables(_vllm_variables(tier)),
         "readinessProbe": _probe("/health", VLLM_PORT),
         "startupProbe": {
             **_probe("/health", VLLM_PORT),

@@ -1,6 +1,8 @@
 """The one number that decides between plans. Pure; docs/guides/plan.md explains it.
 
-    objective = place x sum over tiers of  share(tier) x worth(its model) x thrift(its model) x access(tier)
+    objective = 20 x tiers served
+              + 0.4 x place x sum over tiers of  share(tier) x worth(its model) x thrift(its model) x
+              access(tier)
 
     worth(model)     = quality^(1 - s) x size^s x published x precision(form) x growth(form) x family
     size             = 100 x log(1 + parameters in the layers / 1 B) / log(1 + 1000), at most 100
@@ -25,6 +27,10 @@ from enum import StrEnum
 from trivet.catalog.model_card import ModelCard, Variant
 from trivet.domain.tiers import ModelTier
 
+SERVED = 20.0
+"""For each tier that has a model at all: no model is so good that a tier should go empty for it."""
+GOODNESS = 0.4
+"""The part of the objective that says how good the models are."""
 SHARE: Mapping[str, float] = {ModelTier.LIGHT: 0.20, ModelTier.STANDARD: 0.25, ModelTier.HEAVY: 0.55}
 SIZE_SHARE: Mapping[str, float] = {ModelTier.LIGHT: 0.10, ModelTier.STANDARD: 0.25, ModelTier.HEAVY: 0.85}
 """How much the size prior counts beside the published figure."""

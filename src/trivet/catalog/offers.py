@@ -1,5 +1,7 @@
 """Which models could serve a tier on a machine, best first, and why the others cannot. Pure."""
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,6 +30,13 @@ class Way:
     variant: Variant
     devices: tuple[int, ...]
     need: Need
+    extra_bytes: int = 0
+    """What is taken on each device besides, by engines that sleep there."""
+
+    @property
+    def bytes(self) -> int:
+        """The room that has to be there on each device."""
+        return self.need.bytes + self.extra_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +64,35 @@ class Offer:
         """For each set of devices the fewest bytes that any form takes of each; smallest sets first."""
         found: dict[tuple[int, ...], int] = {}
         for way in self.ways:
-            found[way.devices] = min(way.need.bytes, found.get(way.devices, way.need.bytes))
+            found[way.devices] = min(way.bytes, found.get(way.devices, way.bytes))
         return tuple(sorted(found.items(), key=lambda item: (len(item[0]), item[0])))
+
+
+def by_turns(
+    offers: Iterable[Offer], machine: Machine, *, asleep: bool, extra_bytes: int
+) -> tuple[Offer, ...]:
+    """Return the offers as they can take turns with others: on one GPU each, on one kind of engine.
+
+    Args:
+        offers: a tier's.
+        machine: where.
+        asleep: whether its engine is vLLM, which sleeps between its turns; else Ollama, which unloads.
+        extra_bytes: what the others leave on the GPU while they sleep.
+    """
+    turned = (
+        dataclasses.replace(
+            offer,
+            ways=tuple(
+                dataclasses.replace(way, extra_bytes=extra_bytes)
+                for way in offer.ways
+                if len(way.devices) == 1
+                and (way.variant.engine != "vllm" or asleep)
+                and way.need.bytes + extra_bytes <= machine.room_of(way.devices)
+            ),
+        )
+        for offer in offers
+    )
+    return tuple(offer for offer in turned if offer.ways)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,12 @@ from trivet.catalog.demand import TIERS, Demand
 from trivet.catalog.machine import GpuKinds, Machine, gpu_machine, host_machine
 from trivet.catalog.machine_notes import machine_notes
 from trivet.catalog.model_card import Catalog
-from trivet.catalog.objective import CPU_PLACE, FAMILY_FACTOR, SHARE, Access
+from trivet.catalog.objective import CPU_PLACE, FAMILY_FACTOR, GOODNESS, SERVED, Access
 from trivet.catalog.offers import Offer, TierOffers, tier_offers
 from trivet.catalog.plan import DevicePlan, Mode, Plan, TierPlan
 from trivet.catalog.realisation import Placed, realise
 from trivet.catalog.rejections import rejections
-from trivet.catalog.sizing import BATCHED_TOKENS, Sizer, dtype_of
+from trivet.catalog.sizing import BATCHED_TOKENS, OLLAMA_SEQUENCES_MAX, Sizer, dtype_of
 from trivet.domain.gpus import Inventory
 from trivet.domain.tiers import ModelTier
 
@@ -42,9 +42,11 @@ def make_plan(
     sizer = sizer or Sizer()
     machine = gpu_machine(inventory, table)
     offers = _offers(demand, catalog, machine, sizer)
-    chosen = choose(machine, _by_tier(offers)) if machine.devices else None
+    chosen = choose(machine, _by_tier(offers), sleepers=_sleepers(demand)) if machine.devices else None
     # On the CPU a plan counts for less; it is looked for only where it could still win.
-    if chosen is None or chosen.objective < CPU_PLACE * _WORTH_MAX * sum(SHARE.values()):
+    pinned = any(one.pin is not None for one in demand.tiers.values())
+    most = len(demand.tiers) * SERVED + GOODNESS * CPU_PLACE * _WORTH_MAX
+    if chosen is None or (chosen.objective < most and not pinned):
         host = host_machine(inventory)
         host_offers = _offers(demand, catalog, host, sizer)
         above = chosen.objective if chosen else 0.0
@@ -52,6 +54,11 @@ def make_plan(
         if on_host is not None or not machine.devices:
             machine, offers, chosen = host, host_offers, on_host
     return _plan(inventory, demand, machine, offers, chosen, sizer)
+
+
+def _sleepers(demand: Demand) -> frozenset[str]:
+    """Return the tiers that only vLLM can serve; where models take turns the others are Ollama's."""
+    return frozenset(tier for tier, one in demand.tiers.items() if one.sequences > OLLAMA_SEQUENCES_MAX)
 
 
 def _offers(demand: Demand, catalog: Catalog, machine: Machine, sizer: Sizer) -> list[TierOffers]:
@@ -118,6 +125,7 @@ def _tier(tier: str, placed: Placed, machine: Machine, access: Access, sizer: Si
         worth=placed.offer.worth,
         tokens_per_s=placed.need.tokens_per_s,
         swapped=access is not Access.RESIDENT,
+        asleep_bytes=way.extra_bytes,
         observed_at=seen.observed_at if seen is not None else None,
     )
 

@@ -38,6 +38,8 @@ class TierPlan:
     tokens_per_s: float
     swapped: bool
     """Whether it takes turns with other tiers."""
+    asleep_bytes: int = 0
+    """What others that sleep on its device leave there during its turn."""
     observed_at: str | None = None
     """When the start was seen that corrects the footprint; None where formulas alone speak."""
 
@@ -48,10 +50,10 @@ class TierPlan:
 
     @property
     def band_bytes(self) -> int:
-        """What it may take beyond that: the band; of vLLM, whose budget holds the band, its overrun."""
-        if self.variant.engine == "vllm":
-            return overrun_bytes(len(self.devices))
-        return self.footprint.band_bytes
+        """What may be taken beyond that: the band, of vLLM its overrun; and what others leave asleep."""
+        on_vllm = self.variant.engine == "vllm"
+        band = overrun_bytes(len(self.devices)) if on_vllm else self.footprint.band_bytes
+        return band + self.asleep_bytes
 
     def as_json(self) -> dict[str, Any]:
         """Return it for the doors; docs/guides/plan.md explains every field."""

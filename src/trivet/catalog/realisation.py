@@ -58,7 +58,7 @@ def _best_way(
         reverse=True,
     )
     for way in ways:
-        after = usage.placed(tier, way.devices, way.need.bytes)
+        after = usage.placed(tier, way.devices, way.bytes)
         if completes(after, rest):
             return way, after
     msg = f"the search found room for {offer.card.id} in {tier} that its realisation did not"
@@ -73,7 +73,7 @@ def _preference(usage: Usage, tier: str, way: Way, machine: Machine) -> tuple[fl
     devices = [machine.devices[index] for index in way.devices]
     on_vllm = way.variant.engine == "vllm"
     suits = on_vllm == _is_server_class(devices[0])
-    left = usage.free(tier, way.devices) - way.need.bytes
+    left = usage.free(tier, way.devices) - way.bytes
     spare = left // max(1, way.need.kv_bytes_per_sequence) if on_vllm else _ROOMY_SEQUENCES
     return (suits, min(spare, _ROOMY_SEQUENCES), -len(devices), left // GIB, way.need.tokens_per_s)
 

@@ -15,7 +15,7 @@ from trivet.catalog.gpu_table import load_gpu_table
 from trivet.catalog.gpus_text import read_gpus
 from trivet.catalog.machine import Machine, gpu_machine
 from trivet.catalog.model_card import Catalog
-from trivet.catalog.objective import FIGURE_TOLERANCE, LIGHT_SHARE_MAX, STEP_MIN, thrift
+from trivet.catalog.objective import FIGURE_TOLERANCE, GOODNESS, LIGHT_SHARE_MAX, SERVED, STEP_MIN, thrift
 from trivet.catalog.offers import Offer, tier_offers
 from trivet.catalog.sizing import Sizer
 
@@ -23,6 +23,7 @@ TABLE = load_gpu_table()
 CATALOG = Catalog([*(dense_card(size) for size in (0.5, 1.5, 4, 14, 32, 70)), mixture_card(30)])
 SIZER = Sizer()
 GPUS = ("RTX 3070", "RTX 3060 12GB", "RTX 3090", "A100 40GB", "L40S", "H100")
+SLEEPERS = ("standard",)
 Choice = dict[str, Offer | None]
 
 
@@ -34,7 +35,7 @@ def fits(machine: Machine, arrangement: Arrangement, choice: Choice) -> bool:
             used = [0] * len(machine.devices)
             for (tier, _), way in zip(named, ways, strict=True):
                 for index in way.devices if tier in moment else ():
-                    used[index] += way.need.bytes
+                    used[index] += way.bytes
             if any(used[device.index] > device.room_bytes for device in machine.devices):
                 break
         else:
@@ -58,8 +59,10 @@ def allowed(choice: Choice) -> bool:
 
 def scores(machine: Machine, offers: dict[str, Sequence[Offer]]) -> Iterator[float]:
     """Yield the objective of every plan there is."""
-    columns: list[list[Offer | None]] = [[*offers[tier], None] for tier in TIERS]
     for arrangement in ARRANGEMENTS:
+        columns: list[list[Offer | None]] = [
+            [*arrangement.offers(tier, offers[tier], machine, SLEEPERS), None] for tier in TIERS
+        ]
         for picked in itertools.product(*columns):
             choice: Choice = dict(zip(TIERS, picked, strict=True))
             if arrangement is LIGHT_STAYS and choice["light"] is None:
@@ -68,7 +71,11 @@ def scores(machine: Machine, offers: dict[str, Sequence[Offer]]) -> Iterator[flo
                 continue
             heavy = choice["heavy"].effective_params if choice["heavy"] else None
             value = sum(
-                arrangement.factor(tier) * offer.worth * thrift(tier, offer.effective_params, heavy)
+                SERVED
+                + GOODNESS
+                * arrangement.factor(tier)
+                * offer.worth
+                * thrift(tier, offer.effective_params, heavy)
                 for tier, offer in choice.items()
                 if offer is not None
             )
@@ -85,7 +92,7 @@ def test_nothing_is_better_than_the_choice(names: list[str]) -> None:
     offers: dict[str, Sequence[Offer]] = {
         tier: tier_offers(tier, demand[tier], CATALOG, machine, SIZER).offers for tier in TIERS
     }
-    chosen = choose(machine, offers)
+    chosen = choose(machine, offers, sleepers=SLEEPERS)
     best = max(scores(machine, offers), default=0.0)
     assert abs((chosen.objective if chosen else 0.0) - best) < 1e-6
 
