@@ -12,6 +12,7 @@ from hypothesis import settings
 from tests.counts import scaled
 from tests.doubles.programs import Programs
 from trivet.engines.connect import open_session
+from trivet.lab.scratch_postgres import ScratchPostgres
 from trivet.lab.tiny_models import write_tiny_models
 
 # Timing says nothing on a shared machine; the count follows the one setting that all long runs obey.
@@ -37,6 +38,19 @@ def programs() -> Iterator[Programs]:
         yield started
     finally:
         started.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[ScratchPostgres]:
+    """Give a PostgreSQL server of our own. Nothing here tests the disk, so it need not wait for it."""
+    with ScratchPostgres(durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: ScratchPostgres) -> str:
+    """Give the URL of an empty database of this test's own."""
+    return postgres.new_database()
 
 
 @pytest.fixture(scope="session")

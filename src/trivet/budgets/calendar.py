@@ -69,6 +69,13 @@ class LedgerCalendar:
                 self._until_s[owner] = min(end_s for _, end_s in renewed.values())
             return windows
 
+    def adopt(self, owner: Scope, windows: Windows, now_ns: int) -> None:
+        """Take an organisation's open windows from the store; those that have ended are not kept."""
+        now_s = now_ns // _NS_PER_S
+        with self._lock:
+            self._open[owner] = {kind: bounds for kind, bounds in windows.items() if now_s < bounds[1]}
+            self._until_s[owner] = 0
+
     def set_zone(self, owner: Scope, zone: ZoneInfo) -> None:
         """Change an organisation's zone, from its next windows on."""
         with self._lock:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from trivet.budgets.refusals import approval_required, nonessential_blocked
 from trivet.budgets.rows import Balance
 from trivet.config.settings import BudgetSettings, LadderStep
-from trivet.domain.budgets import WINDOW_KINDS, Hold, LadderAction
+from trivet.domain.budgets import WINDOW_KINDS, Hold, LadderAction, Priority
 from trivet.domain.errors import BudgetError
 
 _DEFAULT = (LadderStep(percent=70, actions=("prefer_cheaper",)),)
@@ -65,6 +65,18 @@ class Ladder:
         if hold.dearest and not approved and self._at(fullest, "approve_heavy"):
             return approval_required(fullest, self._percent_of["approve_heavy"], hold)
         return None
+
+    def refuses_from(self, priority: Priority, *, dearest: bool, approved: bool) -> int | None:
+        """Return from which percentage of any row on `refusal` refuses such a hold; None: never."""
+        actions: list[LadderAction] = []
+        if priority != "critical":
+            actions.append("critical_only")
+        if priority == "batch":
+            actions.append("block_nonessential")
+        if dearest and not approved:
+            actions.append("approve_heavy")
+        percents = [self._percent_of[action] for action in actions if action in self._percent_of]
+        return min(percents, default=None)
 
     def _at(self, balance: Balance, action: LadderAction) -> bool:
         percent = self._percent_of.get(action)

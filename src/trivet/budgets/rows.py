@@ -18,6 +18,9 @@ from trivet.domain.budgets import (
     Hold,
     LimitKind,
     Meter,
+    Priority,
+    ReservationState,
+    Settlement,
 )
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.scopes import Scope
@@ -95,6 +98,36 @@ class Balance:
             held=self.held,
             limit=self.limit,
             overridden=self.extra,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A reservation as it stands in the store."""
+
+    reservation_id: str
+    scope: Scope
+    held: Amounts
+    """What was held at first or, once it was weighed anew, since then; also after its end."""
+    max_output: int
+    priority: Priority
+    state: ReservationState
+    charged: Amounts
+    remaining: int | None
+    expires_ns: int | None
+    rows: str
+
+    def settlement(self) -> Settlement:
+        """Return how it ended."""
+        over = (self.charged - self.held).at_least(0)
+        return Settlement(
+            self.reservation_id,
+            self.state,
+            self.charged.tokens,
+            self.remaining,
+            over.tokens,
+            self.charged,
+            over,
         )
 
 

@@ -3,56 +3,22 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from trivet.budgets import sqlite_statements as statements
 from trivet.budgets.calendar import LedgerCalendar
 from trivet.budgets.entries import FIRST_HASH, Entry, chained
 from trivet.budgets.ladder import Ladder, share_used
-from trivet.budgets.rows import Balance, Cap, DefaultLimits, RowKey, reset_of
+from trivet.budgets.rows import Balance, Cap, DefaultLimits, RowKey, Stored, reset_of
 from trivet.budgets.sqlite_bounds import Bounds
 from trivet.domain.budgets import (
     WINDOW_KINDS,
     Amounts,
     Meter,
     Pressure,
-    Priority,
-    ReservationState,
-    Settlement,
 )
 from trivet.domain.scopes import Scope, lineage, organisation
 from trivet.storage.instants import instant_of
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A reservation as it stands in the store."""
-
-    reservation_id: str
-    scope: Scope
-    held: Amounts
-    """What was held at first or, once it was weighed anew, since then; also after its end."""
-    max_output: int
-    priority: Priority
-    state: ReservationState
-    charged: Amounts
-    remaining: int | None
-    expires_ns: int | None
-    rows: str
-
-    def settlement(self) -> Settlement:
-        """Return how it ended."""
-        over = (self.charged - self.held).at_least(0)
-        return Settlement(
-            self.reservation_id,
-            self.state,
-            self.charged.tokens,
-            self.remaining,
-            over.tokens,
-            self.charged,
-            over,
-        )
 
 
 class Books:
@@ -99,7 +65,7 @@ class Books:
             balance = Balance(cap.key, used, held, cap.limit, extra)
             found.append(balance)
             if cap.key.window in WINDOW_KINDS:
-                self._note_fullness(cap, used)
+                self.note_fullness(cap, used)
         return found
 
     def add(
@@ -175,7 +141,8 @@ class Books:
         """Learn anew how full a scope's rows are: a limit of it changes."""
         self._fullness.pop(scope, None)
 
-    def _note_fullness(self, cap: Cap, used: int) -> None:
+    def note_fullness(self, cap: Cap, used: int) -> None:
+        """Remember how full a limited row of a calendar window is."""
         key, most = cap.key, cap.limit + cap.granted
         percent = 100.0 * used / most if most else 100.0
         rows = self._fullness.get(key.scope)

@@ -4,10 +4,18 @@ import sqlite3
 
 from trivet.budgets import sqlite_statements as statements
 from trivet.budgets.entries import Entry, EntryKind, as_detail
+from trivet.budgets.granting import missing_counters
 from trivet.budgets.idempotency import KEPT_NS
-from trivet.budgets.rows import Balance, RowKey, check_amount, check_amounts, least_room, rows_from_text
-from trivet.budgets.sqlite_books import Books, Stored
-from trivet.budgets.sqlite_reserving import missing_counters
+from trivet.budgets.rows import (
+    Balance,
+    RowKey,
+    Stored,
+    check_amount,
+    check_amounts,
+    least_room,
+    rows_from_text,
+)
+from trivet.budgets.sqlite_books import Books
 from trivet.budgets.store import Closing, Recovered
 from trivet.domain.budgets import METERS, Amounts, ReservationState, Settlement
 from trivet.domain.errors import NotFound

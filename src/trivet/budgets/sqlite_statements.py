@@ -21,8 +21,8 @@ def add_to_counters(count: int) -> str:
     INSERT INTO counters (scope, meter, window, subject, window_start_s, window_end_s, used, held)
     VALUES {values}
         ON CONFLICT (scope, meter, window, subject, window_start_s)
-        DO UPDATE SET used = used + excluded.used,
-                      held = held + excluded.held
+        DO UPDATE SET used = counters.used + excluded.used,
+                      held = counters.held + excluded.held
 """  # noqa: S608 - placeholders only
 
 
@@ -151,7 +151,7 @@ SET_LIMIT = """
         ON CONFLICT (scope, meter, window)
         DO UPDATE SET amount = excluded.amount,
                       allowance = excluded.allowance,
-                      version = version + 1,
+                      version = limits.version + 1,
                       author = excluded.author,
                       updated_ns = excluded.updated_ns
     RETURNING version

@@ -1,8 +1,9 @@
 """Busy time per device and minute on its way from the device clock into the store, once and only once."""
 
-import sqlite3
+import threading
 
 from trivet.metering.device_clock import DeviceClock
+from trivet.storage.writes import Writes
 
 Snapshot = tuple[tuple[str, int, int], ...]
 """(device, minute since 1970, busy nanoseconds of this process so far) of what the store may lack."""
@@ -19,7 +20,7 @@ class BusyMinutes:
 
     So a snapshot that is never written, is written late or is written twice neither loses nor doubles
     anything: the next one carries what is still missing. `snapshot` is for the event loop's thread and
-    `write` for the store's writer thread. A crash of the store between a write and its commit is the one
+    `write` for the store's threads. A crash of the store between a write and its commit is the one
     gap: that snapshot's part is missing afterwards, never doubled.
     """
 
@@ -29,6 +30,7 @@ class BusyMinutes:
         self._missing: set[tuple[str, int]] = set()
         self._written: dict[tuple[str, int], int] = {}
         self._latest_minute = 0
+        self._gate = threading.Lock()
 
     def snapshot(self) -> Snapshot:
         """Return the totals of every minute that is not known to be in the store."""
@@ -44,16 +46,17 @@ class BusyMinutes:
             (device, minute, self._totals[device, minute]) for device, minute in sorted(self._missing)
         )
 
-    def write(self, connection: sqlite3.Connection, snapshot: Snapshot) -> None:
+    def write(self, connection: Writes, snapshot: Snapshot) -> None:
         """Add to the store what it lacks of the snapshot."""
-        lacking = [
-            (device, minute, total_ns - self._written.get((device, minute), 0))
-            for device, minute, total_ns in snapshot
-            if total_ns > self._written.get((device, minute), 0)
-        ]
-        connection.executemany(_ADD, lacking)
-        for device, minute, added_ns in lacking:
-            self._written[device, minute] = self._written.get((device, minute), 0) + added_ns
+        with self._gate:
+            lacking = [
+                (device, minute, total_ns - self._written.get((device, minute), 0))
+                for device, minute, total_ns in snapshot
+                if total_ns > self._written.get((device, minute), 0)
+            ]
+            connection.executemany(_ADD, lacking)
+            for device, minute, added_ns in lacking:
+                self._written[device, minute] = self._written.get((device, minute), 0) + added_ns
 
     def _forget_old(self) -> None:
         """Forget minutes that are in the store and of which no snapshot can still be under way."""

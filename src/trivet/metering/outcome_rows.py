@@ -1,13 +1,13 @@
 """What is written about one request: a row for it, a row for each attempt. Never a prompt or an answer."""
 
 import json
-import sqlite3
 from typing import Any
 
 from trivet.domain.outcomes import Attempt, Outcome
 from trivet.domain.scopes import organisation
 from trivet.domain.tiers import is_gpu
 from trivet.metering.wall_anchor import WallAnchor
+from trivet.storage.writes import Writes
 
 Row = dict[str, Any]
 
@@ -34,7 +34,7 @@ _INSERT_ATTEMPT = """
 """
 
 
-def insert_rows(connection: sqlite3.Connection, outcome: Row, attempts: list[Row]) -> None:
+def insert_rows(connection: Writes, outcome: Row, attempts: list[Row]) -> None:
     """Insert what `outcome_row` and `attempt_rows` made."""
     connection.execute(_INSERT_OUTCOME, outcome)
     connection.executemany(_INSERT_ATTEMPT, attempts)

@@ -1,6 +1,5 @@
 """Usage records: written with each settlement, read by the reports. Never a prompt or an answer."""
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from trivet.metering.savings_records import Range
 from trivet.metering.usage_report import ended_in, usage_rows
 from trivet.metering.wall_anchor import epoch_ns_of
 from trivet.storage.database import Database
+from trivet.storage.writes import Writes
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,7 +54,7 @@ class UsageRecords:
         self._tiers = {tier.name: tier for tier in tiers}
         self._heavy = baseline_tier or tiers[-1].name
 
-    def writer(self, outcome: Outcome) -> Callable[[sqlite3.Connection], None]:
+    def writer(self, outcome: Outcome) -> Callable[[Writes], None]:
         """Return the write that records the outcome, to run in the transaction that settles it.
 
         It takes the outcome as it is now, and with it the devices' busy time until now.
@@ -63,7 +63,7 @@ class UsageRecords:
         row, attempts = outcome_row(outcome, anchor), attempt_rows(outcome, anchor)
         minutes = self._busy.snapshot()
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: Writes) -> None:
             insert_rows(connection, row, attempts)
             self._busy.write(connection, minutes)
 
@@ -78,7 +78,7 @@ class UsageRecords:
         """Delete what ended more than so many days ago; the result counts the requests deleted."""
         before_ns = epoch_ns_of(self._clock.now() - timedelta(days=retention_days))
 
-        def delete(connection: sqlite3.Connection) -> int:
+        def delete(connection: Writes) -> int:
             connection.execute(
                 "DELETE FROM attempts WHERE request_id IN (SELECT request_id FROM outcomes WHERE at_ns < ?)",
                 (before_ns,),

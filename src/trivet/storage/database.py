@@ -1,13 +1,14 @@
-"""The store's one door: write and transact through the writer thread, read beside it."""
+"""The store's one door, whatever is behind it: write and transact in order, read beside it."""
 
 import asyncio
 import contextlib
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Engine
@@ -25,8 +26,63 @@ from trivet.storage.writer import Writer, closed_error
 T = TypeVar("T")
 
 
-class Database:
-    """An open store. Usable from any thread, with or without an event loop.
+class Database(ABC):
+    """An open store. Usable from any thread, with or without an event loop."""
+
+    path: Path | None = None
+    """The file, if it is one."""
+
+    @staticmethod
+    def open(path: Path | None) -> "SqliteDatabase":
+        """Open a store in a file, made if missing and brought to the current schema; None: in memory.
+
+        Raises:
+            StoreUnavailable: it cannot be opened, or is newer than this Trivet.
+        """
+        return SqliteDatabase.at(path)
+
+    @abstractmethod
+    def write(self, op: Callable[[Any], T]) -> "Future[T]":
+        """Run `op` in a transaction of its own, after all earlier ones; it must not begin, commit or block.
+
+        It is given the writing connection: see `storage.writes`. The future resolves when the transaction
+        is on disk. Its errors: whatever `op` raised (StoreError and StoreUnavailable for the driver's), or
+        StoreUnavailable when the commit failed or the store is closed.
+        """
+
+    @abstractmethod
+    def transact(self, op: Callable[[sqlalchemy.Connection], T]) -> "Future[T]":
+        """Do as `write` does, with SQLAlchemy Core on the same connection."""
+
+    @abstractmethod
+    def read(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
+        """Run `op` on one consistent snapshot and wait for it; it sees what was committed before.
+
+        Do not call it from an operation.
+
+        Raises:
+            StoreUnavailable: the store cannot be read, or is closed.
+        """
+
+    async def fetch(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
+        """Read as `read` does, without blocking the event loop."""
+        return await asyncio.to_thread(self.read, op)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish what is queued, then close; idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class SqliteDatabase(Database):
+    """A store in one file, or in memory.
 
     All writes run on one thread, in the order in which they came, many to a commit. A future resolves
     only after its commit is on disk, so a caller may block on `.result()` even inside a running loop.
@@ -41,12 +97,8 @@ class Database:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path | None) -> Self:
-        """Open the store at `path`, made if missing and brought to the current schema; None: in memory.
-
-        Raises:
-            StoreUnavailable: it cannot be opened, or is newer than this Trivet.
-        """
+    def at(cls, path: Path | None) -> Self:
+        """Open the store; see `Database.open`."""
         path = None if path is None else path.expanduser().absolute()
         connection = open_writer(path)
         with contextlib.ExitStack() as undo:
@@ -58,26 +110,16 @@ class Database:
             undo.pop_all()
         return cls(connection, path)
 
-    def write(self, op: Callable[[sqlite3.Connection], T]) -> "Future[T]":
-        """Run `op` on the writer thread, in a savepoint of its own; it must not begin, commit or block.
-
-        The future's errors: whatever `op` raised (StoreError and StoreUnavailable for the driver's), or
-        StoreUnavailable when the commit failed or the store is closed.
-        """
+    def write(self, op: Callable[[Any], T]) -> "Future[T]":
+        """Run `op` on the writer thread, in a savepoint of its own, with the driver's connection."""
         return self._writer.submit(op)
 
     def transact(self, op: Callable[[sqlalchemy.Connection], T]) -> "Future[T]":
-        """Do as `write` does, with SQLAlchemy Core on the same connection."""
+        """Do as `write` does, with SQLAlchemy Core."""
         return self._writer.submit(lambda _: self._with_core(op))
 
     def read(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
-        """Run `op` on one consistent snapshot and wait for it; it sees what was committed before.
-
-        In memory it waits for its turn on the writer thread. Do not call it from an operation.
-
-        Raises:
-            StoreUnavailable: the store cannot be read, or is closed.
-        """
+        """Read on one snapshot; in memory it waits for its turn on the writer thread."""
         if self._reading is None:
             return self._writer.wait(self.transact(op))
         if self._closed:
@@ -93,10 +135,10 @@ class Database:
             raise translated(error) from error
 
     async def fetch(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
-        """Read as `read` does, without blocking the event loop."""
+        """Read without blocking the event loop."""
         if self._reading is None:
             return await asyncio.wrap_future(self.transact(op))
-        return await asyncio.to_thread(self.read, op)
+        return await super().fetch(op)
 
     def close(self) -> None:
         """Finish what is queued, then close; idempotent."""
@@ -104,14 +146,6 @@ class Database:
         if self._reading is not None:
             self._reading.dispose()
         self._writer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _with_core(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
         with self._writing.connect() as connection:

@@ -3,13 +3,33 @@
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, text
 
 from trivet.domain.errors import StoreUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in `migrations/versions`."""
+_SHARED_LOCK = 0x7472_6976_6574_0001
+_BYTEWISE = """
+    DO $$
+    DECLARE
+        found record;
+    BEGIN
+        FOR found IN
+            SELECT table_name,
+                   string_agg(format('ALTER COLUMN %I TYPE text COLLATE "C"', column_name), ', ') AS changes
+              FROM information_schema.columns
+             WHERE table_schema = current_schema()
+               AND data_type = 'text'
+               AND collation_name IS DISTINCT FROM 'C'
+             GROUP BY table_name
+        LOOP
+            EXECUTE format('ALTER TABLE %I ', found.table_name) || found.changes;
+        END LOOP;
+    END
+    $$
+"""
 
 
 def migrate(engine: Engine, connection: sqlite3.Connection) -> None:
@@ -46,6 +66,37 @@ def migrate(engine: Engine, connection: sqlite3.Connection) -> None:
             f"The store has revision {revision}, which this Trivet does not know: a newer one made it.",
             hint="Upgrade Trivet, or choose another store.path.",
         ) from error
+
+
+def migrate_shared(connection: Connection) -> None:
+    """Run the missing migrations on PostgreSQL, in the connection's transaction.
+
+    Replicas that start at once wait for the first, and find it done.
+
+    Raises:
+        StoreUnavailable: the store was made by a newer Trivet.
+    """
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SHARED_LOCK})
+    known = connection.scalar(text("SELECT to_regclass('alembic_version') IS NOT NULL"))
+    revision = connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
+    if revision == HEAD:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreUnavailable(
+            f"The store has revision {revision}, which this Trivet does not know: a newer one made it.",
+            hint="Upgrade Trivet, or choose another store.url.",
+        ) from error
+    # Text is compared by its bytes, as in SQLite: ranges of scopes rest on it, and it is quicker.
+    connection.execute(text(_BYTEWISE))
 
 
 def _revision(connection: sqlite3.Connection) -> str | None:

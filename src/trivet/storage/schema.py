@@ -266,6 +266,28 @@ rate_limits = Table(
     Column("updated_ns", BigInteger, nullable=False),
 )
 
+# Of the next two SQLite, which has one owner, makes no use.
+
+ledger_heads = Table(
+    "ledger_heads",
+    metadata,
+    Column("organisation", Text, primary_key=True, comment="whoever changes its books locks this row first"),
+    Column("version", BigInteger, nullable=False, comment="of its limits, overrides and calendar"),
+    Column("windows", Text, nullable=True, comment="bounds of the open windows in seconds, as {1,2,...}"),
+    Column("contended_until_ns", BigInteger, nullable=False, comment="until then somebody waits for tokens"),
+    postgresql_with={"fillfactor": 50},
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_ns", BigInteger, nullable=False),
+    Column("seen_ns", BigInteger, nullable=False, comment="its last sign of life, by the store's clock"),
+)
+
 # --- metering ------------------------------------------------------------------------------------------
 
 outcomes = Table(

@@ -19,8 +19,7 @@ from hypothesis.stateful import (
 from tests.counts import scaled
 from tests.unit.budgets.model import Books, Deed, windows_at
 from trivet.budgets import Ledger, OverrideRequest
-from trivet.budgets.rows import TRACKED, RowKey
-from trivet.budgets.sqlite_books import Stored
+from trivet.budgets.rows import TRACKED, RowKey, Stored
 from trivet.budgets.sqlite_reserving import Reserving
 from trivet.budgets.sqlite_settling import Settling
 from trivet.budgets.sqlite_store import SqliteLedgerStore

@@ -1,0 +1,136 @@
+"""What every store decides and says of a hold in the same words. Pure."""
+
+from trivet.budgets.admission import grant
+from trivet.budgets.entries import as_detail
+from trivet.budgets.ladder import Ladder
+from trivet.budgets.rows import Balance, Stored, least_room
+from trivet.domain.budgets import Amounts, Hold, Reservation, Tightest
+from trivet.domain.errors import (
+    BudgetError,
+    BudgetExhausted,
+    RequestMalformed,
+    RequestTooLarge,
+    StoreError,
+)
+
+
+def granted_output(
+    balances: list[Balance], hold: Hold, ladder: Ladder, now_ns: int, *, approved: bool, final: bool
+) -> int:
+    """Return the output tokens to grant.
+
+    Where both speak, capacity that is lacking until a reset is told before policy, and policy before
+    open holds: waiting for those would not help.
+
+    Raises:
+        BudgetError: nothing may be held; see `admission` and `ladder`.
+    """
+    granted = grant(balances, hold, now_ns, final=final)
+    policy = ladder.refusal(balances, hold, approved=approved)
+    if policy is not None and not isinstance(granted, BudgetExhausted | RequestTooLarge):
+        raise policy
+    if isinstance(granted, BudgetError):
+        raise granted
+    return granted
+
+
+def check_reweight(
+    balances: list[Balance], asked: Hold, more: Amounts, ladder: Ladder, now_ns: int, *, approved: bool
+) -> None:
+    """Refuse to weigh a hold anew where its growth does not fit, or the tier takes an approval.
+
+    Raises:
+        BudgetError: see above.
+    """
+    policy = ladder.refusal(balances, asked, approved=approved) if asked.dearest else None
+    if policy is not None:
+        raise policy
+    growing = [balance for balance in balances if more.of(balance.key.meter) > 0]
+    refused = grant(growing, asked, now_ns, final=True)
+    if isinstance(refused, BudgetError):
+        raise refused
+
+
+def check_same(stored: Stored, hold: Hold) -> None:
+    """Refuse an id that stands for another hold, or for one that has ended.
+
+    Raises:
+        RequestMalformed: see above.
+    """
+    same = (
+        stored.scope == hold.scope
+        and stored.state == "held"
+        and stored.max_output <= hold.max_output
+        and stored.held == hold.amounts(stored.max_output)
+    )
+    if not same:
+        raise RequestMalformed(
+            f"The reservation {stored.reservation_id} of {stored.held.tokens} tokens for {stored.scope}"
+            f" exists already and is {stored.state}.",
+            hint="Use a new id for every request.",
+            param="reservation_id",
+        )
+
+
+def missing_counters(reservation_id: str) -> StoreError:
+    """Return the error of a reservation whose counters are gone."""
+    return StoreError(
+        f"The counters of the reservation {reservation_id} are missing.",
+        hint="Run `trivet ledger verify` and restore the store from a backup.",
+    )
+
+
+def hold_detail(hold: Hold, output: int) -> str:
+    """Return what the entry of a hold says of it, beside its amounts."""
+    facts: dict[str, object] = {}
+    if hold.max_output:
+        facts["max_output"] = output
+    if output < hold.max_output:
+        facts["asked_output"] = hold.max_output
+    if hold.tier is not None:
+        facts["tier"] = hold.tier
+    if hold.priority != "interactive":
+        facts["priority"] = hold.priority
+    return as_detail(facts) if facts else "{}"
+
+
+def reservation_of(
+    hold: Hold,
+    reservation_id: str,
+    balances: list[Balance],
+    amounts: Amounts,
+    output: int,
+    *,
+    more: Amounts | None = None,
+) -> Reservation:
+    """Return the hold as its asker learns of it; `balances` are from before `more` was added."""
+    added = amounts if more is None else more
+    room = least_room(balance for balance in balances if balance.key.window != "request")
+    return Reservation(
+        reservation_id=reservation_id,
+        scope=hold.scope,
+        amount=amounts.tokens,
+        remaining=None if room is None else room - added.tokens,
+        amounts=amounts,
+        max_output=output,
+        clamped=output < hold.max_output,
+        tightest=_tightest(balances, added),
+        expires_at_ns=hold.expires_at_ns,
+    )
+
+
+def _tightest(balances: list[Balance], added: Amounts) -> Tightest | None:
+    """Return the counted row of which the smallest share is left."""
+    found: Tightest | None = None
+    least = 2.0
+    for balance in balances:
+        key, ceiling = balance.key, balance.ceiling
+        if ceiling is None or key.window == "request":
+            continue
+        left = max(0, ceiling - balance.used - balance.held - added.of(key.meter))
+        share = left / ceiling if ceiling else 0.0
+        if share < least:
+            least = share
+            percent = 100.0 * balance.used / ceiling if ceiling else 100.0
+            found = Tightest(key.scope, key.meter, key.window, left, round(percent, 2))
+    return found
