@@ -150,3 +150,37 @@ async def test_the_decision_tells_the_wait(turns: House) -> None:
     assert decision["tier"] == "heavy"
     assert heavy["terms"]["wait"] < 0 == light["terms"]["wait"]
     assert "worth_waiting" in [reason["code"] for reason in decision["reasons"]]
+
+
+async def test_a_stream_that_waits_when_trivet_stops_is_told(
+    tiny_models: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """Its response had begun with a sign of life, so it ends with an error event and without [DONE]."""
+    tiers = {tier: launched(tiny_models, tier) for tier in tiny_models}
+    for tier in ("light", "heavy"):
+        tiers[tier][0]["swap_group"] = "gpu"
+    settings = settings_for(
+        tmp_path,
+        tiers,
+        server={"port": 0, "keep_alive_interval_s": 0.05, "drain_timeout_s": 0.2},
+        fleet={"swap": {"minimum_residency_s": 60.0, "max_wait_s": 60.0}},
+    )
+    lines: list[str] = []
+
+    async def read(house: House) -> None:
+        async with (
+            house.http() as http,
+            http.stream("POST", "/v1/chat/completions", json=body("heavy", stream=True)) as answer,
+        ):
+            lines.extend([line async for line in answer.aiter_lines() if line])
+
+    async with serving(settings) as house:
+        reading = asyncio.create_task(read(house))
+        async with asyncio.timeout(20):
+            while not report(house, "heavy")["waiting"]:  # noqa: ASYNC110 - it is the server's
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+    await reading
+    assert lines[0] == ": keep-alive"
+    assert "Trivet is stopping." in lines[-1]
+    assert "data: [DONE]" not in lines

@@ -59,7 +59,7 @@ class ChatCompletions:
             return
         except asyncio.CancelledError:
             # The server stops and has waited long enough. This task is the request's last, and ends here.
-            if not delivery.begun:
+            if not delivery.ended:
                 await self._refuse(delivery, STOPPING, request_id)
         except TrivetError as error:
             await self._refuse(delivery, error, request_id)

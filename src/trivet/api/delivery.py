@@ -21,6 +21,7 @@ class Delivery:
     def __init__(self, send: Send, request_id: str, *, write_timeout_s: float, keep_alive_s: float) -> None:
         self.send = send
         self.begun = False
+        self.ended = False
         self._request_id = request_id
         self._write_timeout_s = write_timeout_s
         self._keep_alive_s = keep_alive_s
@@ -38,7 +39,8 @@ class Delivery:
         """Send no more signs of life."""
         if self._sign_of_life is not None:
             self._sign_of_life.cancel()
-            await asyncio.wait({self._sign_of_life})
+            # Whatever it met in sending, the answer will meet, too.
+            await asyncio.gather(self._sign_of_life, return_exceptions=True)
 
     async def of(self, answer: Answer) -> None:
         """Deliver the answer.
@@ -49,7 +51,7 @@ class Delivery:
         headers = answer_headers(answer)
         if not answer.run.request.stream:
             async with self._patience():
-                self.begun = True
+                self.begun = self.ended = True
                 await send_whole(self.send, status=200, body=answer.body, headers=headers)
             return
         if not self.begun:
@@ -66,10 +68,12 @@ class Delivery:
             # Either the client has gone, or Trivet stops: then the client is told.
             await self.break_off(STOPPING, answer.run.request_id)
             raise
+        self.ended = True
         await send_part(self.send, b"", more=False)
 
     async def break_off(self, error: TrivetError, request_id: str) -> None:
         """End a begun stream with an error event; without [DONE] no client takes it for a whole answer."""
+        self.ended = True
         async with self._patience():
             await send_part(self.send, error_event(error, request_id=request_id))
             await send_part(self.send, b"", more=False)

@@ -148,6 +148,8 @@ def expected_wait_s(members: Sequence[Member], rules: Rules, now_s: float, name:
     others = [each for each in members if each.waiting and each.name not in (name, present.name)]
     start_s, _ = _swap_at(present, [*others, member], rules)
     staying_s = 0.0 if present.state is EngineState.DRAINING else max(0.0, start_s - now_s)
+    if present.state.is_coming:
+        staying_s = max(staying_s, present.bring_s)
     return staying_s + (present.drain_s if present.running else 0.0) + present.leave_s + member.bring_s
 
 
