@@ -198,6 +198,11 @@ class Endpoint:
         """Probe the engine and show what is found."""
         self.show(await self._find_health())
 
+    async def end_leftover(self) -> None:
+        """End an engine that an earlier Trivet left and that is not to be adopted: its memory is wanted."""
+        if self._launcher is not None and self._launcher.child is None:
+            await self._launcher.stop()
+
     async def end_turn(self, state: EngineState) -> None:
         """Let it be out of memory, `sleeping` or `absent`; an absent engine of ours has ended on return."""
         self.turn.take(state)

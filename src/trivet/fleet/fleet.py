@@ -129,11 +129,12 @@ class Fleet:
             EngineLoading: the model did not come in time.
             EngineUnavailable: it cannot be loaded now.
         """
-        endpoint = self._endpoints[name]
+        group, standing = self._groups.of(name), self._endpoints[name].standing
+        if group is None and not standing.is_coming:
+            return contextlib.nullcontext()
         wait_s = left_s if last else min(left_s / 2, self._longest_wait_s(name))
         place = await self._groups.place(name, wait_s, on_wait)
         # Whoever has its turn may be coming back after a crash.
-        standing = endpoint.standing
         if EngineState(standing.health.state).is_coming or (last and standing.is_coming):
             on_wait()
             try:

@@ -55,9 +55,11 @@ class Launcher:
 
     @property
     def may_adopt(self) -> bool:
-        """Tell whether an earlier Trivet left an engine that may be what would be started now."""
+        """Tell whether an earlier Trivet left an engine that is what would be started now."""
         record = self._records.of(self._plan.deployment.name)
-        return self.child is None and record is not None and is_adoptable(record, self._records)
+        if self.child is not None or record is None or not is_adoptable(record, self._records):
+            return False
+        return self._planned(record.port).fingerprint == record.fingerprint
 
     def adopt(self) -> LaunchPlan | None:
         """Take charge of the engine that an earlier Trivet left, if it is what would be started now.

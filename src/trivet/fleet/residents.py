@@ -62,8 +62,9 @@ class LaunchedMember(_Member):
     """An engine that Trivet starts and stops."""
 
     async def find(self) -> EngineState:
-        """Adopt the engine that an earlier Trivet left, if there is one."""
+        """Adopt the engine that an earlier Trivet left, if there is one that is still meant."""
         if not self._endpoint.left_running:
+            await self._endpoint.end_leftover()
             return EngineState.ABSENT
         await self.bring()
         return EngineState.READY
@@ -96,10 +97,8 @@ class SleepingMember(LaunchedMember):
 
     async def find(self) -> EngineState:
         """Ask a server that runs whether it sleeps."""
-        if self._endpoint.is_launched and not self._endpoint.left_running:
+        if self._endpoint.is_launched and await super().find() is EngineState.ABSENT:
             return EngineState.ABSENT
-        if self._endpoint.is_launched:
-            await self.bring()
         if not await self._sleep().is_sleeping():
             return EngineState.READY
         await self._endpoint.end_turn(EngineState.SLEEPING)

@@ -125,6 +125,8 @@ class Seat:
     """When it last stopped taking requests: what queued for its slots before waits for a swap since then."""
     running: int = 0
     queue: deque[Waiter] = field(default_factory=deque)
+    first_due_s: float | None = None
+    """The earliest `due_s` in the queue; None when it must be looked for again."""
     runs_s: deque[float] = field(default_factory=lambda: deque(maxlen=RUNS_REMEMBERED))
     came_s: deque[float] = field(default_factory=lambda: deque(maxlen=ARRIVALS_REMEMBERED))
     brought_in_s: dict[EngineState, float] = field(default_factory=dict)
@@ -148,6 +150,7 @@ class Seat:
         due_s = now_s + wait_s - self.bring_s(now_s) - leave_s
         turn: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         waiter = Waiter(now_s, due_s if due_s > now_s else math.inf, turn)
+        self.first_due_s = min(waiter.due_s, self._due_s())
         self.queue.append(waiter)
         self.admit()
         self.changed()
@@ -157,6 +160,7 @@ class Seat:
         """Take back a request that waits no more, also when its turn had just come."""
         if waiter in self.queue:
             self.queue.remove(waiter)
+            self.first_due_s = None
         elif waiter.turn.done() and not waiter.turn.cancelled() and waiter.turn.exception() is None:
             waiter.turn.result().release()
         self.changed()
@@ -174,6 +178,7 @@ class Seat:
             return
         while self.queue and self._has_slot:
             turn = self.queue.popleft().turn
+            self.first_due_s = None
             if not turn.done():
                 turn.set_result(self._seat_one())
 
@@ -182,6 +187,7 @@ class Seat:
         self.failures += 1
         rest_s = min(REST_MAX_S, REST_FIRST_S * 2.0 ** min(self.failures - 1, 16))
         self.rests_until_s, self.fault = self.now_s() + rest_s, fault
+        self.first_due_s = None
         while self.queue:
             turn = self.queue.popleft().turn
             if not turn.done():
@@ -218,11 +224,16 @@ class Seat:
             running=self.running,
             waiting=len(self.queue),
             waits_since_s=max(first.since_s, self.left_s) if first else None,
-            due_s=min((waiter.due_s for waiter in self.queue), default=None),
+            due_s=self._due_s() if self.queue else None,
             ready_since_s=self.ready_since_s,
             idle_since_s=self.idle_since_s,
             gap_s=self._gap_s(),
         )
+
+    def _due_s(self) -> float:
+        if self.first_due_s is None:
+            self.first_due_s = min((waiter.due_s for waiter in self.queue), default=math.inf)
+        return self.first_due_s
 
     @property
     def _has_slot(self) -> bool:

@@ -128,7 +128,10 @@ async def test_the_resident_is_restarted_after_a_crash_and_waited_for(
 
 
 async def test_the_resident_is_kept_and_adopted(tiny_models: Mapping[str, Path], tmp_path: Path) -> None:
-    """With `on_exit: keep` the next fleet finds who was in memory, in the same process."""
+    """With `on_exit: keep` the next fleet finds who was in memory, in the same process.
+
+    One that was left as something else is ended before another is loaded.
+    """
     plans = [member(name, tiny_models["light"]) for name in ("a", "b")]
     keeping = QUICK.model_copy(update={"on_exit": "keep"})
     async with Fleet(plans, keeping, tmp_path) as fleet:
@@ -138,8 +141,14 @@ async def test_the_resident_is_kept_and_adopted(tiny_models: Mapping[str, Path],
         after = {report["name"]: (report["state"], report["pid"]) for report in fleet.report()}
         swaps = fleet.swap_counts["gpu"]
         await ask(fleet, "a")
+        left = report_of(fleet, "a")["pid"]
+    plans = [member(name, tiny_models["light"], context_tokens=256) for name in ("b", "a")]
+    async with Fleet(plans, keeping, tmp_path) as fleet:
+        changed = {report["name"]: report["state"] for report in fleet.report()}
+        left_is_gone = gone(left)
     async with Fleet(plans, QUICK, tmp_path) as fleet:
         last = [report["pid"] for report in fleet.report()]
+    assert (changed, left_is_gone) == ({"a": "absent", "b": "ready"}, True)
     assert after == {"a": ("absent", None), "b": ("ready", before)}
     assert swaps == 0
     assert all(gone(pid) for pid in (before, *last) if pid is not None)
