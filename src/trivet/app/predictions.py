@@ -79,6 +79,7 @@ def _figures(
             gpu_memory_utilization=launch.gpu_memory_utilization,
             kv_dtype=launch.kv_dtype,
             eager="--enforce-eager" in launch.arguments,
+            slots_apart=True,
         )
     ).as_json()
     return {f"{name}_gib": answer[f"{name}_gib"] for name in FIGURES} | {"kv_tokens": answer["kv_tokens"]}

@@ -63,6 +63,9 @@ class FootprintRequest:
     draft: Architecture | None = None
     """A draft model in the engine: its weights, in 16 bits, and its cache."""
     flash_attention: bool = True
+    slots_apart: bool | None = None
+    """Whether each slot of llama.cpp has cells of its own, as with `--parallel N`. None: Ollama's have;
+    those of a llama.cpp that chooses their number itself share them (`--kv-unified`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

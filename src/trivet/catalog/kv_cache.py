@@ -263,18 +263,22 @@ def llamacpp_cache_bytes(
     context_tokens: int,
     slots: int,
     ubatch_tokens: int,
+    apart: bool = False,
     latent: bool = True,
     latent_heads: int = 0,
     latent_head_dims: tuple[int, int] = (192, 128),
 ) -> int:
     """Return what llama.cpp allocates for the cells of all slots.
 
-    Sliding-window layers get window * slots + ubatch cells, rounded up to 256, at most those of the others
+    Sliding-window layers get window * slots + ubatch cells where slots share them, and window + ubatch each
+    where every slot has its own (`apart`), rounded up to 256, at most those of the other layers
     (src/llama-kv-cache-iswa.cpp). Recurrent states are 32-bit, one for each slot
     (src/llama-memory-recurrent.cpp). With `latent` false, DeepSeek's keys and values are kept for every
     head, as before April 2025.
     """
-    cells = _padded(context_tokens * slots)
+    streams = slots if apart else 1
+    sharing = slots // streams
+    cells = _padded(context_tokens * sharing)
     total = 0.0
     for layer, count in groups:
         if layer.mixer is Mixer.NONE or layer.shares_kv:
@@ -283,14 +287,13 @@ def llamacpp_cache_bytes(
             total += count * 4.0 * slots * (layer.conv_state + layer.recurrent_state)
         elif layer.mixer is Mixer.LATENT and not latent:
             keys, values = latent_head_dims
-            total += count * cells * latent_heads * (keys * kv_bytes[0] + values * kv_bytes[1])
+            total += count * streams * cells * latent_heads * (keys * kv_bytes[0] + values * kv_bytes[1])
         else:
             own = cells
             if layer.mixer in (Mixer.SLIDING, Mixer.CHUNKED) and layer.window:
-                own = min(cells, _padded(layer.window * slots + ubatch_tokens))
-            total += (
-                count * own * layer.kv_heads * (layer.key_dim * kv_bytes[0] + layer.value_dim * kv_bytes[1])
-            )
+                own = min(cells, _padded(layer.window * sharing + ubatch_tokens))
+            row = layer.kv_heads * (layer.key_dim * kv_bytes[0] + layer.value_dim * kv_bytes[1])
+            total += count * streams * own * row
     return math.ceil(total)
 
 

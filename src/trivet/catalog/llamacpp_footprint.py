@@ -32,6 +32,7 @@ def llamacpp_footprint(request: FootprintRequest) -> Footprint:
         context_tokens=request.context_tokens,
         slots=slots,
         ubatch_tokens=ubatch,
+        apart=request.engine == "ollama" if request.slots_apart is None else request.slots_apart,
         latent=latent,
         latent_heads=architecture.attention_heads,
         latent_head_dims=architecture.latent_head_dims,
@@ -52,7 +53,7 @@ def llamacpp_footprint(request: FootprintRequest) -> Footprint:
     return Footprint(
         weights_bytes=weights,
         kv_bytes=own_kv,
-        kv_tokens=cells,
+        kv_tokens=cells if cache else 0,
         kv_bytes_per_token=math.ceil(own_kv / cells),
         activation_bytes=0,
         non_torch_bytes=LLAMACPP_CONTEXT_BYTES,

@@ -140,6 +140,27 @@ def test_states_grow_with_slots_only() -> None:
     assert sizes[0] == sizes[1] == sizes[2] // 3
 
 
+def test_slots_may_share_their_cells() -> None:
+    """Gemma 4 12B, four slots of 2048: 4608 sliding cells shared (a public log), four times 1536 apart."""
+    config = {"model": "gemma-4-12b", "num_hidden_layers": 48, "num_key_value_heads": 8, "head_dim": 256,
+              "layer_types": {"sliding_attention": 40, "full_attention": 8}, "sliding_window": 1024,
+              "num_global_key_value_heads": 1, "global_head_dim": 512, "hidden_size": 3840}  # fmt: skip
+    groups = Architecture.from_config(config).groups
+    shared, apart = (
+        llamacpp_cache_bytes(
+            groups,
+            kv_bytes=element_bytes("q8_0", 2.0),
+            context_tokens=2048,
+            slots=4,
+            ubatch_tokens=512,
+            apart=own,
+        )
+        for own in (False, True)
+    )
+    assert shared / MIB == pytest.approx(68.0 + 765.0, abs=0.1)
+    assert apart / MIB == pytest.approx(68.0 + 765.0 * 6144 / 4608, abs=0.1)
+
+
 def test_pipeline_stages_follow_vllm() -> None:
     """What is left over goes to the stages before the last."""
     assert stage_sizes(32, 4) == [8, 8, 8, 8]
