@@ -7,6 +7,7 @@ import yaml
 
 from trivet.catalog.ollama_servers import FIRST_PORT, OllamaServer, ollama_servers
 from trivet.catalog.plan import Plan, TierPlan
+from trivet.catalog.tool_parsers import tool_parser
 from trivet.domain.errors import ConfigError
 from trivet.domain.gpus import GIB
 from trivet.domain.tiers import HOST_DEVICE
@@ -20,24 +21,6 @@ _COMPLEXITY: Mapping[int, tuple[tuple[float, float], ...]] = {
     3: ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0)),
 }
 _OUTPUT_TOKENS: Mapping[str, int] = {"heavy": 2048}
-_TOOL_PARSERS = (
-    # vLLM's names (docs: features/tool_calling); without a parser it cannot give tool calls.
-    ("qwen3-coder", "qwen3_coder"),
-    ("qwen3.", "qwen3_coder"),
-    ("qwen", "hermes"),
-    ("llama-4", "llama4_pythonic"),
-    ("llama", "llama3_json"),
-    ("mistral", "mistral"),
-    ("mixtral", "mistral"),
-    ("devstral", "mistral"),
-    ("magistral", "mistral"),
-    ("granite", "granite"),
-    ("gpt-oss", "openai"),
-    ("glm-4.5", "glm45"),
-    ("glm-4.6", "glm45"),
-    ("glm", "glm45"),
-    ("deepseek", "deepseek_v3"),
-)
 
 
 class _Writer(yaml.SafeDumper):
@@ -132,19 +115,12 @@ def preparations(plan: Plan) -> list[str]:
     return lines
 
 
-def tool_parser(tier: TierPlan) -> str | None:
-    """Return vLLM's parser for a model's tool calls; None where none is known or the model makes none."""
-    if "tools" not in tier.card.capabilities:
-        return None
-    return next((parser for start, parser in _TOOL_PARSERS if tier.card.id.startswith(start)), None)
-
-
 def vllm_arguments(tier: TierPlan) -> list[str]:
     """Return the arguments of a vLLM server that no setting stands for."""
     arguments: list[str] = []
     if tier.dtype == "fp16":
         arguments += ["--dtype", "half"]
-    parser = tool_parser(tier)
+    parser = tool_parser(tier.card)
     if parser is not None:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     return arguments
@@ -188,7 +164,7 @@ def _capabilities(tier: TierPlan) -> set[str]:
     on_vllm = tier.variant.engine == "vllm"
     found = {"json_schema", *({"logprobs"} if on_vllm else ())}
     found |= tier.card.capabilities & {"vision", "thinking", "tools"}
-    if on_vllm and tool_parser(tier) is None:
+    if on_vllm and tool_parser(tier.card) is None:
         found.discard("tools")
     return found
 

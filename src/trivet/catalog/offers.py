@@ -12,6 +12,7 @@ from trivet.catalog.machine import Machine
 from trivet.catalog.model_card import Catalog, ModelCard, Variant
 from trivet.catalog.objective import FAMILY_FACTOR, effective_params
 from trivet.catalog.sizing import SPLIT_MIN_BYTES, Load, Need, Sizer, obstacle
+from trivet.catalog.tool_parsers import tool_parser
 from trivet.domain.errors import ConfigError
 from trivet.domain.gpus import GIB
 from trivet.domain.tiers import ModelTier
@@ -225,6 +226,13 @@ class _Examiner:
         Of two forms of one precision for one engine the lighter one is enough on the GPUs that run it: FP8
         before BF16. `served` remembers which those are.
         """
+        if (
+            form.variant.engine == "vllm"
+            and "tools" in self.demand.capabilities
+            and tool_parser(card) is None
+        ):
+            reasons.cannot("vLLM has no parser for its tool calls")
+            return []
         found: list[Way] = []
         runs: set[tuple[float, str, str]] = set()
         for tp, kind, windows in self.machine.kinds_of_windows:

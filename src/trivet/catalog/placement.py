@@ -97,7 +97,7 @@ def _plan(
         tiers=tiers,
         devices=tuple(_devices(machine, tiers, arrangement.moments)),
         rejected=tuple(one for found in offers for one in rejections(found, chosen.offers if chosen else {})),
-        notes=(*_notes(tiers), *machine_notes(inventory, machine)),
+        notes=(*_notes(machine, tiers), *machine_notes(inventory, machine)),
     )
 
 
@@ -155,8 +155,13 @@ def _devices(
     return plans
 
 
-def _notes(tiers: Mapping[str, TierPlan]) -> list[str]:
+def _notes(machine: Machine, tiers: Mapping[str, TierPlan]) -> list[str]:
     notes: list[str] = []
+    used = {device.index for tier in tiers.values() for device in tier.devices}
+    empty = len(machine.devices) - len(used)
+    if tiers and empty:
+        gpus = "1 GPU stays" if empty == 1 else f"{empty} GPUs stay"
+        notes.append(f"{gpus} empty: room for further deployments of a tier, or for other work.")
     light, heavy = tiers.get(ModelTier.LIGHT), tiers.get(ModelTier.HEAVY)
     if light and heavy and 3 * light.card.active_params > heavy.card.active_params:
         notes.append(
