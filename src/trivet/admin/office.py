@@ -29,6 +29,7 @@ _OPERATORS_FACTS = frozenset(
     {
         "url",
         "pid",
+        "log",
         "detail",
         "in_flight",
         "swap_group",

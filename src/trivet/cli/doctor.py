@@ -196,4 +196,5 @@ def _engine(engine: dict[str, Any]) -> Finding:
     wait = (
         "Wait; it becomes ready by itself." if state != EngineState.ABSENT else "It starts when it is needed."
     )
-    return told(check, rank, note, otherwise="See the engine's own log." if rank == "error" else wait)
+    where = f"See its log: {engine['log']}." if engine.get("log") else "See the engine's own log."
+    return told(check, rank, note, otherwise=where if rank == "error" else wait)

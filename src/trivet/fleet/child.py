@@ -26,6 +26,8 @@ GRACE_S = 6.0
 """How long an engine may take to end when told to, before it is killed."""
 STOP_TIMEOUT_S = GRACE_S + guardian.KILL_WAIT_S + 1.0
 """A guardian that takes longer is itself at fault. Below ten seconds, all in all."""
+ANSWER_TIMEOUT_S = 30.0
+"""Of a guardian, which takes some 30 ms."""
 TAIL_BYTES = 65536
 _END_NOTE = re.compile(r"\[guardian [^]]*\] the engine has ended with status (\d+)")
 
@@ -176,9 +178,12 @@ class Starting:
         Raises:
             EngineUnavailable: the guardian died before it had.
         """
-        told = await asyncio.to_thread(self._say_go)
+        try:
+            told = await asyncio.wait_for(asyncio.to_thread(self._say_go), ANSWER_TIMEOUT_S)
+        except TimeoutError:
+            told = b""
         if not told.strip().isdigit():
-            raise EngineUnavailable("The guardian of the engine died before it had started it.")
+            raise EngineUnavailable("The guardian of the engine died, or did not start it in time.")
         pid = int(told)
         return Child(self.guardian, Process.of(pid) or Process(pid, 0), self._log_path, self._started)
 

@@ -131,6 +131,7 @@ class Endpoint:
             "detail": self._health.detail,
             "url": d.url,
             "pid": self._launcher.pid if self._launcher else None,
+            "log": str(self._launcher.log_path) if self._launcher else None,
             "launched": self._plan.launch is not None,
             "restarts": self._restarts,
             "in_flight": self._in_flight,

@@ -40,7 +40,7 @@ class Launcher:
         self.observed: MemoryObservation | None = None
         self._launch = launch
         self._records = room.records
-        self._log_path = room.records.log_path(plan.deployment.name)
+        self.log_path = room.records.log_path(plan.deployment.name)
         self.child: Child | None = None
 
     @property
@@ -72,7 +72,7 @@ class Launcher:
         planned = self._planned(record.port)
         if planned.fingerprint != record.fingerprint:
             return None
-        self.child = Child.adopt(record, self._log_path)
+        self.child = Child.adopt(record, self.log_path)
         log.info("engine.adopted", deployment=record.deployment, pid=self.child.pid, url=planned.url)
         return planned
 
@@ -98,7 +98,7 @@ class Launcher:
     async def _start(self) -> LaunchPlan:
         planned = self._planned(free_port(self._records.ports))
         starting = Starting.prepare(
-            planned.command, planned.environment, keep=self._records.keep, log_path=self._log_path
+            planned.command, planned.environment, keep=self._records.keep, log_path=self.log_path
         )
         try:
             self._write_down(planned, starting, None)

@@ -131,6 +131,7 @@ async def test_the_log_says_why_an_engine_failed(tmp_path: Path) -> None:
     broken.write_bytes(b"not a model")
     (report,) = await opened([launched("vllm/a model", broken)], STOP, tmp_path)
     (log,) = (tmp_path / "logs").glob("vllm-a-model-*.log")
+    assert report["log"] == str(log)
     assert "is not a GGUF model file" in log.read_text()
     assert "is not a GGUF model file" in report["detail"]
 
