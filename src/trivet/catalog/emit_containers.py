@@ -34,7 +34,7 @@ def compose_text(plan: Plan) -> str:
     Raises:
         ConfigError: the plan cannot be run by containers that all start at once.
     """
-    _refuse_turns(plan)
+    _refuse_what_cannot_be(plan)
     services: dict[str, Any] = {}
     volumes: dict[str, Any] = {"trivet-store": {}}
     for server in ollama_servers(plan):
@@ -82,7 +82,7 @@ def k8s_text(plan: Plan) -> str:
     Raises:
         ConfigError: the plan cannot be run by containers that all start at once.
     """
-    _refuse_turns(plan)
+    _refuse_what_cannot_be(plan)
     documents: list[dict[str, Any]] = [
         {
             **_head("v1", "ConfigMap", "trivet-config"),
@@ -110,7 +110,12 @@ def k8s_text(plan: Plan) -> str:
     return as_yaml(*documents, remarks=remarks)
 
 
-def _refuse_turns(plan: Plan) -> None:
+def _refuse_what_cannot_be(plan: Plan) -> None:
+    """Refuse what these containers cannot do."""
+    if any(device.device.spec.vendor == "amd" for device in plan.devices):
+        raise ConfigError(
+            "Containers are written for NVIDIA GPUs only.", hint="Use --emit config or systemd on AMD."
+        )
     turns = [name for name, tier in plan.tiers.items() if tier.swapped and tier.variant.engine == "vllm"]
     if len(turns) > 1:
         raise ConfigError(

@@ -27,7 +27,9 @@ def systemd_files(plan: Plan) -> dict[str, str]:
 
 def _trivet_unit(plan: Plan, servers: Sequence[OllamaServer]) -> str:
     engines = [f"trivet-{server.name}.service" for server in servers]
-    devices = () if plan.mode == "cpu" else (("DeviceAllow", "char-nvidia* rw"),)
+    amd = any(one.device.spec.vendor == "amd" for one in plan.devices)
+    gpus = ("char-kfd rw", "char-drm rw") if amd else ("char-nvidia* rw",)
+    devices = () if plan.mode == "cpu" else tuple(("DeviceAllow", name) for name in gpus)
     return _unit(
         "Trivet, with the engines of its plan",
         (

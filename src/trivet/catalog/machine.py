@@ -103,8 +103,13 @@ class Machine:
         )
 
     def room_of(self, window: tuple[int, ...]) -> int:
-        """Return the room on the fullest of some devices."""
-        return min(self.devices[index].room_bytes for index in window)
+        """Return the room on the fullest device of one of the windows."""
+        return self._rooms[window]
+
+    @cached_property
+    def _rooms(self) -> dict[tuple[int, ...], int]:
+        every = (window for sets in self.windows.values() for window in sets)
+        return {window: min(self.devices[index].room_bytes for index in window) for window in every}
 
     @cached_property
     def kinds(self) -> tuple[int, ...]:

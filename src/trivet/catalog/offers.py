@@ -84,7 +84,7 @@ def by_turns(
         dataclasses.replace(
             offer,
             ways=tuple(
-                dataclasses.replace(way, extra_bytes=extra_bytes)
+                dataclasses.replace(way, extra_bytes=extra_bytes) if extra_bytes else way
                 for way in offer.ways
                 if len(way.devices) == 1
                 and (way.variant.engine != "vllm" or asleep)

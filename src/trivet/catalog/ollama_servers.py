@@ -36,7 +36,9 @@ class OllamaServer:
             "OLLAMA_NO_CLOUD": "1",
         }
         if len(plan.devices) > 1:
-            found["CUDA_VISIBLE_DEVICES"] = ",".join(device.uuid for device in self.devices)
+            amd = self.devices[0].spec.vendor == "amd"
+            variable = "ROCR_VISIBLE_DEVICES" if amd else "CUDA_VISIBLE_DEVICES"
+            found[variable] = ",".join(device.uuid for device in self.devices)
         return found
 
 

@@ -167,6 +167,17 @@ def test_engines_on_one_gpu_load_one_after_the_other() -> None:
         assert condition == ("service_healthy" if where[name] & beside else "service_started")
 
 
+def test_amd_gpus_are_no_nvidia_containers() -> None:
+    """Their containers need other images and devices, which are not written; configuration and units are."""
+    plan = on("2xRX7900XTX")
+    for form in ("compose", "k8s"):
+        with pytest.raises(ConfigError, match="NVIDIA"):
+            emit(plan, form)
+    files = emit(plan, "systemd")
+    assert "char-kfd" in files["systemd/system/trivet.service"]
+    assert "ROCR_VISIBLE_DEVICES=PLAN-" in "".join(files.values())
+
+
 def test_the_compose_files_images_are_those_of_deploy() -> None:
     """One version of Ollama in the whole repository."""
     assert OLLAMA_IMAGE in (ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8")
