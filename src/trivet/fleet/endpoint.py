@@ -304,7 +304,10 @@ class Endpoint:
             self.show(Health(EngineState.LOADING, "starting, or waiting until another engine has started"))
             planned = await launcher.start()
         self._connect(replace(self._deployment, url=planned.url))
-        await self._load(launcher, planned)
+        try:
+            await self._load(launcher, planned)
+        finally:
+            launcher.end_loading()
 
     async def _load(self, launcher: Launcher, planned: LaunchPlan) -> None:
         child = launcher.child

@@ -56,22 +56,17 @@ class Launcher:
     @property
     def may_adopt(self) -> bool:
         """Tell whether an earlier Trivet left an engine that is what would be started now."""
-        record = self._records.of(self._plan.deployment.name)
-        if self.child is not None or record is None or not is_adoptable(record, self._records):
-            return False
-        return self._planned(record.port).fingerprint == record.fingerprint
+        return self._adoptable() is not None
 
     def adopt(self) -> LaunchPlan | None:
         """Take charge of the engine that an earlier Trivet left, if it is what would be started now.
 
         The caller still has to see that it serves the model. None where there is no such engine.
         """
-        record = self._records.of(self._plan.deployment.name)
-        if self.child is not None or record is None or not is_adoptable(record, self._records):
+        found = self._adoptable()
+        if found is None:
             return None
-        planned = self._planned(record.port)
-        if planned.fingerprint != record.fingerprint:
-            return None
+        record, planned = found
         self.child = Child.adopt(record, self.log_path)
         log.info("engine.adopted", deployment=record.deployment, pid=self.child.pid, url=planned.url)
         return planned
@@ -79,7 +74,7 @@ class Launcher:
     async def start(self) -> LaunchPlan:
         """Start the engine when no other one loads on its GPUs; an earlier one has ended before.
 
-        It has the turn to load until it is observed or ends.
+        It has the turn to load until `end_loading`, or until it ends.
 
         Raises:
             ConfigError: its settings do not say how.
@@ -92,7 +87,7 @@ class Launcher:
         try:
             return await self._start()
         except BaseException:
-            self._leave_turn()
+            self.end_loading()
             raise
 
     async def _start(self) -> LaunchPlan:
@@ -103,12 +98,18 @@ class Launcher:
         try:
             self._write_down(planned, starting, None)
             self.child = await starting.go()
-            self.child.when_ended(self._leave_turn)
+            self.child.when_ended(self.end_loading)
             self._write_down(planned, starting, self.child)
         except BaseException:
             await asyncio.shield(starting.give_up())
             raise
         return planned
+
+    def end_loading(self) -> None:
+        """Let the next engine load on its GPUs; idempotent."""
+        if self._end_turn is not None:
+            self._end_turn()
+            self._end_turn = None
 
     async def stop(self) -> None:
         """End the engine, if there is one or is to be one, and forget it."""
@@ -124,7 +125,6 @@ class Launcher:
 
     async def observe(self, context_tokens: int) -> None:
         """Read from its log what the engine, which is ready with this window, has taken; keep it."""
-        self._leave_turn()
         if self.child is not None:
             # The guardian may be a moment behind with what the engine wrote.
             await asyncio.sleep(LOG_LAG_S)
@@ -139,6 +139,13 @@ class Launcher:
         else:
             await self.stop()
 
+    def _adoptable(self) -> tuple[EngineRecord, LaunchPlan] | None:
+        record = self._records.of(self._plan.deployment.name)
+        if self.child is not None or record is None or not is_adoptable(record, self._records):
+            return None
+        planned = self._planned(record.port)
+        return (record, planned) if planned.fingerprint == record.fingerprint else None
+
     async def _take_turn(self) -> None:
         waiting = self._waiting = asyncio.ensure_future(self._turns.acquire(self._plan.deployment.devices))
         try:
@@ -152,11 +159,6 @@ class Launcher:
         if waiting.cancelled():
             raise EngineUnavailable(f"{self._plan.deployment.name} was stopped before it had started.")
         self._end_turn = waiting.result()
-
-    def _leave_turn(self) -> None:
-        if self._end_turn is not None:
-            self._end_turn()
-            self._end_turn = None
 
     def _planned(self, port: int) -> LaunchPlan:
         return plan_launch(
