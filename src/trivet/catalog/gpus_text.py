@@ -2,6 +2,7 @@
 
 import re
 
+from trivet.catalog.gpu_spec import GpuSpec
 from trivet.catalog.machine import GpuKinds
 from trivet.domain.errors import ConfigError
 from trivet.domain.gpus import GIB, Gpu, Host, Inventory, InventoryState
@@ -13,6 +14,7 @@ PAPER_CPU_RAM_GIB = 16.0
 GPUS_MAX = 64
 
 _COUNTED = re.compile(r"^(\d{1,4})\s*[x*\u00d7]\s*(\S.*)$", re.IGNORECASE)
+_COUNTED_AFTER = re.compile(r"^(.*\S)\s*[x*\u00d7]\s*(\d{1,2})$", re.IGNORECASE)
 _CPU = re.compile(r"^cpu(?:\s*[-:_ ]?\s*(\d+(?:\.\d+)?)\s*(?:g|gb|gib)?)?$", re.IGNORECASE)
 _HINT = "Write for example 2xRTX4090,1xH100, or cpu-16gb for a machine without a GPU."
 
@@ -33,20 +35,30 @@ def read_gpus(text: str, table: GpuKinds, *, ram_gib: float | None = None) -> In
         return _paper((), ram_gib or float(cpu[1] or PAPER_CPU_RAM_GIB))
     if not parts:
         raise ConfigError("No GPU is named.", hint=_HINT, param="gpus")
-    names: list[str] = []
+    specs: list[GpuSpec] = []
     for part in parts:
-        counted = _COUNTED.match(part)
-        count = int(counted[1]) if counted else 1
-        if not 1 <= count <= GPUS_MAX - len(names):
+        count, spec = _counted(part, table)
+        if not 1 <= count <= GPUS_MAX - len(specs):
             raise ConfigError(f"{part!r}: a machine has 1 to {GPUS_MAX} GPUs.", hint=_HINT, param="gpus")
-        names += [counted[2] if counted else part] * count
-    return _paper(
-        tuple(_gpu(name, index, table) for index, name in enumerate(names)), ram_gib or PAPER_RAM_GIB
-    )
+        specs += [spec] * count
+    return _paper(tuple(_gpu(spec, index) for index, spec in enumerate(specs)), ram_gib or PAPER_RAM_GIB)
 
 
-def _gpu(written: str, index: int, table: GpuKinds) -> Gpu:
-    spec = table.find(written)
+def _counted(part: str, table: GpuKinds) -> tuple[int, GpuSpec]:
+    """Read `2xH100`, `H100`, or `H100x2`, which may also be a name."""
+    before = _COUNTED.match(part)
+    if before is not None:
+        return int(before[1]), table.find(before[2])
+    after = _COUNTED_AFTER.match(part)
+    try:
+        return 1, table.find(part)
+    except ConfigError:
+        if after is None:
+            raise
+        return int(after[2]), table.find(after[1])
+
+
+def _gpu(spec: GpuSpec, index: int) -> Gpu:
     return Gpu(
         uuid=f"PLAN-{index}",
         name=spec.name,

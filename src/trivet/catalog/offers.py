@@ -138,7 +138,7 @@ def tier_offers(
             found, reason = examiner.offers_of(card)
             offers += found
         if reason is not None:
-            value = max(form.worth[tier] for form in sizer.forms(card))
+            value = 0.0 if card.is_embedding else max(form.worth[tier] for form in sizer.forms(card))
             rejected.append(Rejection(model=card.id, tier=tier, reason=reason, value=value))
     if pinned_card is not None:
         rejected += [

@@ -18,6 +18,8 @@ TABLE = load_gpu_table()
         ("2 x rtx 4090 , h100", ["RTX 4090", "RTX 4090", "H100"]),
         ("3*L4+T4", ["L4", "L4", "L4", "T4"]),
         ("RTX3060-12GB", ["RTX 3060 12GB"]),
+        ("RTX4090x2,H100 x 1", ["RTX 4090", "RTX 4090", "H100"]),
+        ("2x24GB", ["24 GB GPU", "24 GB GPU"]),
     ],
 )
 def test_gpus_are_counted_and_named(text: str, names: list[str]) -> None:
