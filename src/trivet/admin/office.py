@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from trivet.access import KeyRecord, Keyring, require_admin, require_scope
+from trivet.admin.limits import parse_limits
 from trivet.admin.periods import EARLIEST, parse_future, parse_instant
 from trivet.budgets import Ledger
-from trivet.domain.budgets import WINDOW_KINDS, BudgetStatus, WindowKind
+from trivet.domain.budgets import BudgetStatus
 from trivet.domain.clock import Clock
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.requests import Principal
@@ -22,8 +23,6 @@ from trivet.routing.eligibility import may_use
 
 DEFAULT_PERIOD = timedelta(days=30)
 ROLES = ("tenant", "admin")
-LIMIT_TOKENS = 10**15
-"""The largest limit: sums of a few of them stay within the store's 64 bits."""
 
 _OPERATORS_FACTS = frozenset(
     {
@@ -81,43 +80,52 @@ class Office:
         return [row.as_json() for row in rows]
 
     async def set_budget(self, caller: Principal, scope_text: str, limits: dict[str, Any]) -> BudgetStatus:
-        """Set a scope's limits: `{"daily": 100000, "monthly": null}`; null lifts a limit.
+        """Set a scope's limits: `{"daily": 100000, "usd_micros.monthly": 5000000}`; null lifts a limit.
 
-        A limit below what is already used is legal: nothing new is admitted, nothing is clawed back.
+        A name is a kind of limit, of tokens, or a meter and a kind. A value is the limit, or an object with
+        `limit` and `critical_allowance`. A limit below what is already used is legal: nothing new is
+        admitted, nothing is clawed back.
         """
         require_admin(caller)
         scope = parse_scope(scope_text)
-        for window, amount in limits.items():
-            if window not in WINDOW_KINDS:
-                raise RequestMalformed(
-                    f"{window[:40]!r} is not a budget window.",
-                    hint=f"Use {' or '.join(WINDOW_KINDS)}.",
-                    param=window[:40] if window.isprintable() else None,
+        for order in parse_limits(limits):
+            await asyncio.wrap_future(
+                self._ledger.set_limit(
+                    scope,
+                    order.kind,
+                    order.amount,
+                    author=caller.key_id,
+                    meter=order.meter,
+                    allowance=order.allowance,
                 )
-            if amount is not None and not _is_limit(amount):
-                raise RequestMalformed(
-                    f"{window}: a limit is a whole number of tokens from 0 to {LIMIT_TOKENS:,}, "
-                    "or null for none.",
-                    param=window,
-                )
-        if not limits:
-            raise RequestMalformed(
-                "No limit was given.", hint='Send for example {"daily": 100000, "monthly": 2000000}.'
             )
-        for window in WINDOW_KINDS:
-            if window in limits:
-                await asyncio.wrap_future(
-                    self._ledger.set_limit(scope, window, limits[window], author=caller.key_id)
-                )
         return await asyncio.to_thread(self._ledger.status, scope)
 
     async def clear_budget(self, caller: Principal, scope_text: str) -> None:
         """Remove a scope's own limits; an organisation falls back to the defaults."""
         require_admin(caller)
         scope = parse_scope(scope_text)
-        windows: tuple[WindowKind, ...] = WINDOW_KINDS
-        for window in windows:
-            await asyncio.wrap_future(self._ledger.clear_limit(scope, window, author=caller.key_id))
+        for limit in await asyncio.to_thread(self._ledger.limits):
+            if limit.scope == scope:
+                await asyncio.wrap_future(
+                    self._ledger.clear_limit(scope, limit.window, author=caller.key_id, meter=limit.meter)
+                )
+
+    async def set_time_zone(self, caller: Principal, scope_text: str, zone: str) -> dict[str, Any]:
+        """Set where an organisation's days, weeks and months begin; it applies from the next of each."""
+        require_admin(caller)
+        scope = parse_scope(scope_text)
+        await asyncio.wrap_future(self._ledger.set_time_zone(scope, zone, author=caller.key_id))
+        return {"scope": scope, "time_zone": zone}
+
+    async def ledger_history(
+        self, caller: Principal, scope_text: str, *, limit: int, before: int | None
+    ) -> list[dict[str, Any]]:
+        """Return the entries of a scope and all below it, the latest first."""
+        require_admin(caller)
+        scope = parse_scope(scope_text)
+        found = await asyncio.to_thread(lambda: self._ledger.history(scope, limit=limit, before=before))
+        return [entry.as_json() for entry in found]
 
     # Keys
 
@@ -239,10 +247,6 @@ class Office:
         if instant <= self._clock.now():
             raise RequestMalformed("`expires_at` lies in the past.", param="expires_at")
         return instant
-
-
-def _is_limit(amount: Any) -> bool:
-    return isinstance(amount, int) and not isinstance(amount, bool) and 0 <= amount <= LIMIT_TOKENS
 
 
 def _check_names(wanted: Collection[str], known: Collection[str], param: str) -> None:

@@ -26,6 +26,23 @@ class NewKey(BaseModel):
     expires_at: str | None = Field(None, description="ISO instant; null for never.")
 
 
+class LimitValue(BaseModel):
+    """A limit with what critical requests may use beyond it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: StrictInt | None
+    critical_allowance: StrictInt = 0
+
+
+class NewTimeZone(BaseModel):
+    """Where an organisation's calendar is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    time_zone: str = Field(description="IANA name.", examples=["Europe/Berlin"])
+
+
 Since = Annotated[str | None, Query(description="Span before now (24h, 7d) or ISO instant; default 30 days.")]
 Until = Annotated[str | None, Query(description="Span before now or ISO instant; default now.")]
 ScopeFilter = Annotated[
@@ -61,9 +78,19 @@ def _budgets(office: Office, caller: Caller) -> APIRouter:
     async def budget_status(principal: Who, scope: str) -> dict[str, Any]:
         return (await office.budget_status(principal, scope)).as_json()
 
-    @routes.put("/budgets/{scope}", summary='Set limits: {"daily": 100000, "monthly": null}')
-    async def set_budget(principal: Who, scope: str, limits: dict[str, StrictInt | None]) -> dict[str, Any]:
-        return (await office.set_budget(principal, scope, dict(limits))).as_json()
+    @routes.put("/budgets/{scope}", summary='Set limits: {"daily": 100000, "usd_micros.monthly": null}')
+    async def set_budget(
+        principal: Who, scope: str, limits: dict[str, StrictInt | None | LimitValue]
+    ) -> dict[str, Any]:
+        told = {
+            name: value.model_dump() if isinstance(value, LimitValue) else value
+            for name, value in limits.items()
+        }
+        return (await office.set_budget(principal, scope, told)).as_json()
+
+    @routes.put("/budgets/{scope}/time-zone", summary="Set where an organisation's days begin")
+    async def set_time_zone(principal: Who, scope: str, wanted: NewTimeZone) -> dict[str, Any]:
+        return await office.set_time_zone(principal, scope, wanted.time_zone)
 
     @routes.delete("/budgets/{scope}", summary="Remove a scope's own limits", status_code=204)
     async def clear_budget(principal: Who, scope: str) -> Response:
