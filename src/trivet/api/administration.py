@@ -80,7 +80,7 @@ def _budgets(office: Office, caller: Caller) -> APIRouter:
 
     @routes.put("/budgets/{scope}", summary='Set limits: {"daily": 100000, "usd_micros.monthly": null}')
     async def set_budget(
-        principal: Who, scope: str, limits: dict[str, StrictInt | None | LimitValue]
+        principal: Who, scope: str, limits: dict[str, StrictInt | LimitValue | None]
     ) -> dict[str, Any]:
         told = {
             name: value.model_dump() if isinstance(value, LimitValue) else value
@@ -156,6 +156,16 @@ def _reports(office: Office, caller: Caller) -> APIRouter:
     @routes.get("/deployments", summary="The engines and their states")
     async def deployments(principal: Who) -> dict[str, Any]:
         return {"deployments": await office.deployments(principal)}
+
+    @routes.get("/ledger/history", summary="Entries of a scope and all below it, the latest first")
+    async def history(
+        principal: Who,
+        scope_text: Annotated[str, Query(alias="scope", description="Whose entries.")],
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+        before: Annotated[int | None, Query(description="Only entries with lower numbers.")] = None,
+    ) -> dict[str, Any]:
+        found = await office.ledger_history(principal, scope_text, limit=limit, before=before)
+        return {"entries": found}
 
     @routes.post("/ledger/verify", summary="Recompute the ledger and report each difference")
     async def verify(principal: Who) -> dict[str, Any]:

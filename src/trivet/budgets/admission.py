@@ -37,10 +37,10 @@ def grant(balances: Sequence[Balance], hold: Hold, now_ns: int, *, final: bool) 
     if whole < hold.min_output:
         small = [b for b in balances if _fit(b, 0, hold) < hold.min_output]
         return too_large(min(small, key=lambda b: b.ceiling or 0), obstacles, max(0, whole))
-    useful = hold.min_output if free >= hold.min_output else hold.max_output
     if free >= hold.min_output and (final or settled < hold.max_output):
         return free
     if settled >= hold.min_output:
+        useful = hold.max_output if settled >= hold.max_output else hold.min_output
         tight = [b for b in balances if _fit(b, b.used + b.held, hold) < useful]
         return contended(min(tight, key=lambda b: (b.ceiling or 0) - b.used - b.held), obstacles)
     spent = [b for b in balances if _fit(b, b.used, hold) < hold.min_output]

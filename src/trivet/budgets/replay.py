@@ -77,8 +77,8 @@ class Replay:
         elif entry.kind == "open":
             for adopter in facts["adopted"]:
                 hold = self.holds.get(adopter)
-                if hold is None or hold.state != "held":
-                    self._doubt(entry, f"a counter adopted by {adopter}, which is not open")
+                if hold is None or hold.state not in ("held", "expired_charged"):
+                    self._doubt(entry, f"a counter adopted by {adopter}, which has ended")
                 else:
                     hold.rows += rows_from_text(entry.rows)
         elif entry.kind == "override":

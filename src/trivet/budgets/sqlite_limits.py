@@ -100,10 +100,18 @@ class Limiting:
     def _open(self, connection: sqlite3.Connection, key: RowKey, now_ns: int) -> None:
         """Begin to keep a counter in the midst of its window, as if it had been kept from the start.
 
-        Open reservations that lack it adopt it, so that it is theirs when they end. A counter that was
-        kept before, while it had a limit, takes in what passed it by since.
+        Reservations that lack it and can still change, held or charged on expiry, adopt it. A counter that
+        was kept before, while it had a limit, takes in what passed it by since it was last opened.
         """
-        among = (organisation(key.scope), key.start_s * 1_000_000_000, *_below(key.scope))
+        owner, since_ns, text_of_key = (
+            organisation(key.scope),
+            key.start_s * 1_000_000_000,
+            rows_as_text((key,)),
+        )
+        (last,) = connection.execute(
+            statements.LAST_OPENING, (owner, since_ns, key.scope, text_of_key)
+        ).fetchone()
+        among = (owner, since_ns, last, *_below(key.scope))
         used, held = 0, 0
         adopted: list[str] = []
         for name, state, text, *amounts in connection.execute(statements.ADMITTED_SINCE, among).fetchall():
@@ -112,11 +120,12 @@ class Limiting:
                 continue
             if state == "held":
                 held += Amounts(*amounts[:3]).of(key.meter)
+            else:
+                used += Amounts(*amounts[3:]).of(key.meter)
+            if state in ("held", "expired_charged"):
                 adopted.append(name)
                 wider = rows_as_text(sorted((*rows, key)))
                 connection.execute(statements.ADOPT_ROW, (wider, name))
-            else:
-                used += Amounts(*amounts[3:]).of(key.meter)
         for text, *amounts in connection.execute(statements.RECORDED_SINCE, among):
             if not _holds(rows_from_text(text), key):
                 used += Amounts(*amounts).of(key.meter)
@@ -132,7 +141,7 @@ class Limiting:
                 scope=key.scope,
                 used=onto[0],
                 held=onto[1],
-                rows=rows_as_text((key,)),
+                rows=text_of_key,
                 detail=as_detail({"adopted": adopted}),
             ),
         )

@@ -94,6 +94,16 @@ ADOPT_ROW = """
      WHERE id = ?
 """
 
+LAST_OPENING = """
+    SELECT coalesce(max(seq), 0)
+      FROM entries
+     WHERE organisation = ?
+       AND at_ns >= ?
+       AND kind = 'open'
+       AND scope = ?
+       AND rows = ?
+"""
+
 ADMITTED_SINCE = """
     SELECT reservations.id, reservations.state, reservations.rows,
            reservations.tokens, reservations.weighted_tokens, reservations.usd_micros,
@@ -103,6 +113,7 @@ ADMITTED_SINCE = """
         ON reservations.id = entries.reservation_id
      WHERE entries.organisation = ?
        AND entries.at_ns >= ?
+       AND entries.seq > ?
        AND entries.kind = 'reserve'
        AND (entries.scope = ? OR (entries.scope >= ? AND entries.scope < ?))
      ORDER BY entries.seq
@@ -113,6 +124,7 @@ RECORDED_SINCE = """
       FROM entries
      WHERE organisation = ?
        AND at_ns >= ?
+       AND seq > ?
        AND kind = 'record'
        AND (scope = ? OR (scope >= ? AND scope < ?))
 """

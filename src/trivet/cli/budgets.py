@@ -64,10 +64,19 @@ def status(
 @app.command("set")
 def set_budget(
     scope: ScopeArgument,
-    daily: Annotated[int | None, typer.Option(help="Tokens a day.", show_default=False)] = None,
-    monthly: Annotated[int | None, typer.Option(help="Tokens a month.", show_default=False)] = None,
+    daily: Annotated[int | None, typer.Option(help="A day.", show_default=False)] = None,
+    weekly: Annotated[int | None, typer.Option(help="A week from Monday.", show_default=False)] = None,
+    monthly: Annotated[int | None, typer.Option(help="A month.", show_default=False)] = None,
+    total: Annotated[int | None, typer.Option(help="For ever.", show_default=False)] = None,
+    request: Annotated[int | None, typer.Option(help="Each single request.", show_default=False)] = None,
+    task: Annotated[int | None, typer.Option(help="Each task.", show_default=False)] = None,
+    session: Annotated[int | None, typer.Option(help="Each session.", show_default=False)] = None,
+    meter: Annotated[str, typer.Option(help="tokens, weighted_tokens or usd_micros.")] = "tokens",
+    critical_allowance: Annotated[
+        int, typer.Option(help="What critical requests may use beyond each limit given.", min=0)
+    ] = 0,
     unlimited: Annotated[
-        bool, typer.Option("--unlimited", help="Lift the limits that are not given.")
+        bool, typer.Option("--unlimited", help="Lift the daily and monthly limits that are not given.")
     ] = False,
     config: ConfigOption = None,
     url: UrlOption = None,
@@ -78,12 +87,20 @@ def set_budget(
 
     Examples:
       trivet budgets set acme --daily 1000000 --monthly 20000000
-      trivet budgets set acme.search.ana --daily 50000
+      trivet budgets set acme.search.ana --daily 50000 --request 4000
+      trivet budgets set acme --meter usd_micros --monthly 250000000
     """
-    given = {"daily": daily, "monthly": monthly}
-    limits = {window: amount for window, amount in given.items() if amount is not None or unlimited}
+    given = {"daily": daily, "weekly": weekly, "monthly": monthly, "total": total}
+    given |= {"request": request, "task": task, "session": session}
+    limits: dict[str, Any] = {
+        f"{meter}.{kind}": {"limit": amount, "critical_allowance": critical_allowance}
+        for kind, amount in given.items()
+        if amount is not None
+    }
+    if unlimited:
+        limits |= {f"{meter}.{kind}": None for kind in ("daily", "monthly") if given[kind] is None}
     if not limits:
-        raise typer.BadParameter("Give --daily, --monthly, or --unlimited.")
+        raise typer.BadParameter("Give a limit, such as --daily or --monthly, or --unlimited.")
 
     async def put(trivet: "Trivet") -> dict[str, Any]:
         from trivet.sdk.address import path_part
@@ -119,6 +136,34 @@ def clear(
         say(f"{scope} has no limits of its own any more.")
 
 
+@app.command("time-zone")
+def time_zone(
+    scope: Annotated[str, typer.Argument(help="An organisation.")],
+    zone: Annotated[str, typer.Argument(help="IANA name, such as Europe/Berlin.")],
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set where an organisation's days, weeks and months begin, from the next of each on.
+
+    Example:
+      trivet budgets time-zone acme Europe/Berlin
+    """
+
+    async def put(trivet: "Trivet") -> dict[str, Any]:
+        from trivet.sdk.address import path_part
+
+        path = f"/api/v1/budgets/{path_part(scope)}/time-zone"
+        return dict(await trivet.call("PUT", path, json={"time_zone": zone}))
+
+    answer = ask(Address(url, api_key, config), put)
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"{scope} keeps the calendar of {zone} from its next windows on.")
+
+
 def _print_status(answer: dict[str, Any]) -> None:
     sys.stdout.write(f"{answer['scope']}: {answer['status']}\n")
     _print_rows(answer["rows"])
@@ -128,6 +173,18 @@ def _print_status(answer: dict[str, Any]) -> None:
         f"requests remaining at the recent mean: {grouped(answer['requests_remaining'])}; "
         f"runs out: {answer['breach_at'] or 'not in this window'}.\n"
     )
+    for cap in answer["caps"]:
+        sys.stdout.write(
+            f"Each {cap['window']} of {cap['scope']}: at most {cap['limit']:,} {cap['meter']}.\n"
+        )
+    for override in answer["overrides"]:
+        sys.stdout.write(
+            f"Override {override['override_id']} ({override['state']}): {override['kind']}"
+            f" {override['amount']:,} {override['meter']} of {override['scope']},"
+            f" until {override['expires_at']}.\n"
+        )
+    if answer["actions"]:
+        sys.stdout.write(f"In force: {', '.join(answer['actions'])}.\n")
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
@@ -143,7 +200,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
                 "unlimited" if row["limit"] is None else row["limit"],
                 "unlimited" if row["limit"] is None else row["remaining"],
                 "-" if row["percent_used"] is None else f"{row['percent_used']:.1f}",
-                row["resets_at"],
+                row["resets_at"] or "never",
             )
             for row in rows
         ],

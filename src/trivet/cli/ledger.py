@@ -1,12 +1,12 @@
 """`trivet ledger`"""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trivet.cli.exits import DIFFERENCES
-from trivet.cli.output import print_json, say
+from trivet.cli.output import print_json, print_table, say
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
 
 if TYPE_CHECKING:
@@ -60,3 +60,49 @@ def _sentence(difference: dict[str, Any]) -> str:
 
 def _fact(item: tuple[str, Any]) -> str:
     return f"{item[0]} {item[1]}"
+
+
+@app.command()
+def history(
+    scope: Annotated[str, typer.Option(help="Whose entries, with all below: acme.search.")],
+    limit: Annotated[int, typer.Option(help="How many, the latest first.", min=1, max=10_000)] = 50,
+    before: Annotated[
+        int | None, typer.Option(help="Only entries with lower numbers.", show_default=False)
+    ] = None,
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List what was held, charged, given back, corrected, limited and overridden.
+
+    Example:
+      trivet ledger history --scope acme.search --limit 20
+    """
+    asked = {"scope": scope, "limit": str(limit)}
+    if before is not None:
+        asked["before"] = str(before)
+
+    async def fetch(trivet: "Trivet") -> dict[str, Any]:
+        return dict(await trivet.call("GET", "/api/v1/ledger/history", params=asked))
+
+    answer = ask(Address(url, api_key, config), fetch)
+    if as_json:
+        print_json(answer)
+        return
+    print_table(
+        ("seq", "at", "kind", "scope", "reservation", "used", "held", "detail"),
+        [
+            (
+                entry["seq"],
+                entry["at"],
+                entry["kind"],
+                entry["scope"],
+                entry["reservation_id"] or "",
+                entry["used"]["tokens"],
+                entry["held"]["tokens"],
+                entry["note"] or ", ".join(f"{key}={value}" for key, value in entry["detail"].items()),
+            )
+            for entry in answer["entries"]
+        ],
+    )
