@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import ServerProcess, server_process, write_config
+from trivet.app import open_trivet
+from trivet.config.settings import Settings
+from trivet.domain.budgets import Hold
+from trivet.domain.scopes import Scope
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,20 @@ def test_ledger_names_each_difference(tmp_path: Path) -> None:
     assert "9000" in line
     assert "1000" in line
     assert "1 difference." in done.stderr
+
+
+async def test_what_a_killed_process_held_is_told(tmp_path: Path) -> None:
+    """Whichever command opens the store first charges the holds, and says so once."""
+    store = tmp_path / "trivet.db"
+    settings = Settings.model_validate({"store": {"path": store}, "logging": {"level": "error"}})
+    async with open_trivet(settings, with_engines=False) as opened:
+        opened.ledger.reserve(Hold.of_tokens(Scope("acme"), 7), reservation_id="r").result()
+    environ = {"TRIVET_STORE__PATH": str(store)}
+    first = await asyncio.to_thread(trivet, "ledger", "verify", environ=environ)
+    again = await asyncio.to_thread(trivet, "ledger", "verify", environ=environ)
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert "Charged 1 hold that an earlier process left open." in first.stderr
+    assert "Charged" not in again.stderr
 
 
 def test_errors_are_sentences(tmp_path: Path) -> None:

@@ -39,6 +39,12 @@ def say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def say_recovered(holds: int) -> None:
+    """Tell that opening the store charged what a killed process had held; nothing if it was nothing."""
+    if holds:
+        say(f"Charged {holds} {'hold' if holds == 1 else 'holds'} that an earlier process left open.")
+
+
 def grouped(number: int | None) -> str:
     """Write a whole number with separators; a dash for none."""
     return "-" if number is None else f"{number:,}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trivet.cli.output import print_json, say
+from trivet.cli.output import print_json, say, say_recovered
 from trivet.cli.session import ConfigOption, JsonOption
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ def _stop_with_standard_input() -> None:
 
 def _announce(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
     say(f"\nTrivet listens on {url}")
-    if trivet.recovered_holds:
-        holds = "hold" if trivet.recovered_holds == 1 else "holds"
-        say(f"Charged {trivet.recovered_holds} {holds} that an earlier process left open.")
+    say_recovered(trivet.recovered_holds)
     for engine in trivet.fleet.report():
         serves = engine["state"] not in ("down", "failed", "absent") or engine["swap_group"] is not None
         mark = f"{engine['state'] if serves else engine['state'].upper():<8}"

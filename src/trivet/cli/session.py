@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from trivet.cli.output import say_recovered
+
 if TYPE_CHECKING:
     from trivet.sdk.client import Trivet
 
@@ -58,6 +60,7 @@ async def reach(address: Address, *, with_engines: bool = False) -> "AsyncIterat
             _quiet_logs()
             trivet = Trivet.open(settings=settings, with_engines=with_engines)
     async with trivet:
+        say_recovered(trivet.recovered_holds)
         yield trivet
 
 

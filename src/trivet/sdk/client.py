@@ -41,6 +41,8 @@ class Trivet:
         self._api_key = api_key
         self._exits = contextlib.AsyncExitStack()
         self._http: httpx.AsyncClient | None = None
+        self.recovered_holds = 0
+        """Holds that an earlier process left open, and that opening this one charged in full."""
 
     @classmethod
     def open(
@@ -88,6 +90,7 @@ class Trivet:
                 opened = await exits.enter_async_context(
                     open_trivet(self._settings, with_engines=self._with_engines)
                 )
+                self.recovered_holds = opened.recovered_holds
                 transport = InProcessTransport(opened.application)
                 headers["authorization"] = f"Bearer {opened.owner_token}"
             elif self._api_key:
