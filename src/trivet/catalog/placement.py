@@ -18,7 +18,7 @@ from trivet.catalog.sizing import BATCHED_TOKENS, OLLAMA_SEQUENCES_MAX, Sizer, d
 from trivet.domain.gpus import Inventory
 from trivet.domain.tiers import ModelTier
 
-_UTILIZATION_STEPS = 10_000
+_UTILIZATION_STEPS = 100_000
 _WORTH_MAX = 100.0 * FAMILY_FACTOR
 
 
@@ -108,7 +108,7 @@ def _tier(tier: str, placed: Placed, machine: Machine, access: Access, sizer: Si
     seen = sizer.seen(variant, spec, len(devices))
     utilization = None
     if variant.engine == "vllm":
-        # Rounded down by at most 0.01 % of the GPU, which the band inside the budget covers.
+        # Rounded down, which what it needs allows for.
         share = placed.need.total_bytes / spec.usable_bytes
         utilization = math.floor(share * _UTILIZATION_STEPS) / _UTILIZATION_STEPS
     return TierPlan(

@@ -9,6 +9,7 @@ from trivet.catalog.forms import Form, forms_of
 from trivet.catalog.gpu_spec import GpuSpec
 from trivet.catalog.model_card import ModelCard, Variant
 from trivet.catalog.objective import label_of
+from trivet.catalog.vllm_footprint import tensor_parallel_refusal
 from trivet.domain.gpus import GIB, MIB
 
 OLLAMA_SEQUENCES_MAX = 4
@@ -36,6 +37,8 @@ _QUANT_CAPABILITY = {
     "mxfp4": (8, 0),
     "nvfp4": (8, 0),
 }
+ROUNDING_BYTES = 4 * MIB
+"""Covers the last digit of a utilisation, which is rounded down."""
 OVERRUN_STEP_BYTES = 256 * MIB
 SPLIT_MIN_BYTES = 4 * GIB
 """A model is not split into parts with fewer bytes of weights: the GPUs would only wait for one another."""
@@ -125,7 +128,8 @@ class Sizer:
             size = self.size(card, variant, spec, tp, load, 0.5, boundless=True)
             per_sequence = int(size.kv_bytes / size.kv_tokens * load.context_tokens) + 1
             fixed = size.weights_bytes + size.activation_bytes + size.non_torch_bytes + size.graphs_bytes
-            total, band = fixed + per_sequence * load.sequences + size.band_bytes, overrun_bytes(tp)
+            total = fixed + per_sequence * load.sequences + size.band_bytes + ROUNDING_BYTES
+            band = overrun_bytes(tp)
         else:
             size = self.size(card, variant, spec, tp, load, None)
             per_sequence = size.kv_bytes // load.sequences
@@ -188,8 +192,9 @@ def _vllm_obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int) ->
     if spec.vendor == "amd" and label not in ("bf16", "f16", "fp16", "fp8"):
         return "vLLM is planned on AMD GPUs without 4-bit kernels"
     architecture = card.architecture
-    if architecture.attention_heads % tp or (architecture.kv_heads % tp and tp % architecture.kv_heads):
-        return f"{architecture.attention_heads} heads over {architecture.kv_heads} do not divide by {tp}"
+    refusal = tensor_parallel_refusal(architecture, tp)
+    if refusal:
+        return refusal
     if tp > 1 and label in _GROUPED:
         for size in (architecture.ffn_size, architecture.expert_ffn_size):
             if size % (tp * _GROUP):

@@ -133,6 +133,7 @@ def check(plan: Plan) -> None:
         assert tier["context_tokens"] == plan.demand[name].context_tokens
         assert tier["sequences"] >= plan.demand[name].sequences
         assert plan.demand[name].capabilities <= plan.tiers[name].card.capabilities
+        assert tier["footprint"]["fits"]
         # The cache holds what was asked for, also after the utilisation was rounded.
         assert tier["footprint"]["kv_tokens"] >= tier["context_tokens"] * tier["sequences"]
         if tier["engine"] == "ollama":
