@@ -25,6 +25,10 @@ class VllmConstants:
     The warm-up runs with max_num_seqs rows: logits in the model's type (half a unit), then whole matrices in
     float32. Up to 0.16 they are sorted with 64-bit indices (nine units), since 0.17 they are not (three).
     Fits the activation that vLLM printed on an H100 within 6 % (13 models, 0.11.0 and 0.19.0)."""
+    sampler_factor_moe: float
+    """The same for models with experts or states, which changed later. Model runner V2 (dense models since
+    0.26, all since 0.30) samples from the logits as they are: half a unit
+    (vllm/v1/worker/gpu/sample/sampler.py)."""
     workspace_stays: bool
     """The workspace of fused experts is kept from the first pass on, so it adds to the sampler's peak
     (vllm/v1/worker/workspace.py)."""
@@ -46,6 +50,9 @@ class VllmConstants:
     """Layer kinds whose counts differ by less are padded to the larger (vllm/v1/core/kv_cache_utils.py)."""
     state_blocks: int
     """Blocks of recurrent state that one sequence holds: 2 since prefix caching is on for hybrids."""
+    batches_in_flight: int
+    """Batches whose tokens sliding layers still hold: 2 since 0.26, as scheduling runs ahead by one
+    (VllmConfig.max_in_flight_tokens)."""
     marlin_on_hopper: bool
     """MXFP4 experts ran on Marlin kernels on Hopper too, which pads them more."""
     profile_whole_context: bool = False
@@ -55,6 +62,7 @@ class VllmConstants:
 _FIRST = VllmConstants(
     utilization=0.90,
     sampler_factor=9.5,
+    sampler_factor_moe=9.5,
     workspace_stays=False,
     non_torch_bytes=int(0.35 * GIB),
     non_torch_parallel_bytes=int(0.8 * GIB),
@@ -65,6 +73,7 @@ _FIRST = VllmConstants(
     chunked_in_hybrid=False,
     padding_ratio=1.25,
     state_blocks=1,
+    batches_in_flight=1,
     marlin_on_hopper=True,
     profile_whole_context=True,
 )
@@ -77,12 +86,14 @@ _V0_8 = replace(
 _V0_10 = replace(_V0_8, hybrid_cache=True)
 _V0_11 = replace(_V0_10, marlin_on_hopper=False, graph_bytes=MIB // 4)
 _V0_13 = replace(_V0_11, chunked_in_hybrid=True)
-_V0_17 = replace(_V0_13, sampler_factor=3.5, workspace_stays=True)
+_V0_17 = replace(_V0_13, sampler_factor=3.5, sampler_factor_moe=3.5, workspace_stays=True)
 _V0_18 = replace(
     _V0_17, non_torch_bytes=int(0.25 * GIB), non_torch_parallel_bytes=int(2.1 * GIB), padding_ratio=1.5
 )
 _V0_21 = replace(_V0_18, utilization=0.92, graphs_in_budget=True)
-_V0_28 = replace(_V0_21, state_blocks=2)
+_V0_26 = replace(_V0_21, sampler_factor=0.5, batches_in_flight=2)
+_V0_28 = replace(_V0_26, state_blocks=2)
+_V0_30 = replace(_V0_28, sampler_factor_moe=0.5)
 _VLLM: tuple[tuple[Version, VllmConstants], ...] = (
     ((0, 0), _FIRST),
     ((0, 8), _V0_8),
@@ -92,14 +103,37 @@ _VLLM: tuple[tuple[Version, VllmConstants], ...] = (
     ((0, 17), _V0_17),
     ((0, 18), _V0_18),
     ((0, 21), _V0_21),
+    ((0, 26), _V0_26),
     ((0, 28), _V0_28),
+    ((0, 30), _V0_30),
 )
 MEASURED_VLLM: frozenset[Version] = frozenset({(0, 11), (0, 19)})
 """Versions whose constants were compared with printed figures on an H100; others follow their neighbours."""
 
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_RELEASES: tuple[tuple[tuple[int, int], Version], ...] = (
+    # (year, month): what was current, from release notes and from issues that name version and day.
+    ((2024, 12), (0, 6)),
+    ((2025, 1), (0, 7)),
+    ((2025, 3), (0, 8)),
+    ((2025, 6), (0, 9)),
+    ((2025, 8), (0, 10)),
+    ((2025, 10), (0, 11)),
+    ((2025, 12), (0, 13)),
+    ((2026, 3), (0, 17)),
+    ((2026, 4), (0, 19)),
+    ((2026, 5), (0, 21)),
+    ((2026, 6), (0, 22)),
+    ((2026, 7), (0, 25)),
+    ((2026, 8), (0, 27)),
+    ((2026, 9), (0, 29)),
+)
+
 LARGE_DEVICE_BYTES = 70 * GIB
 """From here on, and not on an A100, the API server takes 1024 sequences and 8192 batched tokens by itself,
 else 256 and 2048 (vllm/engine/arg_utils.py, get_batch_defaults)."""
+HUGE_DEVICE_BYTES = 160 * GIB
+"""From here on it takes 16384 batched tokens since 0.28."""
 VLLM_BLOCK_TOKENS = 16
 
 LLAMACPP_UBATCH_TOKENS = 512
@@ -123,6 +157,16 @@ def parse_version(text: str | None) -> Version | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def vllm_version(text: str | None) -> Version | None:
+    """Read vLLM's version; of a build that only says when it was made, the release of that month."""
+    found = parse_version(text)
+    dated = re.search(r"\b([A-Z][a-z]{2})[a-z]* (20\d\d)\b", text or "")
+    if found is not None or dated is None or dated[1] not in _MONTHS:
+        return found
+    made = (int(dated[2]), _MONTHS.index(dated[1]) + 1)
+    return next((version for since, version in reversed(_RELEASES) if since <= made), None)
+
+
 def vllm_constants(version: Version | None) -> VllmConstants:
     """Return the constants of the newest entry that is not newer than this version."""
     wanted = version or NEWEST
@@ -131,10 +175,10 @@ def vllm_constants(version: Version | None) -> VllmConstants:
 
 def vllm_default_load(device_bytes: int, name: str, version: Version | None) -> tuple[int, int]:
     """Return (sequences, batched tokens) that vLLM's API server takes by itself on such a device."""
-    large = device_bytes >= LARGE_DEVICE_BYTES and "a100" not in name.lower()
-    if large and (version or NEWEST) >= (0, 8):
-        return 1024, 8192
-    return 256, 2048
+    known = version or NEWEST
+    if device_bytes < LARGE_DEVICE_BYTES or "a100" in name.lower() or known < (0, 8):
+        return 256, 2048
+    return 1024, 16384 if device_bytes >= HUGE_DEVICE_BYTES and known >= (0, 28) else 8192
 
 
 def vllm_capture_sizes(sequences: int) -> int:

@@ -153,7 +153,7 @@ def vllm_cache(
     states: StateBytes,
     tensor_parallel: int,
     context_tokens: int,
-    batched_tokens: int,
+    in_flight_tokens: int,
     constants: VllmConstants,
     speculative_tokens: int = 0,
 ) -> VllmCache:
@@ -183,7 +183,11 @@ def vllm_cache(
         parts = math.ceil(count / group)
         padded += parts * group - count
         total_blocks += parts * _blocks(
-            kind, tokens_of[kind], context_tokens, batched_tokens, constants.state_blocks + speculative_tokens
+            kind,
+            tokens_of[kind],
+            context_tokens,
+            in_flight_tokens,
+            constants.state_blocks + speculative_tokens,
         )
     return VllmCache(
         sequence_bytes=total_blocks * group * page,
@@ -244,15 +248,15 @@ def _pages(kinds: Counter[_Kind]) -> tuple[int, dict[_Kind, int]]:
     return page, {kind: page // kind.token_bytes if kind.token_bytes else 0 for kind in kinds}
 
 
-def _blocks(kind: _Kind, block_tokens: int, context: int, batched: int, state_blocks: int) -> int:
+def _blocks(kind: _Kind, block_tokens: int, context: int, in_flight: int, state_blocks: int) -> int:
     """Return the blocks of one group that a sequence of the context's length may hold at most."""
     if kind.mixer is Mixer.STATE:
         return state_blocks
     if kind.mixer is Mixer.SLIDING:
         # The window may begin within a block, so one more.
-        return math.ceil(min(kind.window - 1 + batched, context) / block_tokens) + 1
+        return math.ceil(min(kind.window - 1 + in_flight, context) / block_tokens) + 1
     if kind.mixer is Mixer.CHUNKED:
-        return math.ceil(min(kind.window + batched, context) / block_tokens)
+        return math.ceil(min(kind.window + in_flight, context) / block_tokens)
     return math.ceil(context / block_tokens)
 
 

@@ -6,12 +6,12 @@ from trivet.catalog.architecture import Architecture
 from trivet.catalog.confidence import band_bytes, stated_bits
 from trivet.catalog.engine_constants import (
     VllmConstants,
-    parse_version,
     vllm_constants,
     vllm_default_load,
+    vllm_version,
 )
 from trivet.catalog.footprint_values import Footprint, FootprintRequest
-from trivet.catalog.kv_cache import element_bytes, stage_of, state_bytes, vllm_cache
+from trivet.catalog.kv_cache import VllmCache, element_bytes, stage_of, state_bytes, vllm_cache
 from trivet.catalog.precision import Precision, gguf_type, precision_of
 from trivet.catalog.weights import (
     VOCABULARY_PADDING,
@@ -28,7 +28,7 @@ _MODULAR_SCHEMES = ("16bit", "8bit", "32bit")
 
 def vllm_footprint(request: FootprintRequest) -> Footprint:
     """Take weights, activation and the rest out of vLLM's budget; what is left becomes its pool."""
-    version = parse_version(request.engine_version)
+    version = vllm_version(request.engine_version)
     constants = vllm_constants(version)
     own_sequences, own_batched = vllm_default_load(request.gpu.usable_bytes, request.gpu.name, version)
     sequences = request.sequences or own_sequences
@@ -41,13 +41,15 @@ def vllm_footprint(request: FootprintRequest) -> Footprint:
     groups = stage_of(request.architecture, request.pipeline_parallel)
     layers = sum(count for _, count in groups)
     model_bytes = 4.0 if precision.scheme == "32bit" else 2.0
+    ahead = constants.batches_in_flight
+    in_flight = ahead + request.pipeline_parallel - 1 if ahead > 1 else 1
     cache = vllm_cache(
         (*groups, *request.draft.groups) if request.draft else groups,
         kv_bytes=element_bytes(request.kv_dtype, precision.kv_bytes),
         states=state_bytes(request.architecture, model_bytes),
         tensor_parallel=request.tensor_parallel,
         context_tokens=request.context_tokens,
-        batched_tokens=batched,
+        in_flight_tokens=batched * in_flight,
         constants=constants,
         speculative_tokens=request.speculative_tokens,
     )
@@ -71,16 +73,8 @@ def vllm_footprint(request: FootprintRequest) -> Footprint:
     total = weights + activation + non_torch + graphs + pool
     band = band_bytes(request, version, scheme=precision.scheme)
     starts = budget - beside - band >= cache.sequence_bytes
-    assumed = list(request.architecture.assumed)
-    if request.sequences is None or request.batched_tokens is None:
-        assumed.append(f"{sequences} sequences and {batched} batched tokens (vLLM's defaults there)")
-    if request.gpu_memory_utilization is None:
-        assumed.append(f"gpu_memory_utilization {utilization:g} (its default)")
-    if cache.padded_layers:
-        assumed.append(f"{cache.padded_layers} padding layers in the cache")
     refusal = tensor_parallel_refusal(request.architecture, request.tensor_parallel)
-    if refusal:
-        assumed.append(refusal)
+    assumed = _assumptions(request, sequences, batched, utilization, cache, refusal)
     return Footprint(
         weights_bytes=weights,
         kv_bytes=pool,
@@ -93,8 +87,27 @@ def vllm_footprint(request: FootprintRequest) -> Footprint:
         total_bytes=total,
         band_bytes=band,
         fits=starts and total <= request.gpu.usable_bytes and not refusal,
-        assumed=tuple(assumed),
+        assumed=assumed,
     )
+
+
+def _assumptions(
+    request: FootprintRequest,
+    sequences: int,
+    batched: int,
+    utilization: float,
+    cache: VllmCache,
+    refusal: str,
+) -> tuple[str, ...]:
+    """Name what was taken because nothing was said, and what vLLM would say to it."""
+    assumed = list(request.architecture.assumed)
+    if request.sequences is None or request.batched_tokens is None:
+        assumed.append(f"{sequences} sequences and {batched} batched tokens (vLLM's defaults there)")
+    if request.gpu_memory_utilization is None:
+        assumed.append(f"gpu_memory_utilization {utilization:g} (its default)")
+    if cache.padded_layers:
+        assumed.append(f"{cache.padded_layers} padding layers in the cache")
+    return (*assumed, refusal) if refusal else tuple(assumed)
 
 
 def tensor_parallel_refusal(architecture: Architecture, tensor_parallel: int) -> str:

@@ -50,7 +50,9 @@ def vllm_activation_bytes(
     forward = tokens * (width + _HIDDEN_COPIES * hidden) * model_bytes + _PEAK_BASE_BYTES
     if architecture.is_encoder:
         return math.ceil(forward)
-    logits = (constants.sampler_factor - 0.5) * 4 + model_bytes
+    plain = not architecture.experts and not architecture.has_states
+    factor = constants.sampler_factor if plain else constants.sampler_factor_moe
+    logits = (factor - 0.5) * 4 + model_bytes
     sampler = sequences * architecture.vocab_size * logits + tokens * hidden * model_bytes + _PEAK_BASE_BYTES
     if constants.workspace_stays:
         sampler += workspace

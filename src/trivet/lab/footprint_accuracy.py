@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trivet.catalog.architecture import Architecture
-from trivet.catalog.engine_constants import parse_version, vllm_constants, vllm_default_load
+from trivet.catalog.engine_constants import vllm_constants, vllm_default_load, vllm_version
 from trivet.catalog.footprint import Footprint, footprint
 from trivet.catalog.gpu_table import load_gpu_table
 from trivet.catalog.layers import Mixer
@@ -215,7 +215,7 @@ def left_out_activation(cases: Sequence[MemoryCase]) -> list[float]:
         pair = _activation(case, footprint(case.request)) if case.request.engine == "vllm" else None
         if pair is None:
             continue
-        version = parse_version(case.request.engine_version)
+        version = vllm_version(case.request.engine_version)
         own, _ = vllm_default_load(case.request.gpu.usable_bytes, case.request.gpu.name, version)
         unit = 4 * (case.request.sequences or own) * case.request.architecture.vocab_size / GIB
         factor = vllm_constants(version).sampler_factor

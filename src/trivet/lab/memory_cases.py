@@ -13,7 +13,7 @@ from typing import Any
 
 from trivet.catalog.architecture import Architecture
 from trivet.catalog.config_fields import parse_count
-from trivet.catalog.engine_constants import parse_version
+from trivet.catalog.engine_constants import vllm_version
 from trivet.catalog.footprint import EngineKind, FootprintRequest, GpuMemory, default_context_tokens
 from trivet.catalog.gpu_table import GpuTable
 from trivet.domain.errors import ConfigError
@@ -144,7 +144,7 @@ def _case(row: Mapping[str, Any], record: Mapping[str, Any], table: GpuTable) ->
     remark = next((reason for pattern, reason in _OTHER_THINGS if re.search(pattern, note)), None)
     if "drafter" in str(row["model"]):
         remark = "with a draft model of unknown size"
-    if engine == "vllm" and (parse_version(version) or (9, 0)) < (0, 8):
+    if engine == "vllm" and (vllm_version(version) or (9, 0)) < (0, 8):
         remark = "vLLM's V0 engine"
     return MemoryCase(
         id=row["id"],

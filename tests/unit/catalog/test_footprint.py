@@ -17,6 +17,7 @@ from tests.unit.catalog.configs import (
     QWEN3_32B,
 )
 from trivet.catalog.architecture import Architecture
+from trivet.catalog.engine_constants import vllm_version
 from trivet.catalog.footprint import (
     EngineKind,
     Footprint,
@@ -181,6 +182,35 @@ def test_what_does_not_fit_is_said() -> None:
     assert (too_large.kv_bytes, too_large.fits) == (0, False)
     assert of(LLAMA_8B, gpu="RTX 4090", context=16384, engine_version="0.11").fits
     assert not of(LLAMA_8B, gpu="RTX 4090", context=131_072, engine_version="0.11").fits
+
+
+def test_newer_schedulers_run_ahead() -> None:
+    """Since 0.26 sliding layers hold two batches beside the window, and the sampler keeps the logits only."""
+    sliding = ALL["gemma3-27b"]
+    before, since = of(sliding, context=131_072, engine_version="0.25"), of(sliding, context=131_072)
+    assert since.kv_bytes_per_token > before.kv_bytes_per_token
+    assert since.activation_bytes < before.activation_bytes
+    assert of(LLAMA_8B, gpu="B200", engine_version="0.27").assumed != of(LLAMA_8B, gpu="B200").assumed
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.19.0", (0, 19)),
+        ("~0.11", (0, 11)),
+        ("v0.9.2", (0, 9)),
+        ("0.20.1rc1.dev16", (0, 20)),
+        ("0.24.0+rhaiv.13", (0, 24)),
+        ("0.6.x dev (Dec 2024, V0)", (0, 6)),
+        ("dev (main, Jun 2026)", (0, 22)),
+        ("dev Nov 2023", None),
+        ("nightly", None),
+        (None, None),
+    ],
+)
+def test_versions_are_read_as_people_write_them(text: str | None, expected: tuple[int, int] | None) -> None:
+    """A build without a number counts as the release of its month; what says nothing is the newest."""
+    assert vllm_version(text) == expected
 
 
 def test_old_files_of_deepseek_keep_every_head() -> None:

@@ -46,7 +46,7 @@ def cache(
         states=state_bytes(architecture, 2.0),
         tensor_parallel=tp,
         context_tokens=context,
-        batched_tokens=batched,
+        in_flight_tokens=batched,
         constants=vllm_constants(parse_version(version)),
         speculative_tokens=drafted,
     )
