@@ -104,8 +104,10 @@ async def ready(http: httpx.AsyncClient, *, not_pid: int | None = None) -> dict[
 async def test_a_launched_vllm(
     tiny_models: Mapping[str, Path], tmp_path: Path, state: Path, vllm_launch: dict[str, Any]
 ) -> None:
-    """Three starts of vLLM: the first outlives a kill of Trivet, the second replaces a dead engine, and of
-    the third, killed with Trivet while it loads, nothing is left.
+    """Four starts of vLLM. The first outlives a kill of Trivet and is adopted; its engine process is killed,
+    and the second takes its place; its API process is killed, and leaves no engine process behind. The third
+    is kept while it loads, ended by a Trivet that keeps nothing, and of the fourth, which loads when that
+    Trivet is killed, nothing is left.
     """
     store, log = tmp_path / "trivet.db", tmp_path / "serve.log"
     config = write(tmp_path, tiny_models, vllm_launch, "keep")
@@ -121,6 +123,10 @@ async def test_a_launched_vllm(
             adopted = await ready(http)
             answer = await http.post("/v1/chat/completions", json=ONLY_VLLM)
             second, statuses = await engine_killed_under_load(http, adopted)
+            assert len(group_members(second["pid"])) > 1
+            os.kill(second["pid"], signal.SIGKILL)
+            ended = await asyncio.to_thread(wait_until, lambda: not group_members(second["pid"]), timeout_s=5)
+        third = await loading_engine(running)
         running.process.kill()
     assert (adopted["pid"], adopted["url"]) == (first["pid"], first["url"])
     assert answer.status_code == 200
@@ -129,15 +135,16 @@ async def test_a_launched_vllm(
     assert set(statuses) == {200}
     assert second["restarts"] >= 1
     assert group_members(first["pid"]) == []
-    assert group_members(second["pid"]) != []
+    assert ended, group_members(second["pid"])
+    assert group_members(third) != []
 
     config = write(tmp_path, tiny_models, vllm_launch, "stop")
     with server_process(config, store, log) as running:
-        assert group_members(second["pid"]) == []
-        third = await loading_engine(running)
+        assert group_members(third) == []
+        fourth = await loading_engine(running)
         running.process.kill()
-    gone = await asyncio.to_thread(wait_until, lambda: not group_members(third), timeout_s=10)
-    assert gone, group_members(third)
+    gone = await asyncio.to_thread(wait_until, lambda: not group_members(fourth), timeout_s=10)
+    assert gone, group_members(fourth)
 
 
 async def engine_killed_under_load(
