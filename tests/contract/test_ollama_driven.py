@@ -53,6 +53,12 @@ async def chat(fleet: Fleet, model: str) -> None:
         await (await transport.chat(call_for(model))).aclose()
 
 
+async def loads_of(ollama: StandIn, *models: str) -> int:
+    """Return how often these models have been loaded."""
+    loads = (await ollama.stats())["loads"]
+    return sum(loads.get(f"{model}:latest", 0) for model in models)
+
+
 async def states_until(fleet: Fleet, model: str, state: str) -> list[tuple[str, str]]:
     """Return the states and details that a deployment shows until it shows this state."""
     seen: list[tuple[str, str]] = []
@@ -108,7 +114,11 @@ async def test_two_models_take_turns_in_its_memory(ollama: StandIn, admin: Ollam
     for model in models:
         await admin.unload(model)
     both = 0
-    async with Fleet([plan(ollama.url, model, swap_group="gpu") for model in models], QUICK) as fleet:
+    plans = [plan(ollama.url, model, swap_group="gpu") for model in models]
+    # More than the models were made for: lowered before the first load, so that no chat loads anew.
+    plans = [replace(each, deployment=replace(each.deployment, context_tokens=4096)) for each in plans]
+    loads = await loads_of(ollama, *models)
+    async with Fleet(plans, QUICK) as fleet:
         done = asyncio.gather(*(chat(fleet, models[index % 2]) for index in range(12)))
         while not done.done():
             names = {model.name.removesuffix(":latest") for model in await admin.loaded()}
@@ -119,6 +129,8 @@ async def test_two_models_take_turns_in_its_memory(ollama: StandIn, admin: Ollam
         resident = [report["model"] for report in fleet.report() if report["state"] == "ready"]
         absent = [report["model"] for report in fleet.report() if report["state"] == "absent"]
     await ollama.fail_next(load_delay_s=0, unload_delay_s=0)
+    loads = await loads_of(ollama, *models) - loads
+    assert loads == 1 + swaps
     assert both == 0
     assert 1 <= swaps <= 3
     assert (len(resident), len(absent)) == (1, 1)

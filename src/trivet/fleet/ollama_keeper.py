@@ -59,6 +59,12 @@ class OllamaKeeper:
         # While an engine loads on its GPU, Ollama answers, and loads when it is asked; this is tried again.
         self._kept = not self.model.preloads or end_turn is not None
 
+    async def know(self, deployment: Deployment) -> Deployment:
+        """Adopt what Ollama says of the model; before it is loaded, since its window may be lowered."""
+        deployment = await self.model.adopted(deployment)
+        self._adopt(deployment)
+        return deployment
+
     async def fetch_if_missing(self) -> Health:
         """See to it that Ollama has the model.
 

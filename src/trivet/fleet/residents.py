@@ -152,7 +152,8 @@ class OllamaMember(_Member):
     async def bring(self) -> None:
         """Let Ollama load it, and download it before if it may."""
         await self._keeper.fetch_if_missing()
-        await self._keeper.model.load(self._endpoint.deployment.context_tokens)
+        deployment = await self._keeper.know(self._endpoint.deployment)
+        await self._keeper.model.load(deployment.context_tokens)
         self._endpoint.turn.grant()
         await self._endpoint.look()
 
