@@ -109,10 +109,14 @@ async def test_a_model_that_nobody_has_is_told_and_tried_again(ollama: StandIn) 
 
 async def test_two_models_take_turns_in_its_memory(ollama: StandIn, admin: OllamaAdmin) -> None:
     """By turns one is unloaded, waited for until it has left, and then the other is loaded."""
-    await ollama.fail_next(load_delay_s=0.02, unload_delay_s=0.1)
     models = ("tiny", "tiny-heavy")
     for model in models:
         await admin.unload(model)
+    full_names = {f"{model}:latest" for model in models}
+    async with asyncio.timeout(10):
+        while full_names & {model.name for model in await admin.loaded()}:  # noqa: ASYNC110 - it is Ollama's
+            await asyncio.sleep(0.01)
+    await ollama.fail_next(load_delay_s=0.02, unload_delay_s=0.1)
     both = 0
     plans = [plan(ollama.url, model, swap_group="gpu") for model in models]
     # More than the models were made for: lowered before the first load, so that no chat loads anew.

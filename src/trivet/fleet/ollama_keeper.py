@@ -46,8 +46,7 @@ class OllamaKeeper:
             self._kept = False
         if self._kept or not found.ready:
             return
-        deployment = await self.model.adopted(deployment)
-        self._adopt(deployment)
+        deployment = await self.know(deployment)
         end_turn = await self._turns.acquire_if_free(deployment.devices) if self.model.preloads else None
         if end_turn is not None:
             try:
