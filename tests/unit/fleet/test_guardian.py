@@ -23,7 +23,7 @@ SCATTERED = "setsid sleep 600 & sleep 600 & echo up $! ; wait"
 
 @contextmanager
 def guarded(
-    log: Path, script: str, *, on_exit: str = "stop", grace_s: float = 0.3
+    log: Path, script: str, *, on_exit: str = "stop", grace_s: float = 10.0
 ) -> Iterator[tuple["subprocess.Popen[bytes]", Process]]:
     """Guard a shell script; give the guardian and the script's process."""
     with subprocess.Popen(
@@ -113,7 +113,7 @@ def test_told_to_end_it_leaves_nothing(tmp_path: Path, way: str) -> None:
 
 def test_an_engine_that_does_not_heed_is_killed(tmp_path: Path) -> None:
     """After the grace comes SIGKILL."""
-    with guarded(tmp_path / "log", STUBBORN) as (process, engine):
+    with guarded(tmp_path / "log", STUBBORN, grace_s=0.3) as (process, engine):
         until_said(tmp_path / "log", "up")
         process.terminate()
         assert process.wait(PATIENCE_S) == 128 + signal.SIGKILL
@@ -133,7 +133,7 @@ def test_a_kept_engine_outlives_the_lifeline_but_not_the_word(tmp_path: Path) ->
     """With `keep` the end of the lifeline means nothing; SIGTERM still ends the engine."""
     log = tmp_path / "log"
     script = "echo up; trap 'echo bye; exit 3' TERM; while :; do sleep 0.1; echo tick; done"
-    with guarded(log, script, on_exit="keep", grace_s=5) as (process, engine):
+    with guarded(log, script, on_exit="keep") as (process, engine):
         until_said(log, "up")
         assert process.stdin is not None
         process.stdin.close()
