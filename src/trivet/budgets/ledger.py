@@ -69,6 +69,7 @@ class Ledger:
         self._store = store
         self._recovered = False
         self._turnstile = Turnstile()
+        store.listen(self._turnstile.freed)
         self._log = structlog.get_logger(__name__)
         self.overrun_tokens = 0
         """Tokens charged beyond holds and limits since this start; the target is 0."""

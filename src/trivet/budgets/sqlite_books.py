@@ -1,7 +1,6 @@
 """What the ledger's operations on SQLite share: rows, entries, thresholds. All of it on the writer thread."""
 
 import json
-import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -19,6 +18,7 @@ from trivet.domain.budgets import (
 )
 from trivet.domain.scopes import Scope, lineage, organisation
 from trivet.storage.instants import instant_of
+from trivet.storage.writes import Writes
 
 
 class Books:
@@ -33,7 +33,7 @@ class Books:
         # How full each limited row is: end of its window in seconds, percent. Read from any thread.
         self._fullness: dict[Scope, dict[tuple[Meter, str], tuple[int, float]]] = {}
 
-    def find(self, connection: sqlite3.Connection, reservation_id: str) -> Stored | None:
+    def find(self, connection: Writes, reservation_id: str) -> Stored | None:
         """Return a reservation, whatever became of it; None when there is none."""
         row = connection.execute(statements.RESERVATION, (reservation_id,)).fetchone()
         if row is None:
@@ -51,9 +51,7 @@ class Books:
             row[12],
         )
 
-    def balances(
-        self, connection: sqlite3.Connection, caps: Iterable[Cap], *, critical: bool = False
-    ) -> list[Balance]:
+    def balances(self, connection: Writes, caps: Iterable[Cap], *, critical: bool = False) -> list[Balance]:
         """Return what stands in the rows of `caps`, and what it may grow to."""
         found = []
         for cap in caps:
@@ -68,9 +66,7 @@ class Books:
                 self.note_fullness(cap, used)
         return found
 
-    def add(
-        self, connection: sqlite3.Connection, rows: Sequence[RowKey], *, used: Amounts, held: Amounts
-    ) -> None:
+    def add(self, connection: Writes, rows: Sequence[RowKey], *, used: Amounts, held: Amounts) -> None:
         """Add to counters, which are made where they are missing; nothing may be negative."""
         parameters: list[object] = []
         for key in rows:
@@ -79,9 +75,7 @@ class Books:
             parameters += (used.of(meter), held.of(meter))
         connection.execute(statements.add_to_counters(len(rows)), parameters)
 
-    def move(
-        self, connection: sqlite3.Connection, rows: Sequence[RowKey], *, used: Amounts, held: Amounts
-    ) -> bool:
+    def move(self, connection: Writes, rows: Sequence[RowKey], *, used: Amounts, held: Amounts) -> bool:
         """Add signed differences to counters that exist; False: one is missing."""
         moved = connection.executemany(
             statements.MOVE_COUNTER,
@@ -89,7 +83,7 @@ class Books:
         )
         return moved.rowcount == len(rows)
 
-    def append(self, connection: sqlite3.Connection, entry: Entry) -> None:
+    def append(self, connection: Writes, entry: Entry) -> None:
         """Write an entry at the end of its organisation's chain."""
         fields = entry.fields()
         last = connection.execute(statements.LAST_HASH, (fields[0],)).fetchone()
@@ -98,7 +92,7 @@ class Books:
 
     def announce(
         self,
-        connection: sqlite3.Connection,
+        connection: Writes,
         balances: Iterable[Balance],
         charged: Amounts | None,
         now_ns: int,
@@ -150,7 +144,7 @@ class Books:
             rows = self._fullness[key.scope] = {}
         rows[key.meter, key.window] = key.end_s, percent
 
-    def _alert(self, connection: sqlite3.Connection, balance: Balance, percent: int, now_ns: int) -> None:
+    def _alert(self, connection: Writes, balance: Balance, percent: int, now_ns: int) -> None:
         key = balance.key
         entered = connection.execute(
             statements.INSERT_ALERT, (*key[:5], percent, now_ns, balance.used, balance.limit)

@@ -4,7 +4,6 @@ Everything here runs on the writer thread, but for `end_change`. From the begin 
 transaction, however that ended, nothing is kept: what is read then is what the transaction sees.
 """
 
-import sqlite3
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from trivet.domain.budgets import (
     OverrideKind,
 )
 from trivet.domain.scopes import Scope, lineage
+from trivet.storage.writes import Writes
 
 _CACHED_MAX = 8192
 _NS_PER_S = 1_000_000_000
@@ -85,7 +85,7 @@ class Bounds:
 
     def plan(
         self,
-        connection: sqlite3.Connection,
+        connection: Writes,
         scope: Scope,
         task: str | None,
         session: str | None,
@@ -102,7 +102,7 @@ class Bounds:
                 self._plans[key] = plan
         return plan
 
-    def caps(self, connection: sqlite3.Connection, text: str, now_ns: int) -> tuple[Cap, ...]:
+    def caps(self, connection: Writes, text: str, now_ns: int) -> tuple[Cap, ...]:
         """Return what bounds rows that are stored as `text`, those of them that are limited now."""
         loaded, keep = self._load(connection, now_ns)
         known = self._caps.get(text)
@@ -115,17 +115,15 @@ class Bounds:
                 self._caps[text] = known
         return known[0]
 
-    def cap(self, connection: sqlite3.Connection, key: RowKey, now_ns: int) -> Cap | None:
+    def cap(self, connection: Writes, key: RowKey, now_ns: int) -> Cap | None:
         """Return what bounds one row; None when it is unlimited."""
         return self._cap(self._load(connection, now_ns)[0], key, now_ns)
 
-    def own(
-        self, connection: sqlite3.Connection, scope: Scope, meter: Meter, kind: LimitKind, now_ns: int
-    ) -> int | None:
+    def own(self, connection: Writes, scope: Scope, meter: Meter, kind: LimitKind, now_ns: int) -> int | None:
         """Return the limit of a kind on a scope, its own or the default; None when there is none."""
         return self._limit(self._load(connection, now_ns)[0], scope, meter, kind)
 
-    def _load(self, connection: sqlite3.Connection, now_ns: int) -> tuple[_Loaded, bool]:
+    def _load(self, connection: Writes, now_ns: int) -> tuple[_Loaded, bool]:
         """Return limits and overrides, and whether what is made from them may be kept."""
         with self._gate:
             loaded, keep = self._loaded, not self._changing

@@ -1,6 +1,5 @@
 """Limits and calendars of tenants, on SQLite. Runs on the writer thread, in a savepoint of its own."""
 
-import sqlite3
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from trivet.budgets import sqlite_statements as statements
@@ -10,6 +9,7 @@ from trivet.budgets.sqlite_books import Books
 from trivet.domain.budgets import LIMIT_KINDS, METERS, WINDOW_KINDS, Amounts, LimitKind, Meter
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.scopes import Scope, organisation
+from trivet.storage.writes import Writes
 
 
 class Limiting:
@@ -20,7 +20,7 @@ class Limiting:
 
     def set_limit(
         self,
-        connection: sqlite3.Connection,
+        connection: Writes,
         scope: Scope,
         meter: Meter,
         kind: LimitKind,
@@ -62,7 +62,7 @@ class Limiting:
             books.announce(connection, books.balances(connection, [cap]), None, now_ns)
 
     def clear_limit(
-        self, connection: sqlite3.Connection, scope: Scope, meter: Meter, kind: LimitKind, author: str
+        self, connection: Writes, scope: Scope, meter: Meter, kind: LimitKind, author: str
     ) -> None:
         """Remove a scope's own limit, so that the default counts again; nothing if it has none."""
         check_kind(meter, kind)
@@ -73,7 +73,7 @@ class Limiting:
             self._books.append(connection, entry)
         self._books.forget_fullness(scope)
 
-    def set_zone(self, connection: sqlite3.Connection, owner: Scope, zone: str, author: str) -> ZoneInfo:
+    def set_zone(self, connection: Writes, owner: Scope, zone: str, author: str) -> ZoneInfo:
         """Set the zone of an organisation's calendar and return it.
 
         Raises:
@@ -97,7 +97,7 @@ class Limiting:
         self._books.append(connection, Entry(at_ns=now_ns, kind="zone", scope=owner, detail=detail))
         return found
 
-    def _open(self, connection: sqlite3.Connection, key: RowKey, now_ns: int) -> None:
+    def _open(self, connection: Writes, key: RowKey, now_ns: int) -> None:
         """Begin to keep a counter in the midst of its window, as if it had been kept from the start.
 
         Reservations that lack it and can still change, held or charged on expiry, adopt it. A counter that

@@ -1,6 +1,5 @@
 """Overrides on SQLite: asked for, decided by another, ended. Runs on the writer thread."""
 
-import sqlite3
 from typing import Any
 
 from trivet.budgets import sqlite_statements as statements
@@ -13,6 +12,7 @@ from trivet.domain.budgets import Override, OverrideState
 from trivet.domain.errors import NotFound, PermissionDenied, RequestMalformed
 from trivet.domain.scopes import Scope
 from trivet.storage.instants import instant_of, ns_of
+from trivet.storage.writes import Writes
 
 _NS_PER_H = 3600 * 1_000_000_000
 TEXT_CHARS_MAX = 500
@@ -27,7 +27,7 @@ class Overriding:
         self._emergency_percent = emergency_percent
         self._emergency_ns = int(emergency_hours * _NS_PER_H)
 
-    def request(self, connection: sqlite3.Connection, asked: OverrideRequest) -> Override:
+    def request(self, connection: Writes, asked: OverrideRequest) -> Override:
         """Enter a request; an emergency within its ceiling is in force at once.
 
         Raises:
@@ -66,9 +66,7 @@ class Overriding:
         )
         return self._entered(connection, asked.override_id, asked.requester, now_ns)
 
-    def decide(
-        self, connection: sqlite3.Connection, override_id: str, *, approve: bool, decider: str
-    ) -> Override:
+    def decide(self, connection: Writes, override_id: str, *, approve: bool, decider: str) -> Override:
         """Approve or deny a request.
 
         Raises:
@@ -88,7 +86,7 @@ class Overriding:
         connection.execute(statements.DECIDE_OVERRIDE, (state, decider, now_ns, override_id))
         return self._entered(connection, override_id, decider, now_ns)
 
-    def revoke(self, connection: sqlite3.Connection, override_id: str, *, author: str) -> Override:
+    def revoke(self, connection: Writes, override_id: str, *, author: str) -> Override:
         """End an override before its time, or take back a request.
 
         Raises:
@@ -102,7 +100,7 @@ class Overriding:
         connection.execute(statements.DECIDE_OVERRIDE, ("revoked", override.approver, now_ns, override_id))
         return self._entered(connection, override_id, author, now_ns)
 
-    def find(self, connection: sqlite3.Connection, override_id: str) -> Override:
+    def find(self, connection: Writes, override_id: str) -> Override:
         """Return an override.
 
         Raises:
@@ -113,9 +111,7 @@ class Overriding:
             raise NotFound(f"There is no override {override_id[:80]}.")
         return override_of(row)
 
-    def _entered(
-        self, connection: sqlite3.Connection, override_id: str, author: str, now_ns: int
-    ) -> Override:
+    def _entered(self, connection: Writes, override_id: str, author: str, now_ns: int) -> Override:
         """Write what has become of an override into the chain."""
         override = self.find(connection, override_id)
         detail = as_detail({**override.as_json(), "author": author})
@@ -125,9 +121,7 @@ class Overriding:
         self._books.forget_fullness(override.scope)
         return override
 
-    def _check_amount_beyond(
-        self, connection: sqlite3.Connection, asked: OverrideRequest, now_ns: int
-    ) -> None:
+    def _check_amount_beyond(self, connection: Writes, asked: OverrideRequest, now_ns: int) -> None:
         limit = self._books.bounds.own(connection, asked.scope, asked.meter, asked.window, now_ns)
         if limit is None:
             raise RequestMalformed(
@@ -139,7 +133,7 @@ class Overriding:
             raise RequestMalformed("An override gives at least 1.", param="amount")
 
     def _check_emergency(
-        self, connection: sqlite3.Connection, asked: OverrideRequest, expires_ns: int, now_ns: int
+        self, connection: Writes, asked: OverrideRequest, expires_ns: int, now_ns: int
     ) -> None:
         limit = self._books.bounds.own(connection, asked.scope, asked.meter, asked.window, now_ns) or 0
         given = sum(

@@ -175,6 +175,9 @@ class SqliteLedgerStore:
             lambda connection: self._overriding.revoke(connection, override_id, author=author)
         )
 
+    def listen(self, freed: Callable[[Scope], None]) -> None:
+        """Do nothing: the store has one owner, who frees everything."""
+
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full the scope's budgets are."""
         return self._books.pressure(scope)

@@ -169,6 +169,10 @@ class LedgerStore(Protocol):
         """End an override, or take back a request, before its time."""
         ...
 
+    def listen(self, freed: Callable[[Scope], None]) -> None:
+        """Tell `freed` when tokens of a scope come free that this ledger did not free itself."""
+        ...
+
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full the scope's budgets are, from memory: never blocks, may be a moment old."""
         ...

@@ -108,6 +108,7 @@ class PostgresDatabase(Database):
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="trivet-writer")
         self._gate = threading.Lock()
         self._closed = False
+        self._before_close: list[Callable[[], None]] = []
 
     @classmethod
     def at(cls, url: str) -> Self:
@@ -154,8 +155,14 @@ class PostgresDatabase(Database):
         except (psycopg.Error, SQLAlchemyError) as error:
             raise translated(error) from error
 
+    def before_close(self, end: Callable[[], None]) -> None:
+        """Let `end` be called, once, before the store closes: by whom has connections of their own."""
+        self._before_close.append(end)
+
     def close(self) -> None:
         """Finish what is queued, then close; idempotent."""
+        while self._before_close:
+            self._before_close.pop()()
         with self._gate:
             self._closed = True
         self._writer.shutdown(wait=True)

@@ -1,7 +1,6 @@
 """The ledger's rules, one at a time."""
 
 import logging
-import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.counts import scaled
+from tests.unit.budgets.stores import bury_owners, ledger_on
 from trivet.budgets import Ledger
 from trivet.budgets.rows import LARGEST_AMOUNT
 from trivet.config.settings import BudgetSettings
@@ -28,7 +28,8 @@ from trivet.domain.errors import (
 )
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
-from trivet.storage import Database
+from trivet.storage.database import Database
+from trivet.storage.writes import Writes
 
 ACME, SEARCH, ANA = Scope("acme"), Scope("acme.search"), Scope("acme.search.ana")
 
@@ -326,8 +327,8 @@ def test_a_clock_set_back_reopens_nothing(ledger: Ledger, database: Database) ->
     """After the wall clock jumped back, also across a restart, the window last seen stays the current one."""
     daily = BudgetSettings(default_daily_tokens=1000)
     ahead = ManualClock(datetime(2026, 1, 2, tzinfo=UTC))
-    Ledger(database, daily, ahead).record(ACME, 1000).result()
-    behind = Ledger(database, daily, ManualClock(datetime(2025, 12, 31, tzinfo=UTC)))
+    ledger_on(database, daily, ahead).record(ACME, 1000).result()
+    behind = ledger_on(database, daily, ManualClock(datetime(2025, 12, 31, tzinfo=UTC)))
     with pytest.raises(BudgetExhausted):
         behind.reserve(Hold.of_tokens(ACME, 1), reservation_id="r").result()
     assert {row.window_start.day for row in behind.rows(ACME)} == {1, 2}
@@ -336,8 +337,8 @@ def test_a_clock_set_back_reopens_nothing(ledger: Ledger, database: Database) ->
 def test_a_new_time_zone_counts_from_the_next_window(database: Database) -> None:
     """Editing the zone does not give a second budget for the same day."""
     clock = ManualClock(datetime(2026, 1, 1, 12, tzinfo=UTC))
-    Ledger(database, BudgetSettings(default_daily_tokens=1000), clock).record(ACME, 1000).result()
-    moved = Ledger(database, BudgetSettings(default_daily_tokens=1000, time_zone="Asia/Tokyo"), clock)
+    ledger_on(database, BudgetSettings(default_daily_tokens=1000), clock).record(ACME, 1000).result()
+    moved = ledger_on(database, BudgetSettings(default_daily_tokens=1000, time_zone="Asia/Tokyo"), clock)
     clock.advance(timedelta(hours=4).total_seconds())
     with pytest.raises(BudgetExhausted):
         moved.reserve(Hold.of_tokens(ACME, 1), reservation_id="r").result()
@@ -353,7 +354,8 @@ def test_recovery_charges_what_a_dead_owner_held(
     ledger.reserve(Hold.of_tokens(ANA, 100), reservation_id="lost").result()
     ledger.reserve(Hold.of_tokens(ANA, 50), reservation_id="done").result()
     ledger.settle("done", used(20)).result()
-    again = Ledger(database, BudgetSettings(default_daily_tokens=1000), clock)
+    bury_owners(database)
+    again = ledger_on(database, BudgetSettings(default_daily_tokens=1000), clock)
     assert again.recover() == 1
     assert standing(again) == dict.fromkeys((ACME, SEARCH, ANA), (120, 0))
     again.reserve(Hold.of_tokens(ANA, 7), reservation_id="live").result()
@@ -367,7 +369,8 @@ def test_the_truth_about_an_expired_hold_is_a_correction(
     """What is learnt after a hold was charged in full corrects it, once; a release corrects nothing."""
     for name in ("late", "given back"):
         ledger.reserve(Hold.of_tokens(ANA, 100), reservation_id=name).result()
-    again = Ledger(database, BudgetSettings(default_daily_tokens=1000), clock)
+    bury_owners(database)
+    again = ledger_on(database, BudgetSettings(default_daily_tokens=1000), clock)
     assert again.recover() == 2
     assert told(again.release("given back").result()) == ("given back", "expired_charged", 100, 800, 0)
     assert told(again.settle("late", used(30)).result()) == ("late", "settled", 30, 870, 0)
@@ -377,7 +380,7 @@ def test_the_truth_about_an_expired_hold_is_a_correction(
     assert again.verify().ok
 
 
-def insert_meta(connection: sqlite3.Connection) -> None:
+def insert_meta(connection: Writes) -> None:
     """Write something beside a settlement."""
     connection.execute("INSERT INTO meta (key, value) VALUES ('also', 'x')")
 
@@ -385,7 +388,7 @@ def insert_meta(connection: sqlite3.Connection) -> None:
 def count_meta(database: Database) -> int:
     """Return how often `insert_meta` was committed."""
 
-    def op(connection: sqlite3.Connection) -> int:
+    def op(connection: Writes) -> int:
         return int(connection.execute("SELECT count(*) FROM meta WHERE key = 'also'").fetchone()[0])
 
     return database.write(op).result()
@@ -428,7 +431,7 @@ def test_a_closed_store_refuses(ledger: Ledger, database: Database) -> None:
 def test_admission_is_exact(amounts: list[int]) -> None:
     """A hold is admitted if and only if it fits: no overspend, and no false refusal."""
     with Database.open(None) as database:
-        ledger = Ledger(database, BudgetSettings(default_daily_tokens=1000), ManualClock())
+        ledger = ledger_on(database, BudgetSettings(default_daily_tokens=1000), ManualClock())
         total = 0
         for index, amount in enumerate(amounts):
             future = ledger.reserve(Hold.of_tokens(SEARCH, amount), reservation_id=str(index))

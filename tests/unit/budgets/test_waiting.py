@@ -9,7 +9,6 @@ from trivet.domain.budgets import Hold, Reservation
 from trivet.domain.errors import BudgetContended, BudgetExhausted
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
-from trivet.storage import Database
 
 ACME, SEARCH, ADS = Scope("acme"), Scope("acme.search"), Scope("acme.ads")
 LONG_S = 60.0
@@ -177,7 +176,7 @@ async def test_cancelled_waiters_step_out(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("steps", range(6))
-async def test_a_cancelled_reservation_leaves_no_hold(ledger: Ledger, database: Database, steps: int) -> None:
+async def test_a_cancelled_reservation_leaves_no_hold(ledger: Ledger, steps: int) -> None:
     """Whenever a caller is cancelled, either it has its reservation or nothing is held."""
     task = start(ledger, ACME, 100, "r")
     for _ in range(steps):
@@ -188,4 +187,3 @@ async def test_a_cancelled_reservation_leaves_no_hold(ledger: Ledger, database: 
     held = {row.held for row in ledger.rows(ACME)}
     assert held == ({0} if task.cancelled() else {100})
     assert ledger.verify().ok
-    assert database.path is None

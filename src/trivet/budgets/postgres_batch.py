@@ -1,0 +1,141 @@
+"""A batch of operations as the arguments of one function call, and the answers back. Pure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trivet.budgets.ladder import Ladder
+from trivet.budgets.postgres_operations import Operation
+from trivet.budgets.rows import Cap, RowKey, rows_from_text
+from trivet.domain.budgets import METERS, NEVER_S, WINDOW_KINDS, Meter
+from trivet.domain.scopes import Scope, organisation
+
+_NEVER_NS = NEVER_S * 1_000_000_000
+_LARGEST = 2**63 - 1
+_METER_NUMBER: dict[Meter, int] = {meter: number for number, meter in enumerate(METERS, start=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a caller's plans for one organisation rest on: the version of its rules, the open windows."""
+
+    version: int
+    windows: str
+    """As `ledger_heads.windows`."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one call is told. Every operation is added with the rows it touches."""
+
+    owner: str
+    ladder: Ladder
+    first: bool
+    """Whether each closing is taken for the first end of its hold; if not, the call fails as a whole."""
+    organisations: dict[Scope, Standing] = field(default_factory=dict)
+    counters: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    ends: list[int] = field(default_factory=list)
+    plans: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    plan_texts: list[dict[str, Any]] = field(default_factory=list)
+    operations: list[tuple[Operation, int]] = field(default_factory=list)
+
+    def add(
+        self,
+        operation: Operation,
+        scope: Scope,
+        standing: Standing,
+        text: str,
+        caps: Sequence[Cap],
+        until_ns: int = _NEVER_NS,
+    ) -> None:
+        """Add an operation.
+
+        Args:
+            operation: it.
+            scope: whose it is.
+            standing: of the scope's organisation.
+            text: its rows, as they are stored.
+            caps: what bounds them.
+            until_ns: when the caps end.
+        """
+        operation.scope = operation.scope or scope
+        operation.caps = tuple(caps)
+        self.organisations[organisation(scope)] = standing
+        name = (text, operation.caps, until_ns)
+        plan = self.plans.get(name)
+        if plan is None:
+            plan = self.plans[name] = len(self.plan_texts) + 1
+            self.plan_texts.append(self._plan(plan, text, operation.caps, until_ns))
+        self.operations.append((operation, plan))
+
+    def arguments(self, at_ns: int | None, thresholds: Sequence[int]) -> list[Any]:
+        """Return the arguments of the call."""
+        names = sorted(self.organisations)
+        number = {name: place for place, name in enumerate(names, start=1)}
+        heads = [
+            {
+                "organisation": name,
+                "version": self.organisations[name].version,
+                "windows": self.organisations[name].windows,
+            }
+            for name in names
+        ]
+        sent = [
+            {
+                "n": n,
+                "org": number[organisation(operation.scope or Scope(""))],
+                "plan": plan,
+                **operation.as_json(self.ladder, first=self.first and operation.beside is not None),
+            }
+            for n, (operation, plan) in enumerate(self.operations)
+        ]
+        keys = list(self.counters)
+        return [
+            at_ns,
+            self.owner,
+            json.dumps(heads),
+            [key[0] for key in keys],
+            [key[1] for key in keys],
+            [key[2] for key in keys],
+            [key[3] for key in keys],
+            [key[4] for key in keys],
+            self.ends,
+            json.dumps(self.plan_texts),
+            json.dumps(sent),
+            list(thresholds),
+        ]
+
+    def _plan(self, number: int, text: str, caps: Sequence[Cap], until_ns: int) -> dict[str, Any]:
+        return {
+            "plan": number,
+            "rows_text": text,
+            "rows": [self._place(key) for key in rows_from_text(text)],
+            "caps": [0 if cap.key.window == "request" else self._place(cap.key) for cap in caps],
+            "meters": [_METER_NUMBER[cap.key.meter] for cap in caps],
+            "calendar": [cap.key.window in WINDOW_KINDS for cap in caps],
+            "limits": [cap.limit for cap in caps],
+            "granted": [cap.granted for cap in caps],
+            "critical": [cap.critical for cap in caps],
+            "until_ns": min(until_ns, _LARGEST),
+        }
+
+    def _place(self, key: RowKey) -> int:
+        name = key[:5]
+        place = self.counters.get(name)
+        if place is None:
+            place = self.counters[name] = len(self.counters) + 1
+            self.ends.append(key.end_s)
+        return place
+
+
+def windows_as_text(windows: Mapping[Any, tuple[int, int]]) -> str:
+    """Return the windows of an organisation as `ledger_heads` keeps them."""
+    bounds = [bound for kind in WINDOW_KINDS for bound in windows[kind]]
+    return "{" + ",".join(map(str, bounds)) + "}"
+
+
+def windows_from_text(text: str) -> dict[Any, tuple[int, int]]:
+    """Return what `windows_as_text` made."""
+    bounds = [int(part) for part in text.strip("{}").split(",")]
+    return {kind: (bounds[2 * n], bounds[2 * n + 1]) for n, kind in enumerate(WINDOW_KINDS)}
