@@ -35,6 +35,7 @@ from trivet.domain.tiers import Deployment, Tier
 from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
 from trivet.execution.run import Budgeting
+from trivet.execution.sweeping import sweeping
 from trivet.fleet import Fleet
 from trivet.fleet.plan import EndpointPlan
 from trivet.gpu import GpuWatch, gpu_uuids
@@ -108,6 +109,7 @@ async def open_trivet(
         chain = Chain(fleet, breakers, device_clock, metrics, settings.execution, clock)
         settler = Settler(ledger)
         exits.push_async_callback(settler.drain)
+        await exits.enter_async_context(sweeping(ledger))
         pipeline = Pipeline(
             router=Router(settings.routing, tiers),
             fleet=fleet,

@@ -9,8 +9,8 @@ import structlog
 
 from trivet.domain.budgets import Hold, Reservation, Settlement
 from trivet.domain.clock import Clock
-from trivet.domain.decisions import Decision
-from trivet.domain.errors import BudgetError, EngineTimeout, TrivetError
+from trivet.domain.decisions import Candidate, Decision
+from trivet.domain.errors import ApprovalRequired, BudgetError, EngineTimeout, TrivetError
 from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus, Usage, UsageSource
 from trivet.domain.prices import Prices
 from trivet.domain.requests import ChatRequest, Principal
@@ -71,6 +71,8 @@ class Run:
         self.settlement: Settlement | None = None
         self.closed = False
         self.clamped = False
+        self.downgraded_from: str | None = None
+        """The tier that was chosen, where budget allowed a lower one only."""
         self._settler = settler
         self._budget = budget
         self._tariff = Tariff.of(decision.deployment, budget.prices)
@@ -81,15 +83,34 @@ class Run:
     async def hold(self) -> None:
         """Hold what the first candidate can use; where little is left, lower the request's output cap to it.
 
+        Where a tier's weight, its price or a missing approval is in the way, cheaper candidates are asked
+        for instead, the best first: served lower rather than refused.
+
         Raises:
             BudgetError: nothing useful fits, or policy refuses it.
             IdempotencyError: the request was made before.
             StoreUnavailable: the ledger did not answer.
         """
-        tier, cap = self.decision.deployment.tier, self.output_cap
+        cap = self.output_cap
+        while self.reservation is None:
+            try:
+                self.reservation = await self._settler.hold(self._asked(cap), wait_s=self._budget.wait_s)
+            except BudgetError as refused:
+                cheaper = self._cheaper_candidates() if _lies_in_the_tier(refused) else ()
+                if not cheaper:
+                    raise
+                self.downgraded_from = self.downgraded_from or self.decision.deployment.tier.name
+                self.decision = replace(self.decision, candidates=cheaper)
+                self._tariff = Tariff.of(self.decision.deployment, self._budget.prices)
+        if self.reservation.max_output < cap:
+            self.clamped = True
+            granted = self.reservation.max_output // self.request.n
+            self.decision = replace(self.decision, max_output_tokens=granted)
+
+    def _asked(self, cap: int) -> Hold:
+        tier, hints = self.decision.deployment.tier, self.request.hints
         least = self._budget.minimum_output_tokens
-        hints = self.request.hints
-        asked = Hold(
+        return Hold(
             scope=self.principal.scope,
             prompt=self._tariff.prompt(self.decision.estimated.prompt_tokens),
             output=self._tariff.output(cap),
@@ -103,11 +124,16 @@ class Run:
             idempotency=self.request.idempotency,
             decision_id=self.decision.decision_id,
         )
-        self.reservation = await self._settler.hold(asked, wait_s=self._budget.wait_s)
-        if self.reservation.max_output < cap:
-            self.clamped = True
-            granted = self.reservation.max_output // self.request.n
-            self.decision = replace(self.decision, max_output_tokens=granted)
+
+    def _cheaper_candidates(self) -> tuple[Candidate, ...]:
+        """Return the candidates of lower tiers that no part makes dearer than the first one."""
+        first = self.decision.deployment.tier
+        return tuple(
+            candidate
+            for candidate in self.decision.candidates
+            if candidate.deployment.tier.order < first.order
+            and not Tariff.of(candidate.deployment, self._budget.prices).is_dearer_than(self._tariff)
+        )
 
     async def weigh(self, deployment: Deployment) -> bool:
         """Hold what another candidate can use instead; False: it is too dear, and no candidate."""
@@ -242,3 +268,8 @@ class Run:
         attempts = self.attempts[:-1] if skip_last else self.attempts
         silent = [attempt for attempt in attempts if attempt.error_code == EngineTimeout.code]
         return self.decision.estimated.prompt_tokens * len(silent)
+
+
+def _lies_in_the_tier(refused: BudgetError) -> bool:
+    """Tell whether a cheaper tier may be allowed where this one was refused; tokens are tokens anywhere."""
+    return isinstance(refused, ApprovalRequired) or refused.details.get("meter") != "tokens"

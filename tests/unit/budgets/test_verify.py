@@ -1,12 +1,14 @@
 """Whatever is tampered with is found, and named."""
 
 import sqlite3
+from datetime import timedelta
 from functools import partial
 
 import pytest
 
-from trivet.budgets import Ledger
+from trivet.budgets import Ledger, OverrideRequest
 from trivet.domain.budgets import Hold
+from trivet.domain.clock import ManualClock
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage import Database
@@ -28,6 +30,25 @@ def busy(ledger: Ledger) -> Ledger:
     return ledger
 
 
+@pytest.fixture
+def ruled(busy: Ledger, clock: ManualClock) -> Ledger:
+    """Give the same ledger with an opened counter, an override and a tenant's zone: numbers 9 to 13."""
+    busy.set_limit(ACME, "weekly", 900, author="me", meter="weighted_tokens").result()
+    asked = OverrideRequest(
+        override_id="o",
+        kind="amount",
+        scope=ACME,
+        amount=10,
+        requester="ana",
+        reason="the launch",
+        expires_at=clock.now() + timedelta(days=1),
+    )
+    busy.request_override(asked).result()
+    busy.decide_override("o", approve=True, decider="bob").result()
+    busy.set_time_zone(ACME, "Europe/Berlin", author="me").result()
+    return busy
+
+
 def tamper(database: Database, *statements: str) -> None:
     """Change the store behind the ledger's back."""
     for statement in statements:
@@ -44,7 +65,7 @@ def found(ledger: Ledger) -> list[tuple[str, ...]]:
     report = ledger.verify()
     assert report.ok == (not report.differences)
     names = {"entry": ("seq",), "counter": ("scope", "window"), "reservation": ("reservation_id",)}
-    keys = {**names, "limit": ("scope", "window")}
+    keys = {**names, "limit": ("scope", "window"), "override": ("override_id",), "zone": ("scope",)}
     return [(item["kind"], *(str(item[key]) for key in keys[item["kind"]])) for item in report.differences]
 
 
@@ -92,6 +113,29 @@ def test_one_change_is_one_difference(
     """A single change is reported once, by the name of what was changed."""
     tamper(database, statement)
     assert found(busy) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE counters SET used = used + 1 WHERE window = 'weekly'", ("counter", "acme", "weekly")),
+        ("UPDATE reservations SET rows = '[]' WHERE id = 'open'", ("reservation", "open")),
+        ("UPDATE reservations SET usd_micros = 1 WHERE id = 'open'", ("reservation", "open")),
+        ("UPDATE limits SET allowance = 1 WHERE window = 'weekly'", ("limit", "acme", "weekly")),
+        ("UPDATE overrides SET amount = 11", ("override", "o")),
+        ("UPDATE overrides SET approver = 'ana'", ("override", "o")),
+        ("DELETE FROM overrides", ("override", "o")),
+        ("UPDATE tenants SET time_zone = 'UTC'", ("zone", "acme")),
+        ("UPDATE entries SET detail = replace(detail, 'bob', 'eve') WHERE seq = 12", ("entry", "12")),
+    ],
+)
+def test_rules_that_were_changed_are_found(
+    ruled: Ledger, database: Database, statement: str, expected: tuple[str, ...]
+) -> None:
+    """Opened counters, adopted rows, allowances, overrides and zones are proven like everything else."""
+    assert ruled.verify().as_json() == {"ok": True, "rows": 7, "entries": 13, "differences": []}
+    tamper(database, statement)
+    assert found(ruled)[0] == expected
 
 
 def test_a_counter_difference_shows_both_numbers(busy: Ledger, database: Database) -> None:
