@@ -8,7 +8,7 @@ from trivet.domain.errors import ConfigError
 from trivet.domain.gpus import GIB, Gpu, Host, Inventory, InventoryState
 
 PAPER_RAM_GIB = 32.0
-"""Host memory of a described machine with GPUs; it matters to sleeping models only."""
+"""Host memory of a described machine whose GPUs have their own: for models that sleep, and for the CPU."""
 PAPER_CPU_RAM_GIB = 16.0
 """Host memory of a described machine without GPUs, when it is not said."""
 GPUS_MAX = 64
@@ -41,7 +41,9 @@ def read_gpus(text: str, table: GpuKinds, *, ram_gib: float | None = None) -> In
         if not 1 <= count <= GPUS_MAX - len(specs):
             raise ConfigError(f"{part!r}: a machine has 1 to {GPUS_MAX} GPUs.", hint=_HINT, param="gpus")
         specs += [spec] * count
-    return _paper(tuple(_gpu(spec, index) for index, spec in enumerate(specs)), ram_gib or PAPER_RAM_GIB)
+    shared = max((spec.memory_gib for spec in specs if spec.unified), default=None)
+    gpus = tuple(_gpu(spec, index) for index, spec in enumerate(specs))
+    return _paper(gpus, ram_gib or shared or PAPER_RAM_GIB)
 
 
 def _counted(part: str, table: GpuKinds) -> tuple[int, GpuSpec]:

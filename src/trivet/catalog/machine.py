@@ -17,7 +17,7 @@ WSL_RESERVE_BYTES = 1024 * MIB
 UNIFIED_BANDWIDTH_GB_S = 200.0
 """Of host memory that a GPU works in, where the kind is not known: Orin has 205, GB10 and Strix Halo 260."""
 UNIFIED_RESERVE_SHARE = 0.10
-"""A unified memory is the operating system's as well; of it at least 4 GiB are left."""
+"""A unified memory is the operating system's as well; of it at least 2 GiB are left."""
 HOST_RESERVE_BYTES = 2 * GIB
 HOST_RESERVE_SHARE = 0.10
 CPU_BANDWIDTH_GB_S = 45.0
@@ -200,7 +200,7 @@ def _others_bytes(gpu: Gpu, inventory: Inventory) -> int:
 
 def _reserve_bytes(spec: GpuSpec, inventory: Inventory) -> int:
     if spec.unified:
-        return max(4 * GIB, int(UNIFIED_RESERVE_SHARE * spec.usable_bytes))
+        return max(HOST_RESERVE_BYTES, int(UNIFIED_RESERVE_SHARE * spec.usable_bytes))
     return WSL_RESERVE_BYTES if inventory.host.platform == "wsl" else RESERVE_BYTES
 
 

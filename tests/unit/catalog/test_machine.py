@@ -65,9 +65,12 @@ def test_windows_leaves_more_alone() -> None:
 
 
 def test_unified_memory_leaves_room_for_the_system() -> None:
-    """A tenth, and at least 4 GiB, of a GB10's memory is the operating system's."""
+    """A tenth, and at least 2 GiB, of a unified memory is the operating system's; it is the host's, too."""
     (device,) = paper("GB10").devices
-    assert device.reserve_bytes >= 4 * GIB
+    assert device.reserve_bytes >= 10 * GIB
+    (small,) = paper("Jetson Orin Nano 8GB").devices
+    assert small.reserve_bytes == 2 * GIB
+    assert read_gpus("Jetson Orin Nano 8GB", TABLE).host.ram_total_bytes == 8 * GIB
 
 
 def test_what_cannot_be_planned_with_is_left_out() -> None:
