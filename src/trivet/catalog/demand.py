@@ -9,6 +9,7 @@ from trivet.domain.errors import ConfigError
 from trivet.domain.tiers import ModelTier
 
 TIERS: tuple[str, ...] = tuple(tier.value for tier in ModelTier)
+ENGINES = frozenset({"ollama", "vllm"})
 CAPABILITIES = frozenset({"tools", "vision", "thinking"})
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SEQUENCES = 1
@@ -33,6 +34,8 @@ class TierDemand:
     """Of tools, vision, thinking."""
     families: tuple[str, ...] = ()
     """Preferred families (`qwen`); their models count for more, see `catalog.objective`."""
+    engines: frozenset[str] = ENGINES
+    """The engines that may run it."""
     pin: str | None = None
     """The model that the user wants here, by card id or by one of its references."""
 
@@ -43,6 +46,7 @@ class TierDemand:
             "sequences": self.sequences,
             "capabilities": sorted(self.capabilities),
             "families": list(self.families),
+            "engines": sorted(self.engines),
             "pin": self.pin,
         }
 
@@ -67,7 +71,11 @@ class Demand:
 
 
 def read_demand(
-    texts: Iterable[str] = (), *, pins: Iterable[str] = (), families: Iterable[str] = ()
+    texts: Iterable[str] = (),
+    *,
+    pins: Iterable[str] = (),
+    families: Iterable[str] = (),
+    engines: Iterable[str] = (),
 ) -> Demand:
     """Return the demand that options describe; later texts win over earlier ones.
 
@@ -75,6 +83,7 @@ def read_demand(
         texts: `context=16384,sequences=8,tools`, or of one tier `heavy:context=32768,vision`.
         pins: `heavy=qwen2.5-72b-instruct`.
         families: preferred families, for all tiers.
+        engines: the engines that there are; by default all.
 
     Raises:
         ConfigError: a part is not understood; says what can be written.
@@ -83,7 +92,12 @@ def read_demand(
     for text in texts:
         demand = _with_text(demand, text)
     preferred = tuple(name.strip().lower() for text in families for name in text.split(",") if name.strip())
-    demand = demand.changed(None, families=preferred)
+    allowed = frozenset(name.strip().lower() for name in engines) or ENGINES
+    if not allowed <= ENGINES:
+        raise _refused(
+            "engine", ", ".join(sorted(allowed - ENGINES)), f"planned are {', '.join(sorted(ENGINES))}"
+        )
+    demand = demand.changed(None, families=preferred, engines=allowed)
     for pin in pins:
         tier, sign, model = pin.partition("=")
         if not sign or not model.strip():

@@ -242,7 +242,7 @@ class _Examiner:
             if key in served:
                 continue
             spec = self.machine.devices[windows[0][0]].spec
-            problem = obstacle(card, form.variant, spec, tp, self.demand.sequences)
+            problem = obstacle(card, form.variant, spec, tp, self.demand.sequences, self.demand.engines)
             if problem is not None:
                 reasons.cannot(problem)
                 continue

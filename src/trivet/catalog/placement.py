@@ -58,7 +58,11 @@ def make_plan(
 
 def _sleepers(demand: Demand) -> frozenset[str]:
     """Return the tiers that only vLLM can serve; where models take turns the others are Ollama's."""
-    return frozenset(tier for tier, one in demand.tiers.items() if one.sequences > OLLAMA_SEQUENCES_MAX)
+    return frozenset(
+        tier
+        for tier, one in demand.tiers.items()
+        if one.engines == {"vllm"} or (one.sequences > OLLAMA_SEQUENCES_MAX and "vllm" in one.engines)
+    )
 
 
 def _offers(demand: Demand, catalog: Catalog, machine: Machine, sizer: Sizer) -> list[TierOffers]:

@@ -1,6 +1,7 @@
 """What a model needs on each GPU in one tier, independent of how full the GPU is. Pure, and remembers."""
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from trivet.catalog.corrections import Corrections, Observed, corrected
@@ -145,13 +146,17 @@ class Sizer:
         )
 
 
-def obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, sequences: int) -> str | None:
+def obstacle(
+    card: ModelCard, variant: Variant, spec: GpuSpec, tp: int, sequences: int, engines: Collection[str]
+) -> str | None:
     """Return why a variant cannot run on a kind of GPU at all; None when it can."""
+    if variant.engine not in engines:
+        return f"{variant.engine} is not among the engines that may be used"
     if variant.engine == "vllm":
         return _vllm_obstacle(card, variant, spec, tp)
     if tp > 1:
         return "GGUF models are planned on one GPU"
-    if sequences > OLLAMA_SEQUENCES_MAX and _runs_vllm(spec):
+    if sequences > OLLAMA_SEQUENCES_MAX and "vllm" in engines and _runs_vllm(spec):
         return f"more than {OLLAMA_SEQUENCES_MAX} sequences are planned on vLLM, and it has no such form"
     return None
 

@@ -9,6 +9,7 @@ from trivet.cli.exits import FAILED
 from trivet.cli.output import print_json, say
 from trivet.cli.plan import (
     DemandOption,
+    EngineOption,
     FamilyOption,
     GpusOption,
     PinOption,
@@ -28,6 +29,7 @@ def init(
     demand: DemandOption = None,
     pin: PinOption = None,
     family: FamilyOption = None,
+    engine: EngineOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,7 +45,7 @@ def init(
     from trivet.catalog.emit_config import config_text, preparations
     from trivet.cli.plan_text import plan_text
 
-    made = planned(Wishes(gpus, ram, demand or [], pin or [], family or [], config))
+    made = planned(Wishes(gpus, ram, demand or [], pin or [], family or [], engine or [], config))
     if not made.tiers:
         say(plan_text(made))
         raise typer.Exit(FAILED)

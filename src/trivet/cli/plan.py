@@ -52,6 +52,14 @@ ObservedOption = Annotated[
 ]
 
 
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine", help="Use this engine only: ollama or vllm. May be repeated.", show_default=False
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the user asked a plan for."""
@@ -61,6 +69,7 @@ class Wishes:
     demand: list[str]
     pins: list[str]
     families: list[str]
+    engines: list[str]
     config: Path | None
     observed: bool = False
 
@@ -71,6 +80,7 @@ def plan(
     demand: DemandOption = None,
     pin: PinOption = None,
     family: FamilyOption = None,
+    engine: EngineOption = None,
     emit: Annotated[
         Literal["config", "compose", "k8s", "systemd"] | None,
         typer.Option("--emit", help="Write the plan out instead of showing it.", show_default=False),
@@ -99,7 +109,7 @@ def plan(
       trivet plan --gpus H100 --pin heavy=qwen2.5-72b-instruct --json
       trivet plan --emit compose --output compose.yaml
     """
-    wishes = Wishes(gpus, ram, demand or [], pin or [], family or [], config, observed)
+    wishes = Wishes(gpus, ram, demand or [], pin or [], family or [], engine or [], config, observed)
     made = planned(wishes)
     if emit is not None:
         _emit(made, emit, output)
@@ -131,7 +141,9 @@ def planned(wishes: Wishes) -> "Plan":
     models, more_gpus = _own_files(wishes.config)
     table = load_gpu_table(more_gpus)
     catalog = load_catalog(models)
-    demand = read_demand(_demand_texts(wishes.demand), pins=wishes.pins, families=wishes.families)
+    demand = read_demand(
+        _demand_texts(wishes.demand), pins=wishes.pins, families=wishes.families, engines=wishes.engines
+    )
     if wishes.gpus is not None:
         inventory = read_gpus(wishes.gpus, table, ram_gib=wishes.ram_gib)
     else:

@@ -7,6 +7,7 @@ import pytest
 from trivet.catalog.demand import (
     DEFAULT_CONTEXT_TOKENS,
     DEFAULT_SEQUENCES,
+    ENGINES,
     TIERS,
     demand_texts,
     read_demand,
@@ -41,6 +42,14 @@ def test_pins_and_families() -> None:
     assert demand["heavy"].pin == "qwen2.5:72b"
     assert demand["light"].pin is None
     assert demand["light"].families == ("qwen", "llama", "gemma")
+
+
+def test_engines_can_be_left_out() -> None:
+    """By default all that plans know; another name is refused."""
+    assert read_demand()["heavy"].engines == ENGINES
+    assert read_demand(engines=["Ollama"])["heavy"].engines == {"ollama"}
+    with pytest.raises(ConfigError, match="ollama, vllm"):
+        read_demand(engines=["llamafile"])
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,16 @@ def test_more_sequences_than_ollama_takes_go_to_vllm() -> None:
     assert {tier.variant.engine for tier in on("RTX3090").tiers.values()} == {"ollama"}
 
 
+@pytest.mark.parametrize("engine", ["ollama", "vllm"])
+def test_only_the_engines_that_there_are_are_planned(engine: str) -> None:
+    """Whatever suits the GPU and the sequences: an engine that is not there is not used."""
+    for gpus in ("RTX3090", "L40S", "8xH100"):
+        for texts in ((), ("sequences=8",)):
+            plan = on(gpus, *texts, engines=[engine])
+            assert {tier.variant.engine for tier in plan.tiers.values()} == {engine}
+            assert plan.unserved == ()
+
+
 def test_one_model_over_several_gpus_is_vllms() -> None:
     """What fits no single GPU is split over equal ones."""
     heavy = on("4xRTX3090", pins=["heavy=made-70b"]).tiers["heavy"]
