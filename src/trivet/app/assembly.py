@@ -1,6 +1,5 @@
 """The one place where the parts are put together, for the server, the library and the tests alike."""
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -179,7 +178,7 @@ async def _plans(
     settings: Settings, deployments: Sequence[Deployment], inventory: Inventory
 ) -> list[EndpointPlan]:
     """Return what each endpoint is made from, with what its engine should take of memory."""
-    predicted = await asyncio.to_thread(predict, settings, deployments, inventory)
+    predicted = await predict(settings, deployments, inventory)
     return [_plan(settings, each, inventory, predicted.get(each.name)) for each in deployments]
 
 

@@ -1,5 +1,6 @@
 """What each launched engine should take of memory, worked out before it starts."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,25 +19,28 @@ log = structlog.get_logger(__name__)
 FIGURES = ("weights", "kv", "activation", "non_torch", "graphs", "compute", "total", "band")
 
 
-def predict(
+async def predict(
     settings: Settings, deployments: Sequence[Deployment], inventory: Inventory
 ) -> Mapping[str, dict[str, Any]]:
     """Return the footprint of each launched deployment by its name, in GiB for each GPU.
 
-    A model that neither the catalog nor its files describe is left out: it starts all the same.
+    A model that neither the catalog nor its files describe is left out: it starts all the same, and whatever
+    goes wrong in working one out is no reason not to start.
     """
+    launches = {each.name: (each, launch_of(settings, each.name)) for each in deployments}
+    asked = {name: (each, launch) for name, (each, launch) in launches.items() if launch is not None}
+    answers = await asyncio.gather(
+        *(asyncio.to_thread(_figures, settings, each, launch, inventory) for each, launch in asked.values()),
+        return_exceptions=True,
+    )
     found: dict[str, dict[str, Any]] = {}
-    for deployment in deployments:
-        launch = launch_of(settings, deployment.name)
-        if launch is None:
-            continue
-        try:
-            figures = _figures(settings, deployment, launch, inventory)
-        except TrivetError as error:
-            log.debug("engine.not_predicted", deployment=deployment.name, reason=str(error))
-            continue
-        if figures is not None:
-            found[deployment.name] = figures
+    for name, answer in zip(asked, answers, strict=True):
+        if isinstance(answer, dict):
+            found[name] = answer
+        elif isinstance(answer, TrivetError):
+            log.debug("engine.not_predicted", deployment=name, reason=str(answer))
+        elif isinstance(answer, BaseException):
+            log.warning("engine.not_predicted", deployment=name, reason=str(answer), exc_info=answer)
     return found
 
 
