@@ -9,7 +9,8 @@ from tests.unit.catalog.configs import ALL
 from tests.vllm.server import VENV_PYTHON
 from trivet.catalog.architecture import Architecture
 from trivet.catalog.engine_constants import vllm_constants
-from trivet.catalog.kv_cache import state_bytes, vllm_cache
+from trivet.catalog.kv_cache import state_bytes
+from trivet.catalog.vllm_cache import vllm_cache
 
 GEMMA4_31B: dict[str, Any] = {
     "model": "gemma-4-31b",

@@ -11,47 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trivet.catalog.config_fields import ConfigFields
-from trivet.catalog.layer_plan import Dimensions, plan_layers
+from trivet.catalog.dimensions import Dimensions
+from trivet.catalog.kind_defaults import default_context, is_encoder, learns_positions, tied_by_default
+from trivet.catalog.layer_plan import plan_layers
 from trivet.catalog.layers import Layer, Mixer
+from trivet.catalog.vision_tower import vision_params
 from trivet.domain.errors import ConfigError
 
-_CONTEXT_OF_KIND = (
-    ("gemma4", 262_144),
-    ("gemma3", 131_072),
-    ("gemma2", 8192),
-    ("qwen35", 262_144),
-    ("qwen3next", 262_144),
-    ("qwen3", 40_960),
-    ("qwen2", 32_768),
-    ("gptoss", 131_072),
-    ("llama4", 1_048_576),
-    ("deepseekv3", 163_840),
-    ("nemotronh", 262_144),
-    ("mixtral", 32_768),
-)
-"""The longest context of kinds, where a partial record leaves it out (public config.json files)."""
-_SEES = "forconditionalgeneration"
-_HEARS_OR_TRANSLATES = ("t5", "bart", "whisper", "mt5", "pegasus", "florence")
-_VISION_TOWER_PARAMS = 450_000_000
-"""What is assumed for a model whose class sees and whose record leaves the tower out: SigLIP So400m has
-0.42 B, the towers of Qwen3.5 and Mistral Small 3.1 have 0.46 and 0.44 B."""
-_TIED_BY_DEFAULT = (
-    "gemma",
-    "mpt",
-    "bloom",
-    "cohere",
-    "opt",
-    "gpt2",
-    "bert",
-    "lfm2",
-    "phi4flash",
-    "commandr",
-    "starcoder2",
-)
-"""Kinds whose configurations leave `tie_word_embeddings` out and mean true (transformers' own defaults)."""
 LAYERS_MAX = 2000
 """Each layer becomes an object; a config with a slipped digit must not fill the memory."""
-_ENCODERS = ("bert", "roberta", "t5encoder", "modernbert", "gte")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,14 +168,14 @@ class Architecture:
 
 def _build(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) -> Architecture:
     vocab, hidden = dimensions.vocab, dimensions.hidden
-    encoder = fields.family(*_ENCODERS)
+    encoder = is_encoder(fields)
     tied = fields.flag("tie_word_embeddings")
     if tied is None:
-        tied = fields.family(*_TIED_BY_DEFAULT) or fields.family_text == "mamba2"
+        tied = tied_by_default(fields)
         if not encoder:
             assumed.append(f"embeddings {'tied' if tied else 'not tied'} (the default of its kind)")
     positions = 0
-    if fields.family("opt", "gpt2", *_ENCODERS) and not fields.family("nomic", "modernbert"):
+    if learns_positions(fields):
         positions = (fields.number("context") or 0) * hidden
     plan = plan_layers(fields, dimensions, assumed)
     per_layer = fields.number("hidden_size_per_layer_input") or 0
@@ -224,7 +192,7 @@ def _build(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) -> 
         per_layer_embedding_params=(fields.number("vocab_size_per_layer_input") or vocab)
         * per_layer
         * len(plan),
-        vision_params=_vision_params(fields, hidden, assumed),
+        vision_params=vision_params(fields, hidden, assumed),
         experts=dimensions.experts,
         experts_used=dimensions.experts_used,
         ffn_size=dimensions.ffn,
@@ -262,27 +230,7 @@ def _latent_head_dims(fields: ConfigFields) -> tuple[int, int]:
 def _context_tokens(fields: ConfigFields, assumed: list[str]) -> int | None:
     stated = fields.number("context")
     if stated is None:
-        stated = next((tokens for kind, tokens in _CONTEXT_OF_KIND if fields.family(kind)), None)
+        stated = default_context(fields)
         if stated:
             assumed.append(f"max_position_embeddings {stated}")
     return stated
-
-
-def _vision_params(model: ConfigFields, hidden: int, assumed: list[str]) -> int:
-    """Count a vision tower: a plain transformer, its patch embedding, and a projector of two matrices."""
-    if not model.vision:
-        if model.family(_SEES) and not model.family(*_HEARS_OR_TRANSLATES):
-            assumed.append(f"a vision tower of {_VISION_TOWER_PARAMS / 1e9:g} B parameters")
-            return _VISION_TOWER_PARAMS
-        return 0
-    fields = ConfigFields(model.vision)
-    width = fields.number("hidden", "embed_dim", "width") or 1024
-    depth = fields.number("layers", "depth") or 24
-    ffn = fields.number("ffn") or round(width * float(fields.raw("mlp_ratio") or 4))
-    patch = fields.number("patch_size") or 14
-    merged = (fields.number("spatial_merge_size") or 1) ** 2 * width
-    out = fields.number("out_hidden_size") or hidden
-    gated = "silu" in str(fields.raw("hidden_act") or "")
-    block = 4 * width * width + (3 if gated else 2) * width * ffn
-    projector = merged * out if merged == width else merged * merged + merged * out
-    return depth * block + 3 * patch * patch * width + projector

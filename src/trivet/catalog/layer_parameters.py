@@ -5,41 +5,13 @@ attention, DeepSeek-AI, "DeepSeek-V2" (arXiv 2405.04434), section 2.1. Biases an
 and counted together.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from trivet.catalog.config_fields import ConfigFields
+from trivet.catalog.dimensions import Dimensions
+from trivet.catalog.kind_defaults import default_window, matrices_of
 from trivet.catalog.layers import Layer, LayerParameters, Mixer
-
-_TWO_MATRIX = ("opt", "gpt2", "gptneo", "gptj", "gptbigcode", "bloom", "falcon", "mpt", "starcoder2",
-               "phimsft", "phiforcausallm", "phi2", "nemotron", "bert", "roberta", "pythia")  # fmt: skip
-_GATED_ANYWAY = (
-    "deci",
-    "nomic",
-    "modernbert",
-    "phi3",
-    "phi4",
-    "mamba",
-    "falconh1",
-    "falcon3",
-    "llamanemotron",
-)
-
-
-class Sizes(Protocol):
-    """The dimensions that this module reads."""
-
-    hidden: int
-    layers: int
-    heads: int
-    head_dim: int
-    experts: int
-    experts_used: int
-    expert_ffn: int
-    guessed: bool
-    ffn: int
-    vocab: int
+from trivet.catalog.state_layers import state_sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +49,9 @@ class LayerShape:
     recurrent_state: int = 0
     mixer_small: int = 0
     per_layer_input: int = 0
-    extra_small: int = 0
 
     @classmethod
-    def read(cls, fields: ConfigFields, sizes: Sizes, assumed: list[str]) -> "LayerShape":
+    def read(cls, fields: ConfigFields, sizes: Dimensions, assumed: list[str]) -> "LayerShape":
         """Read what all layers share, deriving what is missing."""
         rope = fields.number("qk_rope_head_dim") or 0
         latent_rank = fields.number("kv_lora_rank") or 0
@@ -91,8 +62,8 @@ class LayerShape:
                 assumed.append("qk_rope_head_dim 64")
             nope = fields.number("qk_nope_head_dim")
             head_dim = (nope + rope) if nope else (fields.number("head_dim_k") or 128 + rope)
-        window = fields.number("window", "attention_chunk_size") or _default_window(fields)
-        mixer, conv, recurrent, mixer_small = _state_mixer(fields, sizes, assumed)
+        window = fields.number("window", "attention_chunk_size") or default_window(fields)
+        state = state_sizes(fields, sizes, assumed)
         dense_ffn = fields.number("intermediate_size_mlp") or 0
         if fields.family("llama4") and not dense_ffn and sizes.ffn:
             dense_ffn = 2 * sizes.ffn
@@ -103,7 +74,7 @@ class LayerShape:
             head_dim=head_dim,
             value_dim=value_dim,
             window=window,
-            matrices=_matrices(fields),
+            matrices=matrices_of(fields),
             output_gate=fields.flag("attn_output_gate") or fields.family("qwen3next", "qwen35"),
             global_head_dim=fields.number("global_head_dim") or 0,
             global_kv_heads=fields.number("num_global_key_value_heads") or 0,
@@ -121,10 +92,10 @@ class LayerShape:
             expert_hidden=_expert_hidden(fields, sizes, assumed),
             shared_ffn=_shared_ffn(fields, sizes, assumed),
             dense_ffn=dense_ffn,
-            mixer=mixer,
-            conv_state=conv,
-            recurrent_state=recurrent,
-            mixer_small=mixer_small,
+            mixer=state.matrices,
+            conv_state=state.conv_state,
+            recurrent_state=state.recurrent_state,
+            mixer_small=state.small,
             per_layer_input=ple,
         )
 
@@ -223,42 +194,7 @@ def _feed_forward(shape: LayerShape, part: str, ffn: int) -> tuple[int, int, int
     return mlp, mlp_down, experts, experts_down, router
 
 
-def _matrices(fields: ConfigFields) -> int:
-    """Tell a gated feed-forward part (3 matrices) from a plain one (2)."""
-    if str(fields.raw("mlp") or "").startswith("2"):
-        return 2
-    if fields.raw("hybrid_override_pattern"):
-        return 2
-    activation = str(fields.raw("activation_function") or "")
-    if "glu" in activation.lower():
-        return 3
-    if fields.family(*_GATED_ANYWAY):
-        return 3
-    return 2 if fields.family(*_TWO_MATRIX) or fields.family_text == "phi" else 3
-
-
-def default_width(fields: ConfigFields, hidden: int) -> int | None:
-    """Return the width of a feed-forward part that a kind takes where its config leaves it out; else None."""
-    block = fields.number("block_ff_dim")
-    if block:
-        # LFM2 counts the gate in, and rounds up.
-        if fields.flag("block_auto_adjust_ff_dim") is False:
-            return block
-        step = fields.number("block_multiple_of") or 256
-        return -(-(block * 2 // 3) // step) * step
-    if fields.family_text.startswith("mamba"):
-        return hidden
-    return round(hidden * float(fields.raw("expansion_ratio") or 4)) if _matrices(fields) == 2 else None
-
-
-def _default_window(fields: ConfigFields) -> int:
-    """Return the window of kinds that slide by default and need not say how far."""
-    defaults = (("gemma2", 4096), ("gemma3n", 512), ("gemma3", 1024), ("gemma4", 1024), ("gptoss", 128),
-                ("cohere2", 4096), ("mimov2", 128), ("llama4", 8192))  # fmt: skip
-    return next((window for kind, window in defaults if fields.family(kind)), 4096)
-
-
-def _shared_ffn(fields: ConfigFields, sizes: Sizes, assumed: list[str]) -> int:
+def _shared_ffn(fields: ConfigFields, sizes: Dimensions, assumed: list[str]) -> int:
     """Return the width of the expert that every token visits; 0 for none."""
     if not sizes.experts:
         return 0
@@ -284,7 +220,7 @@ def _shared_ffn(fields: ConfigFields, sizes: Sizes, assumed: list[str]) -> int:
     return 0
 
 
-def _expert_hidden(fields: ConfigFields, sizes: Sizes, assumed: list[str]) -> int:
+def _expert_hidden(fields: ConfigFields, sizes: Dimensions, assumed: list[str]) -> int:
     """Return what the experts read; a latent smaller than the hidden size in Nemotron 3 Super and Ultra."""
     stated = fields.number("moe_latent_size")
     if stated:
@@ -301,61 +237,3 @@ def _expert_hidden(fields: ConfigFields, sizes: Sizes, assumed: list[str]) -> in
             )
             return latent
     return sizes.hidden
-
-
-def _state_mixer(fields: ConfigFields, sizes: Sizes, assumed: list[str]) -> tuple[int, int, int, int]:
-    """Return (matrix parameters, convolution state, recurrent state, small parameters)."""
-    h = sizes.hidden
-    heads = fields.number("mamba_heads")
-    if fields.family_text.startswith("mamba2"):
-        heads = fields.number("num_heads")
-    expand = fields.number("mamba_expand", "expand")
-    if heads or expand:
-        state = fields.number("mamba_state") or 128
-        groups = fields.number("mamba_groups") or 1
-        kernel = fields.number("mamba_conv") or 4
-        head_dim = fields.number("mamba_head_dim") or 64
-        inner = heads * head_dim if heads else (expand or 2) * h
-        heads = heads or inner // head_dim
-        mixed = inner + 2 * groups * state
-        return (
-            h * (inner + mixed + heads) + inner * h,
-            mixed * (kernel - 1),
-            inner * state,
-            mixed * kernel + 3 * heads,
-        )
-    linear = fields.raw("linear_attn_config")
-    if isinstance(linear, Mapping):
-        inner = int(linear.get("num_heads", 32)) * int(linear.get("head_dim", 128))
-        kernel = int(linear.get("short_conv_kernel_size", 4))
-        return (
-            4 * h * inner + 2 * h * 128 + 2 * 128 * inner,
-            3 * inner * (kernel - 1),
-            inner * 128,
-            3 * inner * kernel,
-        )
-    if fields.raw("attn_type_list"):
-        # Lightning attention (MiniMax): query, key, value, gate and output of the whole width.
-        inner = sizes.heads * sizes.head_dim
-        return 5 * h * inner, 0, inner * sizes.head_dim, 0
-    if fields.family("lfm2"):
-        kernel = fields.number("mamba_conv") or 3
-        return 4 * h * h, h * (kernel - 1), 0, h * kernel
-    if fields.number("linear_num_value_heads") or fields.family("qwen3next", "qwen35"):
-        stated = fields.number("linear_num_value_heads")
-        if stated is None:
-            assumed.append("linear attention of 16 key and 32 value heads of 128")
-        value_heads, key_heads = stated or 32, fields.number("linear_num_key_heads") or 16
-        key_dim = fields.number("linear_key_head_dim") or 128
-        value_dim = fields.number("linear_value_head_dim") or 128
-        kernel = fields.number("linear_conv_kernel_dim") or 4
-        keys, values = key_heads * key_dim, value_heads * value_dim
-        mixed = 2 * keys + values
-        matrices = h * (mixed + values + 2 * value_heads) + values * h
-        return (
-            matrices,
-            mixed * (kernel - 1),
-            value_heads * value_dim * key_dim,
-            mixed * kernel + 2 * value_heads,
-        )
-    return 0, 0, 0, 0

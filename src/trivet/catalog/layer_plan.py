@@ -1,38 +1,14 @@
-"""From a config to its layers: the dimensions that it names or that follow, and what each layer is.
-
-Sources for the defaults of a kind are the configuration classes of Hugging Face transformers
-(`configuration_<kind>.py`), where an absent key has a meaning of its own.
-"""
+"""From a config to its layers: which of them attends to what, and which has experts."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from trivet.catalog.config_fields import ConfigFields
-from trivet.catalog.layer_parameters import LayerShape, count_layer, default_width
+from trivet.catalog.dimensions import Dimensions
+from trivet.catalog.kind_defaults import full_every, is_encoder, is_pure_mamba
+from trivet.catalog.layer_parameters import LayerShape, count_layer
 from trivet.catalog.layers import Layer, Mixer
 
-_DEFAULT_VOCAB = (
-    ("gemma", 262_144),
-    ("qwen35", 248_320),
-    ("qwen", 151_936),
-    ("llama", 128_256),
-    ("mistral", 131_072),
-)
-_DENSE_WIDTHS = 13.0
-"""Parameters of a dense layer in squares of the hidden size: 11.5 (Qwen3 8B) to 15.5 (Gemma 3 12B)."""
-_FULL_EVERY = (
-    # (kind, every n-th layer attends to everything, window) where the config does not say
-    ("gemma2", 2, 4096),
-    ("gemma3n", 5, 512),
-    ("gemma3", 6, 1024),
-    ("gemma4", 6, 1024),
-    ("gptoss", 2, 128),
-    ("cohere2", 4, 4096),
-    ("mimov2", 6, 128),
-    ("exaone4", 4, 4096),
-    ("olmo3", 4, 4096),
-)
 _KINDS = {
     "full_attention": Mixer.FULL,
     "attention": Mixer.FULL,
@@ -46,94 +22,6 @@ _KINDS = {
     "conv": Mixer.STATE,
     "cross_attention": Mixer.NONE,
 }
-
-
-@dataclass(slots=True, kw_only=True)
-class Dimensions:
-    """A model's sizes, each as stated or as derived."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    vocab: int
-    experts: int
-    experts_used: int
-    expert_ffn: int
-    solved: bool = False
-    """A size of the layers was derived from the number of parameters."""
-    guessed: bool = False
-    """A size was taken from the habit of models of this size."""
-
-    @classmethod
-    def read(cls, fields: ConfigFields, assumed: list[str]) -> "Dimensions":
-        """Read what the config says, derive the rest, and say so in `assumed`."""
-        pattern = fields.raw("hybrid_override_pattern")
-        layers = len(pattern) if isinstance(pattern, str) else fields.number("layers") or 0
-        total = fields.stated_total()[0]
-        found = cls(
-            hidden=0, layers=layers, heads=0, kv_heads=0, head_dim=0, ffn=0, vocab=0,
-            experts=0, experts_used=0, expert_ffn=0,
-        )  # fmt: skip
-        found._read_width(fields, total, assumed)
-        found._read_heads(fields, assumed)
-        found._read_experts(fields, assumed)
-        return found
-
-    def _read_width(self, fields: ConfigFields, total: float | None, assumed: list[str]) -> None:
-        vocab = fields.number("vocab")
-        if vocab is None:
-            vocab = next((size for kind, size in _DEFAULT_VOCAB if fields.family(kind)), 128_256)
-            assumed.append(f"vocab_size {vocab}")
-            self.guessed = True
-        hidden = fields.number("hidden")
-        if hidden is None:
-            # Layers and an embedding: k L h^2 + V h = N.
-            k = _DENSE_WIDTHS * self.layers
-            root = (vocab * vocab + 4 * k * (total or 7e9)) ** 0.5
-            hidden = max(256, round((root - vocab) / (2 * k) / 256) * 256)
-            assumed.append(f"hidden_size {hidden}")
-            self.guessed = True
-        self.vocab, self.hidden = vocab, hidden
-
-    def _read_heads(self, fields: ConfigFields, assumed: list[str]) -> None:
-        heads = fields.number("heads")
-        head_dim = fields.number("head_dim", "head_dim_k")
-        if heads is None:
-            heads = max(1, self.hidden // (head_dim or 128))
-            assumed.append(f"num_attention_heads {heads}")
-        kv_heads = fields.number("kv_heads")
-        if fields.flag("multi_query") and not fields.flag("new_decoder_architecture"):
-            kv_heads = 1
-        if kv_heads is None:
-            # Configurations of models with plain multi-head attention leave the key out.
-            kv_heads = 8 if fields.family("deci") else heads
-            assumed.append(f"num_key_value_heads {kv_heads}")
-        if head_dim is None:
-            head_dim = max(1, self.hidden // heads)
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
-
-    def _read_experts(self, fields: ConfigFields, assumed: list[str]) -> None:
-        self.experts = fields.number("experts") or 0
-        if self.experts == 1:
-            self.experts = 0
-        ffn = fields.number("ffn")
-        self.expert_ffn = (fields.number("expert_ffn") or ffn or 0) if self.experts else 0
-        if self.experts:
-            used = fields.number("experts_used")
-            if used is None:
-                used = min(8, self.experts)
-                assumed.append(f"num_experts_per_tok {used}")
-            self.experts_used = min(used, self.experts)
-        if ffn is None and not self.expert_ffn:
-            ffn = default_width(fields, self.hidden)
-        if ffn is None and not self.expert_ffn:
-            ffn = round(self.hidden * 3.5)
-            assumed.append(f"intermediate_size {ffn}, to be corrected by the number of parameters")
-            self.solved = True
-        self.ffn = ffn or 0
 
 
 def plan_layers(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) -> tuple[Layer, ...]:
@@ -179,9 +67,9 @@ def _mixers(fields: ConfigFields, dimensions: Dimensions, assumed: list[str]) ->
     for stated in (_from_types(fields, count), _from_indices(fields, count), _from_interval(fields, count)):
         if stated:
             return stated
-    if fields.family("bert", "roberta"):
+    if is_encoder(fields):
         return [Mixer.NONE] * count
-    if fields.family_text.startswith(("mamba", "falconmamba")):
+    if is_pure_mamba(fields):
         return [Mixer.STATE] * count
     return _from_window(fields, count, assumed)
 
@@ -253,7 +141,7 @@ def _from_window(fields: ConfigFields, count: int, assumed: list[str]) -> list[M
         return [Mixer.FULL if (index + 1) % step == 0 else Mixer.CHUNKED for index in range(count)]
     every = fields.number("sliding_window_pattern", "_sliding_window_pattern")
     if every is None:
-        every = next((n for kind, n, _ in _FULL_EVERY if fields.family(kind)), None)
+        every = full_every(fields)
         if every is not None:
             ordinal = {2: "2nd", 3: "3rd"}.get(every, f"{every}th")
             assumed.append(f"every {ordinal} layer attends to the whole context")
@@ -276,7 +164,7 @@ def _feed_forwards(fields: ConfigFields, dimensions: Dimensions) -> Iterable[str
     pattern = fields.raw("hybrid_override_pattern")
     if isinstance(pattern, str):
         return [{"-": "dense", "E": "moe"}.get(letter, "none") for letter in pattern]
-    if fields.family_text.startswith(("mamba", "falconmamba")):
+    if is_pure_mamba(fields):
         return ["none"] * count
     if not dimensions.experts:
         return ["dense"] * count

@@ -11,8 +11,9 @@ from trivet.catalog.engine_constants import (
     vllm_version,
 )
 from trivet.catalog.footprint_values import Footprint, FootprintRequest
-from trivet.catalog.kv_cache import VllmCache, element_bytes, stage_of, state_bytes, vllm_cache
+from trivet.catalog.kv_cache import element_bytes, state_bytes
 from trivet.catalog.precision import Precision, gguf_type, precision_of
+from trivet.catalog.vllm_cache import VllmCache, stage_of, vllm_cache
 from trivet.catalog.weights import (
     VOCABULARY_PADDING,
     gguf_weights_bytes,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from trivet.catalog.architecture import Architecture
 from trivet.catalog.engine_constants import VllmConstants
 from trivet.catalog.gguf_mix import gguf_weights
-from trivet.catalog.kv_cache import stage_sizes
 from trivet.catalog.layers import Layer
 from trivet.catalog.precision import Precision
+from trivet.catalog.vllm_cache import stage_sizes
 
 VOCABULARY_PADDING = 64
 """vLLM rounds the vocabulary up (vllm/model_executor/layers/vocab_parallel_embedding.py)."""

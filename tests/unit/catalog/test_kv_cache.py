@@ -15,15 +15,8 @@ from tests.unit.catalog.configs import (
 )
 from trivet.catalog.architecture import Architecture
 from trivet.catalog.engine_constants import parse_version, vllm_constants
-from trivet.catalog.kv_cache import (
-    VllmCache,
-    element_bytes,
-    llamacpp_cache_bytes,
-    stage_of,
-    stage_sizes,
-    state_bytes,
-    vllm_cache,
-)
+from trivet.catalog.kv_cache import element_bytes, llamacpp_cache_bytes, state_bytes
+from trivet.catalog.vllm_cache import VllmCache, stage_of, stage_sizes, vllm_cache
 from trivet.domain.errors import ConfigError
 from trivet.domain.gpus import GIB, MIB
 
