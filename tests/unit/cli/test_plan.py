@@ -74,7 +74,9 @@ def test_what_is_asked_is_planned(config: Path, tmp_path: Path) -> None:
     assert all("qwen" in tier["model"] for tier in plan["tiers"].values())
 
 
-@pytest.mark.parametrize("gpus", ["RTX3070", "2xRTX4090", "8xH100", "cpu-16gb", "cpu-2gb"])
+@pytest.mark.parametrize(
+    "gpus", ["RTX3070", "2xRTX4090", "4xRTX PRO 6000 Server", "8xH100", "cpu-16gb", "cpu-2gb"]
+)
 def test_the_table_fits_a_terminal(config: Path, gpus: str) -> None:
     """80 columns hold every line, and each tier, GPU and mode is on one of them."""
     done = run(config, "plan", "--gpus", gpus)
