@@ -4,7 +4,9 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ import httpx
 import pytest
 import yaml
 
+from tests.contract.calls import deployment_of
 from tests.e2e.conftest import ServerProcess, launched, server_process, settings_for
 from tests.vllm import server, tiny_qwen2
 from tests.vllm.server import group_members, wait_until
+from trivet.config.settings import LaunchSettings
+from trivet.engines.vllm_server import server_command
 from trivet.fleet.processes import Process
 from trivet.fleet.records import RECORDS_FILE
 
@@ -99,6 +104,50 @@ async def ready(http: httpx.AsyncClient, *, not_pid: int | None = None) -> dict[
             if report["state"] == "ready" and report["actual"] and report["pid"] != not_pid:
                 return report
             await asyncio.sleep(0.2)
+
+
+PARSE = """
+import json, sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+options = vars(make_arg_parser(FlexibleArgumentParser()).parse_args(json.loads(sys.argv[1])))
+print(json.dumps({name: options[name] for name in json.loads(sys.argv[2])}))
+"""
+
+
+def test_vllm_knows_every_planned_argument(tmp_path: Path) -> None:
+    """Its own parser takes the planned arguments, those for GPUs too, and reads them as they are meant."""
+    tiny = replace(deployment_of(None, "org/m", engine="vllm"), devices=("GPU-a", "GPU-b"), swap_group="g")
+    launch = LaunchSettings(
+        command=("python", "-m", "server"),
+        tensor_parallel=2,
+        gpu_memory_utilization=0.86877,
+        max_batched_tokens=4096,
+        kv_dtype="fp8",
+    )
+    expected = {
+        "model": "org/m",
+        "served_model_name": ["org/m"],
+        "host": "127.0.0.1",
+        "port": 1234,
+        "max_model_len": 2048,
+        "max_num_seqs": 4,
+        "tensor_parallel_size": 2,
+        "gpu_memory_utilization": 0.86877,
+        "max_num_batched_tokens": 4096,
+        "kv_cache_dtype": "fp8",
+        "enable_sleep_mode": True,
+    }
+    arguments = json.dumps(server_command(tiny, launch, 1234)[3:])
+    done = subprocess.run(
+        [str(server.VENV_PYTHON), "-c", PARSE, arguments, json.dumps(list(expected))],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "VLLM_NO_USAGE_STATS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
 async def test_a_launched_vllm(

@@ -1,8 +1,8 @@
 """How a vLLM server is started: planned arguments, and an environment in which nothing phones home.
 
 Trivet never imports vLLM: it runs the server of an installation of its own (`launch.command`), and talks
-HTTP to it. Argument names: `vllm/engine/arg_utils.py` and `vllm/entrypoints/openai/cli_args.py` of v0.32.0;
-they are the same since v0.9.
+HTTP to it. Argument names: `vllm/engine/arg_utils.py` and `vllm/entrypoints/launchers/cli_args.py` of v0.32.0
+(before, `entrypoints/openai/cli_args.py`).
 """
 
 import shutil
