@@ -21,7 +21,7 @@ class ModelAsked:
     name: str | None = None
     """A card's name, an Ollama tag, a Hugging Face id, a directory or a `.gguf` file."""
     arch: Path | None = None
-    """A config.json, whole or partial; wins over `name`."""
+    """A config.json, whole or partial; wins over `name`, which then only names it."""
     engine: EngineKind
     dtype: str | None = None
     quant: str | None = None
@@ -48,7 +48,7 @@ def choose_model(asked: ModelAsked, *, cards: Path | None = None) -> ModelForm:
         ConfigError: nothing was named, nothing has that name, or a file cannot be read.
     """
     if asked.arch is not None:
-        return _asked_form(read_architecture(asked.arch), asked)
+        return _asked_form(read_architecture(asked.arch, name=asked.name), asked)
     if asked.name is None:
         raise ConfigError("Which model?", hint="Give --model or --arch.", param="model")
     path = Path(asked.name).expanduser()

@@ -13,6 +13,8 @@ from trivet.catalog.safetensors_header import checkpoint_sizes
 from trivet.domain.errors import ConfigError
 
 _CONFIG_BYTES_MAX = 16 * 1024 * 1024
+_SAY_NOTHING = ("config", "arch", "architecture", "params")
+"""Names of files that say nothing of the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +42,20 @@ def read_model(path: Path) -> ModelFiles:
     return ModelFiles(architecture=read_architecture(path))
 
 
-def read_architecture(path: Path) -> Architecture:
-    """Read a (partial) config.json, or what Ollama's `POST /api/show` answered of a model."""
+def read_architecture(path: Path, *, name: str | None = None) -> Architecture:
+    """Read a (partial) config.json, or what Ollama's `POST /api/show` answered of a model.
+
+    Of a file of JSON lines (`.jsonl`) the line counts whose `model` is this name. Where a config does not
+    say whose it is, the name does, or the file's (`gemma-4-12b.json`): a name often tells the number of
+    parameters.
+    """
+    if path.suffix.lower() == ".jsonl":
+        return Architecture.from_config(_json_line(path, name))
     document = _json_object(path)
     if isinstance(document.get("model_info"), dict):
-        return Architecture.from_config(config_from_show(document), name=path.stem)
-    return Architecture.from_config(document, name="")
+        return Architecture.from_config(config_from_show(document), name=name or path.stem)
+    stem = "" if path.stem.lower() in _SAY_NOTHING else path.stem
+    return Architecture.from_config(document, name="" if document.get("model") else name or stem)
 
 
 def _from_gguf(path: Path) -> ModelFiles:
@@ -94,13 +104,38 @@ def _method(method: str, quantization: Any) -> str:
     return "int4" if bits else "int8"
 
 
+def _json_line(path: Path, name: str | None) -> dict[str, Any]:
+    rows = [_object(line, path) for line in _text(path).splitlines() if line.strip()]
+    found = [row for row in rows if row.get("model") == name] if name else rows
+    if len(found) == 1:
+        return found[0]
+    raise ConfigError(
+        f"{path} holds {len(rows)} architectures, {len(found)} of them that of {name or 'any model'}.",
+        hint="Say which with --model, as its `model` is written there.",
+        param="arch",
+    )
+
+
 def _json_object(path: Path) -> dict[str, Any]:
+    return _object(_text(path), path)
+
+
+def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _CONFIG_BYTES_MAX:
-            raise ConfigError(f"{path} is too large for a configuration.", param="arch")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        large = path.stat().st_size > _CONFIG_BYTES_MAX
+        text = "" if large else path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.", param="arch") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}.", param="arch") from error
+    if large:
+        raise ConfigError(f"{path} is too large for a configuration.", param="arch")
+    return text
+
+
+def _object(text: str, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}.", param="arch") from error
     if not isinstance(document, dict):

@@ -41,7 +41,9 @@ ModelOption = Annotated[
 ]
 ArchOption = Annotated[
     Path | None,
-    typer.Option(help="A config.json, whole or partial, or Ollama's answer to show, instead of --model."),
+    typer.Option(
+        help="A config.json, whole or partial, Ollama's answer to show, or JSON lines (of --model)."
+    ),
 ]
 DtypeOption = Annotated[
     str | None,

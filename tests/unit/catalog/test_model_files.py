@@ -14,7 +14,7 @@ from trivet.catalog.architecture import Architecture
 from trivet.catalog.gguf_header import read_gguf
 from trivet.catalog.gguf_metadata import config_from_gguf
 from trivet.catalog.model_choice import ModelAsked, choose_model
-from trivet.catalog.model_files import read_model
+from trivet.catalog.model_files import read_architecture, read_model
 from trivet.catalog.safetensors_header import checkpoint_sizes
 from trivet.domain.errors import ConfigError
 
@@ -274,3 +274,31 @@ def test_nesting_without_end_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
     with pytest.raises(ConfigError):
         read_model(tmp_path if name.endswith("safetensors") else tmp_path / name)
+
+
+def test_a_line_of_many_is_found_by_its_model(tmp_path: Path) -> None:
+    """--arch FILE.jsonl --model NAME takes one record of a file; a file of one needs no name."""
+    path = tmp_path / "architectures.jsonl"
+    path.write_text("\n".join(json.dumps({"model": name} | LLAMA_8B) for name in ("acme/a", "acme/b")))
+    assert read_architecture(path, name="acme/b").name == "acme/b"
+    for name in (None, "acme/c"):
+        with pytest.raises(ConfigError, match="holds 2 architectures"):
+            read_architecture(path, name=name)
+    path.write_text(json.dumps({"model": "acme/a"} | LLAMA_8B))
+    assert read_architecture(path).name == "acme/a"
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "expected"),
+    [
+        ("gemma-4-12b.json", None, "gemma-4-12b"),
+        ("config.json", None, ""),
+        ("config.json", "acme-9b", "acme-9b"),
+    ],
+)
+def test_a_config_is_named_by_whoever_knows(
+    tmp_path: Path, file: str, name: str | None, expected: str
+) -> None:
+    """The name that was given, else the file's, unless every such file is called so."""
+    (tmp_path / file).write_text(json.dumps(LLAMA_8B))
+    assert read_architecture(tmp_path / file, name=name).name == expected
