@@ -71,6 +71,8 @@ class Decision:
     reasons: tuple[Reason, ...]
     candidates: tuple[Candidate, ...]
     rejected: tuple[Rejection, ...] = ()
+    passed_over: str | None = None
+    """The deployment that would have been chosen, had it not to be waited for; None if it was chosen."""
     temperature: float | None = None
     """Default to send upstream when the caller names none."""
     max_output_tokens: int = 1024

@@ -102,6 +102,8 @@ class Pipeline:
         )
         try:
             await run.hold()
+            if run.decision.passed_over is not None:
+                self._fleet.wish(run.decision.passed_over)
             course = Course(
                 request=request,
                 decision=run.decision,

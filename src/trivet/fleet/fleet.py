@@ -111,6 +111,12 @@ class Fleet:
         """Lend the transport of a deployment for one attempt."""
         return self._endpoints[name].lease()
 
+    def wish(self, name: str) -> None:
+        """Note that a request goes elsewhere only because it would have had to wait for this deployment."""
+        group = self._groups.of(name)
+        if group is not None:
+            group.wish(name)
+
     async def ensure_ready(
         self, name: str, *, left_s: float, last: bool, on_wait: Callable[[], None]
     ) -> AbstractContextManager[object]:

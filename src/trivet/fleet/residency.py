@@ -9,6 +9,8 @@ Of a group's members at most one is in memory. Others' requests wait until it is
   earlier where its own deadline asks for it. The swap begins so early that what still runs can end before
   that limit, and that all others who wait can have their swap within theirs.
 
+Requests that another tier serves in a member's place may be told as one that waits; see `Seat.wish`.
+
 So the requests of a model are served in batches, and a request waits at most `max_wait_s` and one swap. That
 holds as long as what runs ends in the time that is expected of it, and a swap, the first batch after it and
 the swaps of all others that are waited for fit into `max_wait_s`. See `docs/decisions/011-residency.md`.

@@ -133,6 +133,9 @@ class Seat:
     """How long it last took to come, by origin."""
     left_in_s: float | None = None
     """How long it last took to leave."""
+    wished_since_s: float | None = None
+    wished_s: float = 0.0
+    """When its requests began to be served by others because it was out of memory, and when the last was."""
     failures: int = 0
     rests_until_s: float = 0.0
     fault: str = ""
@@ -141,6 +144,7 @@ class Seat:
         """Note that it is in memory, and let those who wait begin."""
         self.ready_since_s = self.idle_since_s = self.now_s()
         self.state, self.failures, self.fault = EngineState.READY, 0, ""
+        self.wished_since_s = None
         self.admit()
 
     def join(self, wait_s: float, leave_s: float) -> Waiter:
@@ -155,6 +159,15 @@ class Seat:
         self.admit()
         self.changed()
         return waiter
+
+    def wish(self, lasts_s: float) -> None:
+        """Note that a request meant for it was served by another; it is forgotten after `lasts_s`."""
+        if self.state is EngineState.READY or self.now_s() < self.rests_until_s:
+            return
+        if not self._is_wished(lasts_s):
+            self.wished_since_s = self.now_s()
+        self.wished_s = self.now_s()
+        self.changed()
 
     def withdraw(self, waiter: Waiter) -> None:
         """Take back a request that waits no more, also when its turn had just come."""
@@ -211,9 +224,14 @@ class Seat:
         if self.state is EngineState.SLEEPING and self.resident.is_lost:
             self.state = EngineState.ABSENT
 
-    def member(self, *, leave_s: float, drain_s: float) -> Member:
-        """Return it as the decision sees it; the durations stand in for what was never measured of it."""
-        first = self.queue[0] if self.queue else None
+    def member(self, *, leave_s: float, drain_s: float, wish_lasts_s: float) -> Member:
+        """Return it as the decision sees it; the durations stand in for what was never measured of it.
+
+        Requests that others serve in its place count as one that waits.
+        """
+        since_s = [max(self.queue[0].since_s, self.left_s)] if self.queue else []
+        if self.wished_since_s is not None and self._is_wished(wish_lasts_s):
+            since_s.append(max(self.wished_since_s, self.left_s))
         return Member(
             name=self.resident.name,
             state=self.state,
@@ -222,8 +240,8 @@ class Seat:
             leave_s=leave_s if self.left_in_s is None else self.left_in_s,
             drain_s=max(self.runs_s, default=drain_s),
             running=self.running,
-            waiting=len(self.queue),
-            waits_since_s=max(first.since_s, self.left_s) if first else None,
+            waiting=max(len(self.queue), len(since_s)),
+            waits_since_s=min(since_s, default=None),
             due_s=self._due_s() if self.queue else None,
             ready_since_s=self.ready_since_s,
             idle_since_s=self.idle_since_s,
@@ -242,6 +260,9 @@ class Seat:
     def _seat_one(self) -> Place:
         self.running += 1
         return Place(functools.partial(self._give_back, self.now_s()))
+
+    def _is_wished(self, lasts_s: float) -> bool:
+        return self.wished_since_s is not None and self.now_s() - self.wished_s <= lasts_s
 
     def _gap_s(self) -> float | None:
         if len(self.came_s) < ARRIVALS_TO_TELL:

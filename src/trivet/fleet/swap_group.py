@@ -19,6 +19,8 @@ from trivet.fleet.seat import Place, Resident, Seat, origin_of
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.001
+WISH_SHARE = 0.5
+"""For this part of `max_wait_s` it is remembered that a member's request was served by another."""
 
 
 class SwapGroup:
@@ -97,6 +99,13 @@ class SwapGroup:
                 ) from None
             raise
 
+    def wish(self, name: str) -> None:
+        """Note that a request would have gone to a member, had it been in memory, and is served by another.
+
+        While such requests keep coming, the member gets its turn as if one of them waited.
+        """
+        self._seats[name].wish(WISH_SHARE * self._rules.max_wait_s)
+
     def state(self, name: str) -> EngineState:
         """Return the member's state: `ready` when it is in memory, whatever its engine's health."""
         self._seats[name].look()
@@ -123,7 +132,12 @@ class SwapGroup:
         for seat in seats:
             seat.look()
         drain_s = max((run_s for seat in seats for run_s in seat.runs_s), default=0.0)
-        return [seat.member(leave_s=self._leave_s(), drain_s=drain_s) for seat in seats]
+        return [
+            seat.member(
+                leave_s=self._leave_s(), drain_s=drain_s, wish_lasts_s=WISH_SHARE * self._rules.max_wait_s
+            )
+            for seat in seats
+        ]
 
     def _leave_s(self) -> float:
         return max((seat.left_in_s or 0.0 for seat in self._seats.values()), default=0.0)

@@ -119,7 +119,7 @@ def at_random(count: int, *, gap_s: float, runs_s: float, seed: int, share: floa
     return arrivals
 
 
-class _Memory:
+class Memory:
     """The GPU: counts the models in it."""
 
     def __init__(self) -> None:
@@ -127,14 +127,15 @@ class _Memory:
         self.most = 0
 
     def take(self) -> None:
+        """Count one more."""
         self.held += 1
         self.most = max(self.most, self.held)
 
 
-class _SimulatedModel:
+class SimulatedModel:
     """A member that takes its time to come and to leave."""
 
-    def __init__(self, name: str, engines: Engines, memory: _Memory) -> None:
+    def __init__(self, name: str, engines: Engines, memory: Memory) -> None:
         self.name = name
         self.slots = engines.slots
         self.warms_up = engines.warms_up
@@ -144,26 +145,30 @@ class _SimulatedModel:
         self._state = EngineState.ABSENT
 
     async def find(self) -> EngineState:
+        """Return where it is."""
         return self._state
 
     async def bring(self) -> None:
+        """Take memory, and time."""
         self._memory.take()
         await asyncio.sleep(self._engines.bring_s)
         self._state = EngineState.READY
 
     async def release(self) -> EngineState:
+        """Give the memory back after a while."""
         await asyncio.sleep(self._engines.release_s)
         self._memory.held -= 1
         self._state = EngineState.SLEEPING
         return self._state
 
     def expected_s(self, state: EngineState) -> float:
+        """Return how long it takes to come."""
         return self._engines.bring_s if state in (EngineState.SLEEPING, EngineState.ABSENT) else 0.0
 
 
 async def _simulate(arrivals: Sequence[Arrival], engines: Engines, rules: Rules) -> Report:
-    report, memory = Report(requests=len(arrivals)), _Memory()
-    models = [_SimulatedModel(name, engines, memory) for name in engines.models]
+    report, memory = Report(requests=len(arrivals)), Memory()
+    models = [SimulatedModel(name, engines, memory) for name in engines.models]
     group = SwapGroup("simulated", models, rules, LoopClock())
     # Requests come while the first model is being brought, too.
     requests = [asyncio.create_task(_request(arrival, group, report)) for arrival in arrivals]

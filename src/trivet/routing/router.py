@@ -112,6 +112,7 @@ class Router:
             ),
             candidates=tuple(candidates),
             rejected=tuple(_compared(rejection, chosen) for rejection in rejected),
+            passed_over=_passed_over(candidates),
             temperature=chosen.tier.temperature if temperature is None else temperature,
             max_output_tokens=cap,
             estimated=Estimate(prompt_ceiling_tokens(needs, template_tokens), cap),
@@ -245,6 +246,12 @@ _STATES = {
     EngineState.DOWN: "not answering",
     "open": "resting after failures (circuit open)",
 }
+
+
+def _passed_over(candidates: Sequence[Candidate]) -> str | None:
+    """Return the deployment that only its wait, be it long or unknown, kept from being the first."""
+    first = max(candidates, key=lambda each: each.score - each.terms["wait"] - each.terms["unavailable"])
+    return None if first is candidates[0] else first.deployment.name
 
 
 def _compared(rejection: Rejection, chosen: Deployment) -> Rejection:

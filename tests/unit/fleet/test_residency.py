@@ -1,6 +1,7 @@
 """Which model shall be in memory: the decisions one by one, then whole traffics on a virtual clock."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -9,9 +10,19 @@ from hypothesis import strategies as st
 
 from tests.counts import scaled
 from trivet.domain.engine_states import EngineState
+from trivet.domain.errors import EngineError
 from trivet.fleet.residency import Member, Move, Rules, decide, expected_wait_s
-from trivet.lab.swap_simulation import Arrival, Engines, first_come_first_served, in_turn, simulate
-from trivet.lab.virtual_time import NobodyActs, run
+from trivet.fleet.swap_group import SwapGroup
+from trivet.lab.swap_simulation import (
+    Arrival,
+    Engines,
+    Memory,
+    SimulatedModel,
+    first_come_first_served,
+    in_turn,
+    simulate,
+)
+from trivet.lab.virtual_time import LoopClock, NobodyActs, run
 
 SLACK_S = 0.002
 """What timers may be late, twice."""
@@ -182,6 +193,38 @@ def test_three_models_asked_for_in_turn_keep_the_bound() -> None:
     found = simulate(arrivals, engines, RULES)
     assert found.longest_wait_s <= RULES.max_wait_s + engines.swap_s + SLACK_S
     assert 5 * found.swaps <= first_come_first_served(arrivals, engines).swaps
+
+
+@pytest.mark.parametrize(("wishes_s", "comes_at_s"), [(120.0, 34.0), (10.0, None)])
+def test_a_model_whose_requests_others_serve_gets_its_turn(wishes_s: float, comes_at_s: float | None) -> None:
+    """While they keep coming it comes after max_wait although nobody waits; if they cease, it does not."""
+
+    async def story() -> float | None:
+        memory = Memory()
+        models = [SimulatedModel(name, Engines(), memory) for name in ("a", "b")]
+        group = SwapGroup("it", models, RULES, LoopClock())
+        await group.begin()
+        acting = asyncio.create_task(group.run())
+        loop = asyncio.get_running_loop()
+        came_at_s = None
+        for second in range(120):
+            with contextlib.suppress(EngineError):
+                if second < wishes_s:
+                    group.wish("b")
+                # The other model is busy all the time.
+                with await group.place("a", wait_s=0.5):
+                    await asyncio.sleep(1.0)
+            if came_at_s is None and group.state("b") is EngineState.LOADING:
+                came_at_s = loop.time()
+        acting.cancel()
+        await asyncio.gather(acting, return_exceptions=True)
+        assert memory.most == 1
+        return came_at_s
+
+    found = run(story())
+    assert (found is None) == (comes_at_s is None)
+    if found is not None and comes_at_s is not None:
+        assert found == pytest.approx(comes_at_s, abs=2.0)
 
 
 def test_a_lost_wake_up_shows_itself() -> None:

@@ -190,6 +190,15 @@ def test_an_unready_top_is_downgraded() -> None:
     assert "downgraded" in codes(decision)
 
 
+def test_who_was_passed_over_for_its_wait_is_named() -> None:
+    """A target that sleeps for long is passed over for the tier above; one worth waiting for is not."""
+    light, standard, heavy = three_offers(light="sleeping")
+    decisions = [decide(chat(), [replace(light, wait_s=wait_s), standard, heavy]) for wait_s in (2.0, 40.0)]
+    assert [order(decision)[0] for decision in decisions] == ["light-1", "standard-1"]
+    assert [decision.passed_over for decision in decisions] == [None, "light-1"]
+    assert decide(chat()).passed_over is None
+
+
 def test_when_nothing_is_ready_the_loading_one_is_tried() -> None:
     """A loading engine is better than one that does not answer, even in a wrong tier."""
     decision = decide(chat(), three_offers(light="down", standard="loading", heavy="open"))
