@@ -168,6 +168,11 @@ class Keyring:
                 ).result()
                 self._index = {**self._index, key_id: revoked}
 
+    def refresh(self) -> None:
+        """Read all keys anew: another replica may have made or revoked some."""
+        with self._changing:
+            self._index = self._database.read(_load)
+
     def records(self) -> list[KeyRecord]:
         """Return all keys ever made, the oldest first."""
         return sorted(self._index.values(), key=lambda record: (record.created_at, record.key_id))

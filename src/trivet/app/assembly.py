@@ -16,6 +16,7 @@ from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
 from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.app.predictions import predict
+from trivet.app.store import kept_up, opened_store
 from trivet.budgets import Ledger
 from trivet.config.deployments import (
     api_key_of,
@@ -40,7 +41,7 @@ from trivet.fleet.plan import EndpointPlan
 from trivet.gpu import GpuWatch, gpu_uuids
 from trivet.metering import DeviceClock, Metrics, TrivetCollector, UsageRecords
 from trivet.routing import Router
-from trivet.storage import Database, StoreLock
+from trivet.storage import StoreLock
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +56,8 @@ class OpenTrivet:
     ledger: Ledger
     keyring: Keyring
     owner_token: str
-    lock: StoreLock
+    lock: StoreLock | None
+    """None: the store is shared, and nothing here is this process's own."""
     recovered_holds: int
     """Holds of a process that died, charged in full at this start."""
 
@@ -90,11 +92,11 @@ async def open_trivet(
     configured = build_deployments(settings, gpus=gpu_uuids(inventory))
     deployments = configured if with_engines else ()
     async with contextlib.AsyncExitStack() as exits:
-        lock = exits.enter_context(StoreLock.acquire(store_path))
-        database = exits.enter_context(Database.open(store_path))
+        database, lock = exits.enter_context(opened_store(settings.store, alone=with_engines))
         ledger = Ledger(database, settings.budgets, clock)
         recovered = ledger.recover()
         keyring = Keyring(database, settings.access, store_path, clock)
+        await exits.enter_async_context(kept_up(database, keyring))
         device_clock = DeviceClock(clock)
         heaviest = _heaviest_at_home(tiers, configured)
         records = UsageRecords(database, clock, device_clock, tiers, baseline_tier=heaviest)

@@ -87,7 +87,8 @@ async def serve(
             first_key = trivet.make_first_key()
 
             def ready() -> None:
-                trivet.lock.announce(url, trivet.owner_token)
+                if trivet.lock is not None:
+                    trivet.lock.announce(url, trivet.owner_token)
                 started(trivet, url, first_key)
 
             server = _Server(config, ready)

@@ -57,7 +57,7 @@ class Ledger:
         """Take the books; blocks.
 
         Args:
-            database: the SQLite store that keeps them, which this process owns; not looked at with `store`.
+            database: the store that keeps them; not looked at with `store`.
             settings: the section of the configuration.
             clock: tells the wall time.
             store: what keeps the books instead.
@@ -65,7 +65,7 @@ class Ledger:
         if store is None:
             if database is None:
                 raise StoreError("A ledger needs a store.")
-            store = SqliteLedgerStore(database, settings, clock)
+            store = _books_in(database, settings, clock)
         self._store = store
         self._recovered = False
         self._turnstile = Turnstile()
@@ -339,6 +339,17 @@ class Ledger:
 
         future.add_done_callback(freed)
         return future
+
+
+def _books_in(database: Database, settings: BudgetSettings, clock: Clock) -> LedgerStore:
+    if not database.shared:
+        return SqliteLedgerStore(database, settings, clock)
+    # Only who uses PostgreSQL pays for its driver.
+    from trivet.budgets.postgres_store import PostgresLedgerStore
+    from trivet.storage.postgres import PostgresDatabase
+
+    assert isinstance(database, PostgresDatabase)  # noqa: S101 - there is no other that is shared
+    return PostgresLedgerStore(database, settings, clock)
 
 
 S = TypeVar("S")

@@ -72,6 +72,7 @@ class Replica:
         self._sweep = sweep
         self._freed = freed
         self._lease_ns = int(lease_s * 1e9)
+        self._beat_s = lease_s * BEAT_S / LEASE_S
         self._ending = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
         self._log = structlog.get_logger(__name__)
@@ -133,7 +134,7 @@ class Replica:
             if dead:
                 self._log.warning("budget.holds_of_a_dead_replica", holds=len(dead))
                 self._sweep(dead)
-            until_s = time.monotonic() + BEAT_S
+            until_s = time.monotonic() + self._beat_s
             while not self._ending.is_set() and (left_s := until_s - time.monotonic()) > 0:
                 for notice in connection.notifies(timeout=left_s):
                     self._freed(Scope(notice.payload))

@@ -74,6 +74,9 @@ def _examine(address: Address) -> Iterator[Finding]:
         try:
             owner = StoreLock.owner(store)
             yield doctor_machine.store_place(store)
+            url = loaded.settings.store.url
+            if url is not None:
+                yield doctor_machine.shared_store(url.get_secret_value())
         except TrivetError as fault:
             yield told("store", "error", str(fault), otherwise="Set `store.path`.")
         yield doctor_machine.port(server.host, server.port, owner.url if owner else None)

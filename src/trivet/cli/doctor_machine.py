@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from trivet.cli.findings import Finding, error, ok, warning
+from trivet.domain.errors import TrivetError
 from trivet.domain.gpus import GIB, Gpu, Inventory, InventoryState
 
 OPEN_FILES_WANTED = 4096
@@ -38,6 +39,7 @@ _NETWORK_FILE_SYSTEMS = (
     "afs",
     "drvfs",
 )
+POSTGRES_LEAST = 140000
 _SICK = frozenset({InventoryState.HIDDEN, InventoryState.NO_GPU})
 
 
@@ -185,6 +187,30 @@ def store_place(store: Path, root: Path = Path("/")) -> Finding:
     return disk(
         "store", store.parent, STORE_WANTED_BYTES, "Make room, or set `metering.retention_days` lower."
     )
+
+
+def shared_store(url: str) -> Finding:
+    """Check that the PostgreSQL store of `store.url` answers, and whether its commits are on disk."""
+    from trivet.storage.postgres import run_statement
+
+    asked = (
+        "SELECT current_setting('server_version_num')::int, current_setting('server_version'),"
+        " current_setting('fsync')"
+    )
+    try:
+        ((number, version, fsync),) = run_statement(url, asked)
+    except TrivetError as fault:
+        return error("store.url", str(fault), "Start the server, or correct `store.url`.")
+    note = f"PostgreSQL {version}"
+    if number < POSTGRES_LEAST:
+        return error("store.url", f"{note} is too old.", "Use PostgreSQL 14 or newer.")
+    if fsync != "on":
+        return warning(
+            "store.url",
+            f"{note} does not wait for its disk.",
+            "Set `fsync = on`, or a power cut may undo holds.",
+        )
+    return ok("store.url", note)
 
 
 def file_system(path: Path, root: Path = Path("/")) -> str | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from trivet.domain.budgets import LadderAction
 from trivet.domain.tiers import EngineKind
@@ -50,6 +50,16 @@ class StoreSettings(Section):
     """Where the ledger and the records live."""
 
     path: Path = Path("~/.local/share/trivet/trivet.db")
+    url: SecretStr | None = None
+    """A PostgreSQL database, which several replicas may share, instead of the file at `path`. Beside `path`
+    then lies only what is this replica's own."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("allowed: postgresql://USER:PASSWORD@HOST:5432/DATABASE.")
+        return url
 
 
 class AccessSettings(Section):
@@ -318,6 +328,8 @@ class Settings(Section):
     @model_validator(mode="after")
     def _names_resolve(self) -> "Settings":
         problems = [*self._tier_problems(), *self._deployment_problems(), *self._routing_problems()]
+        if self.store.url is not None and self.access.pepper is None:
+            problems.append("access.pepper: must be set with store.url, the same for every replica.")
         if problems:
             raise ValueError("\n".join(problems))
         return self

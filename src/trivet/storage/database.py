@@ -31,6 +31,8 @@ class Database(ABC):
 
     path: Path | None = None
     """The file, if it is one."""
+    shared: bool = False
+    """Whether other processes may change it too."""
 
     @staticmethod
     def open(path: Path | None) -> "SqliteDatabase":

@@ -94,6 +94,8 @@ def run_statement(url: str, sql: str) -> list[Any]:
 class PostgresDatabase(Database):
     """An open store on a server. Writes run on one thread of this process, each in its own transaction."""
 
+    shared = True
+
     def __init__(self, url: str) -> None:
         """Take the URL of a migrated store; use `at`."""
         self.url = url
