@@ -81,13 +81,13 @@ async def test_an_engine_killed_under_load_loses_no_request(
                 while True:
                     back = (await engines_of(server))["light"]
                     if back["state"] == "ready" and back["pid"] not in {None, *killed}:
-                        if len(killed) == 3:
+                        if len(killed) == 2:
                             break
                         killed.add(back["pid"])
                         os.kill(back["pid"], signal.SIGKILL)
                     await asyncio.sleep(0.05)
             done.set()
             await asyncio.gather(*askers)
-    assert back["restarts"] >= 3
+    assert back["restarts"] >= 2
     assert len(statuses) > 20
     assert set(statuses) == {200}
