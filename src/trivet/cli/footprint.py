@@ -61,7 +61,9 @@ BatchedOption = Annotated[
 ]
 TpOption = Annotated[int, typer.Option(help="GPUs that share the model.")]
 PpOption = Annotated[int, typer.Option(help="Pipeline stages.")]
-GpuOption = Annotated[str, typer.Option(help="As people write it: RTX4090, A100-80GB, 24GB.")]
+GpuOption = Annotated[
+    str | None, typer.Option(help="As people write it: RTX4090, A100-80GB, 24GB. By default an H100.")
+]
 UtilizationOption = Annotated[
     float | None, typer.Option(help="vLLM's share of the GPU; by default that version's own.")
 ]
@@ -89,7 +91,7 @@ def footprint(
     batched_tokens: BatchedOption = None,
     tp: TpOption = 1,
     pp: PpOption = 1,
-    gpu: GpuOption = _DEFAULT_GPU,
+    gpu: GpuOption = None,
     gpu_memory_utilization: UtilizationOption = None,
     engine_version: VersionOption = None,
     kv_dtype: KvOption = None,
@@ -176,16 +178,18 @@ def _settings(config: Path | None) -> "Settings":
     return load_settings(config_path=config).settings
 
 
-def _gpu(written: str, settings: "Settings") -> tuple["GpuSpec", list[str]]:
+def _gpu(written: str | None, settings: "Settings") -> tuple["GpuSpec", list[str]]:
     """Return the GPU that is meant; of several the one with least memory, since each must hold its share."""
     from trivet.catalog.gpu_spec import spec_from_memory
     from trivet.catalog.gpu_table import load_gpu_table
     from trivet.domain.errors import ConfigError
     from trivet.gpu.host import read_host
 
+    table = load_gpu_table(settings.catalog.gpus)
+    if written is None:
+        return table.find(_DEFAULT_GPU), [f"an {_DEFAULT_GPU}, as no --gpu was named"]
     if written.lower().startswith("cpu"):
         return spec_from_memory("CPU", read_host().ram_total_bytes), ["this machine's memory as the device"]
-    table = load_gpu_table(settings.catalog.gpus)
     try:
         return table.find(written), []
     except ConfigError:

@@ -97,6 +97,14 @@ def test_without_a_context_the_engines_own_is_taken(arch: Path) -> None:
     assert any("own context of 4096" in assumed for assumed in document["assumed"])
 
 
+def test_without_a_gpu_the_assumed_one_is_said(arch: Path) -> None:
+    """A card nobody named is no silent default."""
+    assumed = answer(arch, "--dtype", "bf16", "--context", "8192")["assumed"]
+    assert "an H100, as no --gpu was named" in assumed
+    named = answer(arch, "--dtype", "bf16", "--context", "8192", "--gpu", "H100")["assumed"]
+    assert not any("--gpu" in note for note in named)
+
+
 def test_a_card_of_the_catalog(arch: Path) -> None:
     """By its name or by an Ollama tag."""
     one = answer(arch, "--model", "llama3.1:8b", "--engine", "ollama", "--context", "4096", "--gpu", "24GB")

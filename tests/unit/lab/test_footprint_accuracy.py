@@ -9,7 +9,7 @@ import pytest
 from tests.unit.catalog.configs import DEEPSEEK_V3, GEMMA3_27B, GPT_OSS_20B, LLAMA_8B, QWEN35_35B_A3B
 from trivet.catalog.gpu_table import load_gpu_table
 from trivet.domain.errors import ConfigError
-from trivet.lab.footprint_accuracy import report
+from trivet.lab.footprint_accuracy import main, report
 from trivet.lab.memory_cases import read_cases, record_for
 
 RECORDS: list[dict[str, Any]] = [
@@ -151,3 +151,23 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
     """Not a traceback."""
     with pytest.raises(ConfigError, match=r"none\.jsonl"):
         report(tmp_path / "cases.jsonl", tmp_path / "none.jsonl", as_json=False)
+
+
+def test_the_command_prints_the_table_of_its_files(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The default file of cases, and the architectures that are named."""
+    cases, architectures = files
+    monkeypatch.setattr("sys.argv", ["eval-footprint", "--architectures", str(architectures), "--json"])
+    main(cases)
+    assert capsys.readouterr().out == report(cases, architectures, as_json=True)
+
+
+def test_the_command_fails_plainly_without_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 3, one line."""
+    monkeypatch.setattr("sys.argv", ["eval-footprint", "--cases", str(tmp_path / "none.jsonl")])
+    with pytest.raises(SystemExit, match="3"):
+        main(tmp_path / "cases.jsonl")
+    assert capsys.readouterr().err.startswith("eval-footprint: ")
