@@ -12,7 +12,7 @@ from trivet.catalog.model_card import Catalog
 from trivet.catalog.objective import CPU_PLACE, FAMILY_FACTOR, GOODNESS, SERVED, Access
 from trivet.catalog.offers import Offer, TierOffers, tier_offers
 from trivet.catalog.plan import DevicePlan, Mode, Plan, TierPlan
-from trivet.catalog.realisation import Placed, realise
+from trivet.catalog.realisation import Placed, is_server_class, realise
 from trivet.catalog.rejections import rejections
 from trivet.catalog.sizing import BATCHED_TOKENS, OLLAMA_SEQUENCES_MAX, Sizer, dtype_of
 from trivet.domain.gpus import Inventory
@@ -101,7 +101,7 @@ def _plan(
         tiers=tiers,
         devices=tuple(_devices(machine, tiers, arrangement.moments)),
         rejected=tuple(one for found in offers for one in rejections(found, chosen.offers if chosen else {})),
-        notes=(*_notes(machine, tiers), *machine_notes(inventory, machine)),
+        notes=(*_notes(demand, machine, tiers), *machine_notes(inventory, machine)),
     )
 
 
@@ -159,13 +159,24 @@ def _devices(
     return plans
 
 
-def _notes(machine: Machine, tiers: Mapping[str, TierPlan]) -> list[str]:
+def _notes(demand: Demand, machine: Machine, tiers: Mapping[str, TierPlan]) -> list[str]:
     notes: list[str] = []
     used = {device.index for tier in tiers.values() for device in tier.devices}
     empty = len(machine.devices) - len(used)
     if tiers and empty:
         gpus = "1 GPU stays" if empty == 1 else f"{empty} GPUs stay"
         notes.append(f"{gpus} empty: room for further deployments of a tier, or for other work.")
+    few = [
+        name
+        for name, tier in tiers.items()
+        if tier.variant.engine == "ollama"
+        and "vllm" in demand[name].engines
+        and any(is_server_class(device) for device in tier.devices)
+    ]
+    if few:
+        notes.append(
+            f"{' and '.join(few)}: on Ollama for few users at once; for many plan with --demand sequences=8."
+        )
     light, heavy = tiers.get(ModelTier.LIGHT), tiers.get(ModelTier.HEAVY)
     if light and heavy and 3 * light.card.active_params > heavy.card.active_params:
         notes.append(

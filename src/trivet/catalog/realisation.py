@@ -72,13 +72,14 @@ def _preference(usage: Usage, tier: str, way: Way, machine: Machine) -> tuple[fl
     """
     devices = [machine.devices[index] for index in way.devices]
     on_vllm = way.variant.engine == "vllm"
-    suits = on_vllm == _is_server_class(devices[0])
+    suits = on_vllm == is_server_class(devices[0])
     left = usage.free(tier, way.devices) - way.bytes
     spare = left // max(1, way.need.kv_bytes_per_sequence) if on_vllm else _ROOMY_SEQUENCES
     return (suits, min(spare, _ROOMY_SEQUENCES), -len(devices), left // GIB, way.need.tokens_per_s)
 
 
-def _is_server_class(device: Device) -> bool:
+def is_server_class(device: Device) -> bool:
+    """Tell whether a GPU is one for many users."""
     return device.spec.usable_bytes >= SERVER_CLASS_BYTES and not device.spec.unified
 
 
