@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from tests.counts import scaled
 from tests.doubles.programs import Programs
+from tests.doubles.shared_store import SharedStore
 from trivet.engines.connect import open_session
 from trivet.lab.scratch_postgres import ScratchPostgres
 from trivet.lab.tiny_models import write_tiny_models
@@ -51,6 +52,12 @@ def postgres() -> Iterator[ScratchPostgres]:
 def postgres_url(postgres: ScratchPostgres) -> str:
     """Give the URL of an empty database of this test's own."""
     return postgres.new_database()
+
+
+@pytest.fixture(scope="session")
+def shared_store(postgres: ScratchPostgres) -> SharedStore:
+    """Give a PostgreSQL store for one test after the other."""
+    return SharedStore(postgres.new_database())
 
 
 @pytest.fixture(scope="session")

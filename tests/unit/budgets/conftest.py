@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.budgets.stores import EVERY_STORE, SharedStore, close_ledgers, ledger_on
+from tests.unit.budgets.stores import EVERY_STORE, close_ledgers, ledger_on
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
 from trivet.domain.clock import ManualClock
-from trivet.lab.scratch_postgres import ScratchPostgres
 from trivet.storage.database import Database
 
 
@@ -16,12 +15,6 @@ from trivet.storage.database import Database
 def clock() -> ManualClock:
     """Give a clock that stands still at the first instant of 2026 in UTC."""
     return ManualClock()
-
-
-@pytest.fixture(scope="session")
-def shared_store(postgres: ScratchPostgres) -> SharedStore:
-    """Give a PostgreSQL database that tests empty for each other, which is quicker than making one."""
-    return SharedStore(postgres.new_database())
 
 
 @pytest.fixture(params=EVERY_STORE)

@@ -1,17 +1,11 @@
 """Ledgers over stores of every kind, and owners of theirs that die."""
 
-from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import text
-
 from trivet.budgets import Ledger
 from trivet.budgets.postgres_store import PostgresLedgerStore
 from trivet.config.settings import BudgetSettings
 from trivet.domain.clock import Clock, ManualClock
 from trivet.storage.database import Database
 from trivet.storage.postgres import PostgresDatabase
-from trivet.storage.schema import metadata
 
 EVERY_STORE = ("memory", "postgres")
 """SQLite in a file is for the storms and the kills; in memory it runs by the same operations."""
@@ -19,24 +13,6 @@ PATIENCE_S = 20.0
 """A loaded machine is no reason to call a store unavailable, unless that is what is tested."""
 
 _opened: dict[int, list[PostgresLedgerStore]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class SharedStore:
-    """A PostgreSQL store that tests use one after the other."""
-
-    url: str
-
-    def emptied(self) -> PostgresDatabase:
-        """Return it open, as if new."""
-        opened = PostgresDatabase.at(self.url)
-
-        def empty(connection: Any) -> None:
-            names = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
-            connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
-
-        opened.transact(empty).result()
-        return opened
 
 
 def ledger_on(

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from tests.doubles.shared_store import SharedStore
 from tests.doubles.tcp_proxy import TcpProxy
-from tests.unit.budgets.stores import PATIENCE_S, SharedStore, close_ledgers, ledger_on
+from tests.unit.budgets.stores import PATIENCE_S, close_ledgers, ledger_on
 from trivet.budgets import Ledger
 from trivet.budgets.admission import grant
 from trivet.budgets.postgres_functions import install, prefix

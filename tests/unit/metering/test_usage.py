@@ -93,10 +93,14 @@ class House:
         return self.database.read(lambda c: [tuple(row) for row in c.exec_driver_sql(statement)])
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    """Give a house on a fresh store."""
-    with Database.open(tmp_path / "trivet.db") as database:
+@pytest.fixture(params=["sqlite", "postgres"])
+def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    """Give a house on a fresh store of each kind."""
+    with (
+        request.getfixturevalue("shared_store").emptied()
+        if request.param == "postgres"
+        else Database.open(tmp_path / "trivet.db")
+    ) as database:
         yield House(database)
 
 

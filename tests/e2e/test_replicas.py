@@ -1,0 +1,104 @@
+"""Two whole Trivets on one PostgreSQL store."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import WEIGHTS, House, serving, settings_for
+from trivet.config.settings import Settings
+from trivet.sdk.client import Trivet
+
+MESSAGES = [{"role": "user", "content": "Hello"}]
+PEPPER = "a pepper that replicas share"
+
+
+def replica(directory: Path, url: str, engine: str) -> Settings:
+    """Return the settings of a replica with files of its own, in front of an engine that all share."""
+    deployments = {
+        tier: [{"name": f"tiny-{tier}", "model": "llamacpp/tiny-light", "url": engine}] for tier in WEIGHTS
+    }
+    return settings_for(
+        directory,
+        deployments,
+        store={"path": directory / "trivet.db", "url": url},
+        access={"pepper": PEPPER},
+    )
+
+
+async def known(house: House, key: str) -> None:
+    """Wait until a replica knows a key that another one made."""
+    async with house.http(key) as http:
+        for _ in range(200):
+            if (await http.get("/v1/models")).status_code == 200:
+                return
+            await asyncio.sleep(0.05)
+    raise AssertionError("the key did not become known")
+
+
+async def unknown(house: House, key: str) -> None:
+    """Wait until a replica refuses a key that another one revoked."""
+    async with house.http(key) as http:
+        for _ in range(200):
+            if (await http.get("/v1/models")).status_code == 401:
+                return
+            await asyncio.sleep(0.05)
+    raise AssertionError("the key is still taken")
+
+
+async def test_one_budget_over_two_replicas(postgres_url: str, light_url: str, tmp_path: Path) -> None:
+    """Keys, limits, budgets and records are common; together they overspend nothing and leave nothing held."""
+    limit = 3_000
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with (
+        serving(replica(tmp_path / "a", postgres_url, light_url)) as first,
+        serving(replica(tmp_path / "b", postgres_url, light_url)) as second,
+    ):
+        key = first.key("crowd.team.user")
+        await known(second, key)
+        async with second.http() as admin:
+            await admin.put("/api/v1/budgets/crowd.team", json={"daily": limit})
+
+        async def ask(number: int, http: httpx.AsyncClient) -> int:
+            body = {"model": "light", "messages": MESSAGES, "max_tokens": 24, "stream": number % 2 == 0}
+            return (await http.post("/v1/chat/completions", json=body)).status_code
+
+        async with first.http(key) as here, second.http(key) as there:
+            statuses = await asyncio.gather(*(ask(n, (here, there)[n // 2 % 2]) for n in range(64)))
+        assert set(statuses) <= {200, 429}
+        assert {200, 429} <= set(statuses)
+        rows = [
+            row for row in first.trivet.ledger.rows() if row.scope == "crowd.team" and row.window == "daily"
+        ]
+        assert [(row.held, row.limit) for row in rows] == [(0, limit)]
+        assert 0 < rows[0].used <= limit
+        assert second.trivet.ledger.verify().differences == ()
+        async with second.http() as admin:
+            usage = (await admin.get("/api/v1/usage", params={"by": "scope"})).json()
+        assert sum(row["ok"] for row in usage["rows"]) == statuses.count(200)
+        (record,) = (one for one in first.trivet.keyring.records() if one.scope == "crowd.team.user")
+        first.trivet.keyring.revoke(record.key_id)
+        await unknown(second, key)
+
+
+async def test_a_command_beside_a_running_replica(postgres_url: str, light_url: str, tmp_path: Path) -> None:
+    """Without engines the store is opened beside whoever serves; no lock is in the way."""
+    settings = replica(tmp_path, postgres_url, light_url)
+    async with serving(settings) as house, Trivet.open(settings=settings, with_engines=False) as trivet:
+        assert house.trivet.lock is not None
+        status = await trivet.budget_status("acme")
+    assert status["status"] == "ok"
+
+
+def test_a_shared_store_needs_a_pepper(tmp_path: Path) -> None:
+    """Else every replica would make its own, and know none of the others' keys."""
+    with pytest.raises(ValueError, match=r"access\.pepper"):
+        Settings.model_validate({"store": {"url": "postgresql://h/d"}})
+    with pytest.raises(ValueError, match="postgresql://"):
+        Settings.model_validate({"store": {"url": "mysql://h/d"}, "access": {"pepper": PEPPER}})
+    shown = Settings.model_validate(
+        {"store": {"url": "postgresql://u:secret@h/d"}, "access": {"pepper": PEPPER}}
+    )
+    assert "secret" not in repr(shown)
