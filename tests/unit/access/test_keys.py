@@ -28,10 +28,14 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture
-def database() -> Iterator[Database]:
-    """Give a store in memory."""
-    with Database.open(None) as opened:
+@pytest.fixture(params=["memory", "postgres"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    """Give a store of each kind."""
+    with (
+        request.getfixturevalue("shared_store").emptied()
+        if request.param == "postgres"
+        else Database.open(None)
+    ) as opened:
         yield opened
 
 
@@ -163,6 +167,21 @@ def test_json_of_a_record(keyring: Keyring, clock: ManualClock) -> None:
         "revoked_at": None,
     }
     assert expected == record.as_json()
+
+
+def test_keys_of_another_replica_become_known(database: Database, clock: ManualClock) -> None:
+    """Who reads the keys anew knows what was made and revoked elsewhere; another pepper is found out."""
+    access = AccessSettings(pepper=SecretStr("shared by all replicas"))
+    here, there = (Keyring(database, access, None, clock) for _ in range(2))
+    text, record = here.create(ACME)
+    with pytest.raises(KeyInvalid):
+        there.authenticate(text)
+    there.refresh()
+    assert there.authenticate(text).scope == ACME
+    here.revoke(record.key_id)
+    there.refresh()
+    with pytest.raises(KeyInvalid, match="revoked"):
+        there.authenticate(text)
 
 
 def test_keys_survive_a_restart(tmp_path: Path, clock: ManualClock) -> None:
