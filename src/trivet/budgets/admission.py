@@ -28,9 +28,10 @@ def grant(balances: Sequence[Balance], hold: Hold, now_ns: int, *, final: bool) 
         now_ns: for an honest Retry-After.
         final: whether this is the caller's last try.
     """
-    free = min((_fit(b, b.used + b.held, hold) for b in balances), default=hold.max_output)
-    if free >= hold.max_output:
+    whole_amounts = hold.prompt + hold.output
+    if all(b.used + b.held + whole_amounts.of(b.key.meter) <= (b.ceiling or 0) for b in balances):
         return hold.max_output
+    free = min(_fit(b, b.used + b.held, hold) for b in balances)
     whole = min(_fit(balance, 0, hold) for balance in balances)
     settled = min(_fit(balance, balance.used, hold) for balance in balances)
     obstacles = Obstacles(tuple(balances), hold, largest_output=max(0, free), now_ns=now_ns)

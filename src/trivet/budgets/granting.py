@@ -121,16 +121,19 @@ def reservation_of(
 
 def _tightest(balances: list[Balance], added: Amounts) -> Tightest | None:
     """Return the counted row of which the smallest share is left."""
-    found: Tightest | None = None
+    found: tuple[Balance, int, int] | None = None
     least = 2.0
     for balance in balances:
-        key, ceiling = balance.key, balance.ceiling
-        if ceiling is None or key.window == "request":
-            continue
-        left = max(0, ceiling - balance.used - balance.held - added.of(key.meter))
-        share = left / ceiling if ceiling else 0.0
-        if share < least:
-            least = share
-            percent = 100.0 * balance.used / ceiling if ceiling else 100.0
-            found = Tightest(key.scope, key.meter, key.window, left, round(percent, 2))
-    return found
+        ceiling = balance.ceiling
+        if ceiling is not None and balance.key.window != "request":
+            left = max(0, ceiling - balance.used - balance.held - added.of(balance.key.meter))
+            share = left / ceiling if ceiling else 0.0
+            if share < least:
+                least, found = share, (balance, ceiling, left)
+    if found is None:
+        return None
+    balance, ceiling, left = found
+    key = balance.key
+    percent = 100.0 * balance.used / ceiling if ceiling else 100.0
+    assert key.window != "request"  # noqa: S101 - see above
+    return Tightest(key.scope, key.meter, key.window, left, round(percent, 2))

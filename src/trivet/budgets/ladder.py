@@ -12,6 +12,7 @@ from trivet.config.settings import BudgetSettings, LadderStep
 from trivet.domain.budgets import WINDOW_KINDS, Hold, LadderAction, Priority
 from trivet.domain.errors import BudgetError
 
+_ALL = 100
 _DEFAULT = (LadderStep(percent=70, actions=("prefer_cheaper",)),)
 _STRICT = (
     *_DEFAULT,
@@ -37,7 +38,7 @@ class Ladder:
         self.thresholds: tuple[int, ...] = tuple(sorted({*settings.thresholds, *notices}))
         """Percentages that are announced, once per window each."""
         refusing: tuple[LadderAction, ...] = ("approve_heavy", "block_nonessential", "critical_only")
-        self._first_refusal = min((self._percent_of.get(action, 101) for action in refusing), default=101)
+        self._first_refusal = min(self._percent_of.get(action, _ALL + 1) for action in refusing)
 
     def actions(self, percent_used: float) -> frozenset[LadderAction]:
         """Return what is in force once so much is used."""
@@ -51,7 +52,7 @@ class Ladder:
             hold: what is asked.
             approved: whether an approval for the dearest tier is in force.
         """
-        if hold.priority == "critical" and (approved or not hold.dearest):
+        if self._first_refusal > _ALL or (hold.priority == "critical" and (approved or not hold.dearest)):
             return None
         reached = [b for b in balances if self._reached(b, self._first_refusal)]
         if not reached:

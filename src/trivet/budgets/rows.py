@@ -65,8 +65,7 @@ class Cap:
         return self.limit + self.granted + (self.critical if critical else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """What stands in a row, its limit (None: unlimited), and what this reading may use beyond that."""
 
     key: RowKey
@@ -159,8 +158,13 @@ def reset_of(key: RowKey) -> datetime | None:
 
 def least_room(balances: Iterable[Balance]) -> int | None:
     """Return the least tokens that any limited row has left; None when no tokens are limited."""
-    rooms = [b.room for b in balances if b.room is not None and b.key.meter == "tokens"]
-    return min(rooms, default=None)
+    least: int | None = None
+    for balance in balances:
+        if balance.key.meter == "tokens":
+            room = balance.room
+            if room is not None and (least is None or room < least):
+                least = room
+    return least
 
 
 def rows_as_text(rows: Sequence[RowKey]) -> str:

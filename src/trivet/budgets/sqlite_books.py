@@ -20,6 +20,9 @@ from trivet.domain.scopes import Scope, lineage, organisation
 from trivet.storage.instants import instant_of
 from trivet.storage.writes import Writes
 
+_AT_ONCE = 50
+"""Counters read by one statement: SQLite takes 500 parts of a compound."""
+
 
 class Books:
     """The state that operations share. `owner` names this opening of the store."""
@@ -51,18 +54,26 @@ class Books:
             row[12],
         )
 
-    def balances(self, connection: Writes, caps: Iterable[Cap], *, critical: bool = False) -> list[Balance]:
-        """Return what stands in the rows of `caps`, and what it may grow to."""
+    def balances(
+        self, connection: Writes, caps: Iterable[Cap], *, critical: bool = False, noted: bool = True
+    ) -> list[Balance]:
+        """Return what stands in the rows of `caps`, and what it may grow to.
+
+        `noted`: remember how full they are, since that may have changed.
+        """
+        bound = tuple(caps)
+        standing: dict[int, tuple[int, int]] = {}
+        for first in range(0, len(bound), _AT_ONCE):
+            some = bound[first : first + _AT_ONCE]
+            parameters = [part for cap in some for part in cap.key[:5]]
+            for position, used, held in connection.execute(statements.balances(len(some)), parameters):
+                standing[first + position] = used, held
         found = []
-        for cap in caps:
-            used, held = 0, 0
-            if cap.key.window != "request":
-                row = connection.execute(statements.BALANCE, cap.key[:5]).fetchone()
-                used, held = row or (0, 0)
+        for position, cap in enumerate(bound):
+            used, held = standing.get(position, (0, 0))
             extra = cap.granted + (cap.critical if critical else 0)
-            balance = Balance(cap.key, used, held, cap.limit, extra)
-            found.append(balance)
-            if cap.key.window in WINDOW_KINDS:
+            found.append(Balance(cap.key, used, held, cap.limit, extra))
+            if noted and cap.key.window in WINDOW_KINDS:
                 self.note_fullness(cap, used)
         return found
 

@@ -46,7 +46,7 @@ class Reserving:
         if hold.idempotency is not None:
             self._enter_key(connection, hold, reservation_id, now_ns)
         plan = books.bounds.plan(connection, hold.scope, hold.task, hold.session, now_ns)
-        balances = books.balances(connection, plan.caps, critical=hold.priority == "critical")
+        balances = books.balances(connection, plan.caps, critical=hold.priority == "critical", noted=False)
         output = granted_output(balances, hold, books.ladder, now_ns, approved=plan.approved, final=final)
         amounts = self._amounts(hold, output)
         self._hold_on_rows(connection, plan.rows, amounts)

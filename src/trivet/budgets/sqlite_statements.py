@@ -2,15 +2,18 @@
 
 from functools import cache
 
-BALANCE = """
-    SELECT used, held
-      FROM counters
-     WHERE scope = ?
-       AND meter = ?
-       AND window = ?
-       AND subject = ?
-       AND window_start_s = ?
-"""
+
+@cache
+def balances(count: int) -> str:
+    """Return the statement that reads so many counters at once: (position, used, held) of those there are.
+
+    One statement for all, since each one gives up the interpreter's lock and has to win it back.
+    """
+    one = (
+        "SELECT {}, used, held FROM counters"
+        " WHERE scope = ? AND meter = ? AND window = ? AND subject = ? AND window_start_s = ?"
+    )
+    return " UNION ALL ".join(one.format(position) for position in range(count))
 
 
 @cache
