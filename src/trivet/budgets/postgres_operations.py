@@ -244,14 +244,6 @@ def _hold_as_json(hold: Hold, ladder: Ladder, *, final: bool, approved: bool) ->
 def _reserved(operation: Operation, told: Told, ladder: Ladder) -> Any:
     hold, reservation_id = operation.hold, operation.reservation_id
     assert hold is not None and reservation_id is not None  # noqa: S101, PT018
-    balances = balances_of(operation.caps, told, critical=hold.priority == "critical")
-    if told.status == "done":
-        output = told.granted or 0
-        return reservation_of(hold, reservation_id, balances, hold.amounts(output), output)
-    if told.status == "exists":
-        stored = stored_of(told.facts)
-        check_same(stored, hold)
-        return reservation_of(hold, reservation_id, balances, stored.held, stored.max_output, more=Amounts())
     if told.status == "repeated":
         facts = told.facts
         state: ReservationState | None = facts["state"]
@@ -261,6 +253,14 @@ def _reserved(operation: Operation, told: Told, ladder: Ladder) -> Any:
             hold.idempotency, facts["fingerprint"], state, None if state is None else Amounts(*charged)
         )
         raise error or StoreError("The store took an idempotency key for a repeated one.")
+    balances = balances_of(operation.caps, told, critical=hold.priority == "critical")
+    if told.status == "done":
+        output = told.granted or 0
+        return reservation_of(hold, reservation_id, balances, hold.amounts(output), output)
+    if told.status == "exists":
+        stored = stored_of(told.facts)
+        check_same(stored, hold)
+        return reservation_of(hold, reservation_id, balances, stored.held, stored.max_output, more=Amounts())
     granted_output(balances, hold, ladder, told.at_ns, approved=operation.approved, final=operation.final)
     raise StoreError("The store refused a hold that fits.")
 

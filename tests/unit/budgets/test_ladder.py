@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from tests.unit.budgets.stores import ledger_on
 from trivet.budgets import Ledger, OverrideRequest
 from trivet.config.settings import BudgetSettings, LadderStep
 from trivet.domain.budgets import Amounts, Hold, OverrideKind
@@ -31,7 +32,7 @@ ACME, SEARCH = Scope("acme"), Scope("acme.search")
 def strict(database: Database, clock: ManualClock) -> Ledger:
     """Give a ledger with the strict ladder, 1000 tokens a day and no monthly limit."""
     settings = BudgetSettings(default_daily_tokens=1000, default_monthly_tokens=None, ladder="strict")
-    ledger = Ledger(database, settings, clock)
+    ledger = ledger_on(database, settings, clock)
     ledger.recover()
     return ledger
 
@@ -70,15 +71,14 @@ def test_a_lowered_limit_announces_what_is_passed(ledger: Ledger, database: Data
     assert [percent for _, _, percent in announced(database)] == [50, 70, 80]
 
 
-def test_a_new_configuration_announces_what_is_passed(
-    ledger: Ledger, database: Database, clock: ManualClock
-) -> None:
+def test_a_new_configuration_announces_what_is_passed(clock: ManualClock) -> None:
     """When a start finds a lower default, what is passed is told then."""
-    ledger.record(ACME, 400).result()
-    lower = Ledger(database, BudgetSettings(default_daily_tokens=800, default_monthly_tokens=None), clock)
-    lower.recover()
-    assert announced(database) == [("acme", "daily", 50)]
-    assert lower.pressure(SEARCH).percent_used == 50.0
+    with Database.open(None) as database:
+        Ledger(database, BudgetSettings(default_daily_tokens=1000), clock).record(ACME, 400).result()
+        lower = Ledger(database, BudgetSettings(default_daily_tokens=800, default_monthly_tokens=None), clock)
+        lower.recover()
+        assert announced(database) == [("acme", "daily", 50)]
+        assert lower.pressure(SEARCH).percent_used == 50.0
 
 
 def test_a_refused_charge_announces_nothing(ledger: Ledger, database: Database) -> None:
@@ -156,7 +156,7 @@ def test_steps_of_ones_own(database: Database, clock: ManualClock) -> None:
         LadderStep(percent=33, actions=("notify",)),
         LadderStep(percent=60, actions=("critical_only",)),
     )
-    ledger = Ledger(database, BudgetSettings(default_daily_tokens=100, ladder=steps), clock)
+    ledger = ledger_on(database, BudgetSettings(default_daily_tokens=100, ladder=steps), clock)
     ledger.record(ACME, 60).result()
     assert announced(database) == [("acme", "daily", 33), ("acme", "daily", 50)]
     with pytest.raises(NonessentialBlocked) as refused:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.unit.budgets.stores import ledger_on
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import Amounts, Hold
@@ -202,14 +203,14 @@ def test_a_tenants_calendar_has_its_zone(database: Database) -> None:
     """An organisation's zone applies from the next window, to it alone, and survives a restart."""
     clock = ManualClock(datetime(2026, 3, 2, 12, tzinfo=UTC))
     plain = BudgetSettings(default_daily_tokens=1000)
-    ledger = Ledger(database, plain, clock)
+    ledger = ledger_on(database, plain, clock)
     ledger.record(ACME, 10).result()
     ledger.record(Scope("globex"), 10).result()
     ledger.set_time_zone(ACME, "Asia/Tokyo", author="me").result()
     resets = {row.window: row.resets_at for row in ledger.rows(ACME)}
     assert resets["daily"] == datetime(2026, 3, 3, tzinfo=UTC)
     clock.advance(86400)
-    for opened in (ledger, Ledger(database, plain, clock)):
+    for opened in (ledger, ledger_on(database, plain, clock)):
         ends = {row.scope: row.resets_at for row in opened.rows() if row.window == "daily"}
         assert ends == {
             ACME: datetime(2026, 3, 3, 15, tzinfo=UTC),
