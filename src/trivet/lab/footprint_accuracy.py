@@ -268,15 +268,15 @@ def report(cases_path: Path, architectures_path: Path, *, as_json: bool) -> str:
     )
 
 
-def main(default_cases: Path) -> None:
-    """Read the arguments and print the table."""
+def main(default_cases: Path, words: Sequence[str] | None = None) -> None:
+    """Read the arguments, by default the command line's, and print the table."""
     parser = argparse.ArgumentParser(prog="eval-footprint", description=__doc__)
     parser.add_argument("--cases", type=Path, default=default_cases, help="JSON lines of measured cases")
     parser.add_argument(
         "--architectures", type=Path, help="JSON lines of architectures; by default beside the cases"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     architectures = arguments.architectures or arguments.cases.with_name("architectures.jsonl")
     try:
         sys.stdout.write(report(arguments.cases, architectures, as_json=arguments.json))

@@ -154,20 +154,18 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_the_table_of_its_files(
-    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The default file of cases, and the architectures that are named."""
     cases, architectures = files
-    monkeypatch.setattr("sys.argv", ["eval-footprint", "--architectures", str(architectures), "--json"])
-    main(cases)
+    main(cases, ["--architectures", str(architectures), "--json"])
     assert capsys.readouterr().out == report(cases, architectures, as_json=True)
 
 
 def test_the_command_fails_plainly_without_its_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 3, one line."""
-    monkeypatch.setattr("sys.argv", ["eval-footprint", "--cases", str(tmp_path / "none.jsonl")])
     with pytest.raises(SystemExit, match="3"):
-        main(tmp_path / "cases.jsonl")
+        main(tmp_path / "cases.jsonl", ["--cases", str(tmp_path / "none.jsonl")])
     assert capsys.readouterr().err.startswith("eval-footprint: ")
