@@ -35,6 +35,7 @@ class Gateway:
         *,
         connected: Callable[[psycopg.Connection[Any]], None],
         answer_within_s: float,
+        batch_limit: int = BATCH_LIMIT,
     ) -> None:
         """Start the threads.
 
@@ -44,7 +45,9 @@ class Gateway:
             carrier: brings operations there.
             connected: is given each new connection first.
             answer_within_s: after which a caller is told that the store is unavailable.
+            batch_limit: operations that share a call at most.
         """
+        self._batch_limit = batch_limit
         self._carrier = carrier
         self._answer_within_s = answer_within_s
         self._session = Session(url, owner, connected)
@@ -101,7 +104,7 @@ class Gateway:
         """Wait for operations; none: the end was reached."""
         with self._gate:
             while True:
-                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH_LIMIT))]
+                taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_limit))]
                 # A future that its owner cancelled in time is not served at all.
                 batch = [one for one in taken if one.future.set_running_or_notify_cancel()]
                 if batch or (self._closing and not self._waiting):

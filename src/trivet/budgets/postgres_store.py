@@ -16,7 +16,7 @@ from trivet.budgets.ladder import Ladder
 from trivet.budgets.postgres_bounds import SharedBounds, StoreClock
 from trivet.budgets.postgres_carrier import Carrier
 from trivet.budgets.postgres_functions import install
-from trivet.budgets.postgres_gateway import Gateway
+from trivet.budgets.postgres_gateway import BATCH_LIMIT, Gateway
 from trivet.budgets.postgres_operations import Operation
 from trivet.budgets.postgres_replica import LEASE_S, Replica
 from trivet.budgets.postgres_rules import Rules
@@ -57,6 +57,7 @@ class PostgresLedgerStore:
         own_time: bool = True,
         answer_within_s: float = ANSWER_WITHIN_S,
         lease_s: float = LEASE_S,
+        batch_limit: int = BATCH_LIMIT,
     ) -> None:
         """Install the functions where they are missing and read where the books stand; blocks.
 
@@ -67,6 +68,7 @@ class PostgresLedgerStore:
             own_time: whether the store's clock decides, as it must where replicas share it.
             answer_within_s: after which a caller is told that the store is unavailable.
             lease_s: how long after its last sign of life another replica's holds are charged.
+            batch_limit: operations that share a call at most.
         """
         self._database = database
         self._clock = clock
@@ -94,6 +96,7 @@ class PostgresLedgerStore:
             self.carrier,
             connected=self._on_connected,
             answer_within_s=answer_within_s,
+            batch_limit=batch_limit,
         )
         self._replica = Replica(
             database.url,

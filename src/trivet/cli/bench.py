@@ -1,7 +1,7 @@
 """`trivet bench`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,3 +40,30 @@ def decide(
     print_table(
         ("chars", "n", "p50 us", "p99 us"), [(r["chars"], r["n"], r["p50_us"], r["p99_us"]) for r in rows]
     )
+
+
+@app.command()
+def ledger(
+    store: Annotated[Literal["sqlite", "postgres"], typer.Option(help="Which store.")] = "sqlite",
+    callers: Annotated[int, typer.Option(help="Callers that keep a pair under way.", min=1)] = 32,
+    seconds: Annotated[float, typer.Option(help="How long each measurement takes.", min=0.1)] = 5.0,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where the store lies while it is measured: its disk counts.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A PostgreSQL database to use; by default a server made for it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time holds and their settlements, each pair on twelve counters and on disk, many and one to a commit.
+
+    Example:
+      trivet bench ledger --store sqlite --callers 32 --json
+    """
+    from trivet.lab.bench_ledger import bench_ledger
+
+    measured = bench_ledger(store, callers=callers, seconds=seconds, directory=directory, url=url)
+    if as_json:
+        print_json(measured)
+        return
+    print_table(("figure", "value"), list(measured.items()))

@@ -51,12 +51,12 @@ class ScratchPostgres:
     `durable`: as in production, every commit on disk. Otherwise it saves the wait for the disk.
     """
 
-    def __init__(self, *, durable: bool = True) -> None:
+    def __init__(self, *, durable: bool = True, directory: Path | None = None) -> None:
         """Make the server's files; `start` runs it."""
         self._programs = server_programs()
         self._durable = durable
         self._user = _unprivileged()
-        self._place = Path(tempfile.mkdtemp(prefix="trivet-postgres-"))
+        self._place = Path(tempfile.mkdtemp(prefix="trivet-postgres-", dir=directory))
         if self._user is not None:
             os.chown(self._place, pwd.getpwnam(self._user).pw_uid, -1)
         self._process: subprocess.Popen[bytes] | None = None

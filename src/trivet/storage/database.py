@@ -21,7 +21,7 @@ from trivet.storage.connections import (
     writer_engine,
 )
 from trivet.storage.migration import migrate
-from trivet.storage.writer import Writer, closed_error
+from trivet.storage.writer import BATCH_LIMIT, Writer, closed_error
 
 T = TypeVar("T")
 
@@ -90,17 +90,19 @@ class SqliteDatabase(Database):
     only after its commit is on disk, so a caller may block on `.result()` even inside a running loop.
     """
 
-    def __init__(self, connection: WriterConnection, path: Path | None) -> None:
+    def __init__(
+        self, connection: WriterConnection, path: Path | None, batch_limit: int = BATCH_LIMIT
+    ) -> None:
         """Take the migrated writing connection; use `Database.open`."""
         self.path = path
         self._writing = writer_engine(connection)
-        self._writer = Writer(connection)
+        self._writer = Writer(connection, batch_limit)
         self._reading: Engine | None = None if path is None else reader_engine(path)
         self._closed = False
 
     @classmethod
-    def at(cls, path: Path | None) -> Self:
-        """Open the store; see `Database.open`."""
+    def at(cls, path: Path | None, *, batch_limit: int = BATCH_LIMIT) -> Self:
+        """Open the store; see `Database.open`. `batch_limit`: operations that share a commit at most."""
         path = None if path is None else path.expanduser().absolute()
         connection = open_writer(path)
         with contextlib.ExitStack() as undo:
@@ -110,7 +112,7 @@ class SqliteDatabase(Database):
             except (sqlite3.Error, sqlalchemy.exc.DBAPIError) as error:
                 raise translated(error) from error
             undo.pop_all()
-        return cls(connection, path)
+        return cls(connection, path, batch_limit)
 
     def write(self, op: Callable[[Any], T]) -> "Future[T]":
         """Run `op` on the writer thread, in a savepoint of its own, with the driver's connection."""

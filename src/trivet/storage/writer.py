@@ -26,8 +26,9 @@ class Writer:
     thread survives every failure: while the connection is beyond use, each batch fails.
     """
 
-    def __init__(self, connection: WriterConnection) -> None:
+    def __init__(self, connection: WriterConnection, batch_limit: int = BATCH_LIMIT) -> None:
         """Start the thread; it owns `connection` from now on and closes it at the end."""
+        self._batch_limit = batch_limit
         self._connection = connection
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._gate = threading.Lock()
@@ -82,7 +83,7 @@ class Writer:
             # A future that its owner cancelled in time is not run at all.
             if job[1].set_running_or_notify_cancel():
                 jobs.append(job)
-            if len(jobs) == BATCH_LIMIT:
+            if len(jobs) == self._batch_limit:
                 return jobs, True
             try:
                 job = self._queue.get_nowait()
