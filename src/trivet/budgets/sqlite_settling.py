@@ -19,6 +19,7 @@ from trivet.budgets.sqlite_books import Books
 from trivet.budgets.store import Closing, Recovered
 from trivet.domain.budgets import METERS, Amounts, ReservationState, Settlement
 from trivet.domain.errors import NotFound
+from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 
@@ -138,7 +139,9 @@ class Settling:
 
     def _expire_one(self, connection: sqlite3.Connection, reservation_id: str) -> Closing:
         stored = self._find(connection, reservation_id)
-        return self._close(connection, stored, "expired_charged", stored.held, "{}")
+        closing = self._close(connection, stored, "expired_charged", stored.held, "{}")
+        reach("during_sweep")
+        return closing
 
     def _find(self, connection: sqlite3.Connection, reservation_id: str) -> Stored:
         stored = self._books.find(connection, reservation_id)

@@ -48,7 +48,9 @@ def serve(
     from trivet.app import serve as serve_until_stopped
     from trivet.app.logs import configure_logging
     from trivet.config.load import load_settings
+    from trivet.domain import failpoints
 
+    failpoints.arm(os.environ.get(failpoints.VARIABLE))
     flags = {"server.host": host, "server.port": port, "store.path": store, "logging.format": log_format}
     loaded = load_settings(config_path=config, flags=flags)
     configure_logging(loaded.settings.logging)

@@ -12,8 +12,10 @@ from trivet.config.problems import Problem, shown, unknown_key
 from trivet.config.settings import default_tiers
 from trivet.config.tree import DEFAULT, Node, merge, nested, node_of
 
-RESERVED = frozenset({"TRIVET_CONFIG", "TRIVET_URL", "TRIVET_API_KEY", "TRIVET_TEST_SCALE"})
-"""Names that begin like settings and are none: where to look, whom to ask, how long to test."""
+RESERVED = frozenset(
+    {"TRIVET_CONFIG", "TRIVET_URL", "TRIVET_API_KEY", "TRIVET_TEST_SCALE", "TRIVET_FAILPOINT"}
+)
+"""Names that begin like settings and are none: where to look, whom to ask, how long to test, where to die."""
 
 # Kubernetes and Docker links put these beside every container when a service is called `trivet`.
 _SERVICE_LINK = re.compile(r"TRIVET_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")

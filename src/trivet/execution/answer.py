@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from trivet.domain.errors import EngineError
+from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import OutcomeStatus
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Reply
@@ -46,6 +47,7 @@ class Answer:
             async for chunk in self._reply.chunks():
                 if keep_usage or not chunk.usage_only:
                     yield chunk.data
+                    reach("mid_stream")
         except EngineError as error:
             await self._close("cut", error)
             raise

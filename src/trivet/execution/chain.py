@@ -25,6 +25,7 @@ from trivet.domain.errors import (
     EngineRejected,
     EngineTimeout,
 )
+from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import Attempt
 from trivet.domain.requests import ChatRequest
 from trivet.domain.tiers import Deployment
@@ -245,6 +246,7 @@ class Chain:
             self.metrics.attempt_started(attempt)
             self.device_clock.start(attempt.attempt_id, attempt.deployment)
             reply = await transport.chat(call)
+            reach("after_dispatch")
         except EngineError as error:
             self._fail(running, error, course)
             return None

@@ -13,6 +13,7 @@ import structlog
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision, Offer
 from trivet.domain.errors import BudgetError, IdempotencyError, StoreUnavailable, TrivetError
+from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.execution.answer import Answer
@@ -102,6 +103,7 @@ class Pipeline:
         )
         try:
             await run.hold()
+            reach("after_reserve")
             if run.decision.passed_over is not None:
                 self._fleet.wish(run.decision.passed_over)
             course = Course(

@@ -11,6 +11,7 @@ from trivet.domain.budgets import Hold, Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Candidate, Decision
 from trivet.domain.errors import ApprovalRequired, BudgetError, EngineTimeout, TrivetError
+from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus, Usage, UsageSource
 from trivet.domain.prices import Prices
 from trivet.domain.requests import ChatRequest, Principal
@@ -210,6 +211,7 @@ class Run:
         if self.reservation is None:
             self._settler.note(also)
             return None
+        reach("before_settle")
         if usage is None:
             task = self._settler.release(self.reservation.reservation_id, also)
         else:

@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from trivet.domain.errors import StoreUnavailable
+from trivet.domain.failpoints import reach
 from trivet.storage.connections import WriterConnection, translated
 
 T = TypeVar("T")
@@ -98,7 +99,9 @@ class Writer:
             self._connection.execute("BEGIN IMMEDIATE")
             for op, future in jobs:
                 answers.append((future, *self._attempt(op)))
+            reach("inside_commit")
             self._connection.execute("COMMIT")
+            reach("after_commit")
         except BaseException as error:  # noqa: BLE001 - this thread must answer, and live to answer again
             failure = _unavailable(error)
             answers = [(future, None, failure) for _, future in jobs]

@@ -1,0 +1,1 @@
+"""Proofs of the ledger that are run for their figures: storms, kills. See docs/guides/budgets.md."""
