@@ -3,59 +3,30 @@
 import hmac
 import json
 import threading
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
-
+from trivet.access import key_records
+from trivet.access.key_records import KeyRecord
 from trivet.access.key_text import key_id_of, new_key, new_key_id
 from trivet.access.pepper import load_pepper
 from trivet.access.permissions import ROLES
 from trivet.config.settings import AccessSettings
+from trivet.domain.budgets import PRIORITIES
 from trivet.domain.clock import Clock
 from trivet.domain.errors import ConfigError, KeyInvalid, KeyMissing, NotFound, RequestMalformed
 from trivet.domain.requests import Principal
-from trivet.domain.scopes import Scope
+from trivet.domain.scopes import Scope, parse_scope
 from trivet.storage.database import Database
 from trivet.storage.instants import instant_of, ns_of
-from trivet.storage.schema import api_keys, meta
+
+__all__ = ["KeyRecord", "Keyring"]
 
 _PEPPER_CHECK = "pepper_check"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRecord:
-    """What is known about a key. The secret is not in it; the digest is never shown."""
-
-    key_id: str
-    scope: Scope
-    role: str
-    tiers: tuple[str, ...] = ()
-    """Tiers that it may use; empty means all."""
-    models: tuple[str, ...] = ()
-    """Deployments that it may use; empty means all."""
-    label: str = ""
-    created_at: datetime
-    expires_at: datetime | None = None
-    revoked_at: datetime | None = None
-    digest: str = field(repr=False)
-    principal: Principal = field(repr=False)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the record as the API and the CLI show it."""
-        return {
-            "key_id": self.key_id,
-            "scope": self.scope,
-            "role": self.role,
-            "tiers": list(self.tiers),
-            "models": list(self.models),
-            "label": self.label,
-            "created_at": self.created_at.isoformat(),
-            "expires_at": self.expires_at.isoformat() if self.expires_at else None,
-            "revoked_at": self.revoked_at.isoformat() if self.revoked_at else None,
-        }
+OWN_SCOPE_PREFIX = "key-"
+"""The last slug of the scope of a key that has one of its own is this and the key's id."""
 
 
 class Keyring:
@@ -72,7 +43,8 @@ class Keyring:
         self._database = database
         self._clock = clock
         self._pepper = load_pepper(settings, store_path)
-        self._index = database.read(_load)
+        self._index = database.read(key_records.load)
+        self._used_ns: dict[str, int] = {}
         self._changing = threading.Lock()
         self._check_pepper()
         # What an unknown id is compared with, so that it takes as long as a known one.
@@ -83,6 +55,8 @@ class Keyring:
         scope: Scope,
         *,
         role: str = "tenant",
+        priority: str = "interactive",
+        own_scope: bool = False,
         tiers: tuple[str, ...] = (),
         models: tuple[str, ...] = (),
         label: str = "",
@@ -90,36 +64,85 @@ class Keyring:
     ) -> tuple[str, KeyRecord]:
         """Make a key; return its text, which is not kept anywhere, and its record.
 
+        Args:
+            scope: whom its requests are charged to, and with it all above.
+            role: one of ROLES.
+            priority: of its requests.
+            own_scope: whether it is charged to a scope of its own, right below, which can have limits.
+            tiers: those that it may use; none: all.
+            models: the deployments that it may use; none: all.
+            label: a note.
+            expires_at: aware; None: never.
+
         Raises:
-            RequestMalformed: the role is unknown, or `expires_at` has no time zone.
+            RequestMalformed: the role or the priority is unknown, `expires_at` has no time zone, or there is
+                no room for a scope below.
             StoreUnavailable: it could not be stored.
         """
         if role not in ROLES:
             raise RequestMalformed(
-                f"{role[:40]!r} is not a role.", hint=f"Use {' or '.join(ROLES)}.", param="role"
+                f"{role[:40]!r} is not a role.", hint=f"Use {', '.join(ROLES)}.", param="role"
             )
         if expires_at is not None and expires_at.tzinfo is None:
             raise RequestMalformed("expires_at has no time zone.", param="expires_at")
+        values = {
+            "role": role,
+            "priority": _checked_priority(priority),
+            "tiers": json.dumps(tiers),
+            "models": json.dumps(models),
+            "label": label,
+            "expires_ns": None if expires_at is None else ns_of(expires_at),
+            "replaces": None,
+        }
         with self._changing:
-            key_id = new_key_id()
-            while key_id in self._index:
-                key_id = new_key_id()
-            text = new_key(key_id)
+            return self._make(scope, values, own_scope=own_scope)
+
+    def rotate(self, key_id: str, *, overlap: timedelta) -> tuple[str, KeyRecord]:
+        """Make a key that may do what another may, and let that one live for the overlap only.
+
+        Both are charged to the same scope.
+
+        Raises:
+            NotFound: there is no such key.
+            RequestMalformed: it has ended, or has a successor already.
+        """
+        with self._changing:
+            old, now = self.record(key_id), self._clock.now()
+            following = next((r.key_id for r in self._index.values() if r.replaces == key_id), None)
+            if following is not None:
+                raise RequestMalformed(
+                    f"The key {key_id} is followed by {following} already.", hint=f"Rotate {following}."
+                )
+            if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+                raise RequestMalformed(f"The key {key_id} has ended.", hint="Make a new one.")
             values = {
-                "key_id": key_id,
-                "digest": self._digest(text),
-                "scope": scope,
-                "role": role,
-                "tiers": json.dumps(tiers),
-                "models": json.dumps(models),
-                "label": label,
-                "created_ns": ns_of(self._clock.now()),
-                "expires_ns": None if expires_at is None else ns_of(expires_at),
-                "revoked_ns": None,
+                "role": old.role,
+                "priority": old.priority,
+                "tiers": json.dumps(old.tiers),
+                "models": json.dumps(old.models),
+                "label": old.label,
+                "expires_ns": None if old.expires_at is None else ns_of(old.expires_at),
+                "replaces": key_id,
             }
-            record = self._database.transact(lambda connection: _insert(connection, values)).result()
-            self._index = {**self._index, key_id: record}
-        return text, record
+            made = self._make(old.scope, values)
+            end_ns = ns_of(now + overlap)
+            if old.expires_at is None or ns_of(old.expires_at) > end_ns:
+                self._change(key_id, {"expires_ns": end_ns})
+            return made
+
+    def change(self, key_id: str, *, priority: str | None = None, label: str | None = None) -> KeyRecord:
+        """Change a key's priority or its label; what is None stays.
+
+        Raises:
+            NotFound: there is no such key.
+            RequestMalformed: the priority is unknown.
+        """
+        values: dict[str, Any] = {} if label is None else {"label": label}
+        if priority is not None:
+            values["priority"] = _checked_priority(priority)
+        with self._changing:
+            record = self.record(key_id)
+            return self._change(key_id, values) if values else record
 
     def authenticate(self, text: str | None) -> Principal:
         """Return who holds this key. Never says which part of a wrong key was right, nor repeats it.
@@ -149,6 +172,7 @@ class Keyring:
             raise KeyInvalid(
                 f"The API key {key_id} expired at {record.expires_at.isoformat()}.", hint="Ask for a new one."
             )
+        self._used_ns[key_id] = self._clock.monotonic_ns()
         return record.principal
 
     def revoke(self, key_id: str) -> None:
@@ -158,20 +182,41 @@ class Keyring:
             NotFound: there is no such key.
         """
         with self._changing:
-            record = self._index.get(key_id)
-            if record is None:
-                raise NotFound(f"There is no key {key_id[:40]!r}.", param="key_id")
-            if record.revoked_at is None:
-                now_ns = ns_of(self._clock.now())
-                revoked = self._database.transact(
-                    lambda connection: _revoke(connection, key_id, now_ns)
-                ).result()
-                self._index = {**self._index, key_id: revoked}
+            if self.record(key_id).revoked_at is None:
+                self._change(key_id, {"revoked_ns": ns_of(self._clock.now())})
+
+    def record(self, key_id: str) -> KeyRecord:
+        """Return a key's record.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        record = self._index.get(key_id)
+        if record is None:
+            raise NotFound(f"There is no key {key_id[:40]!r}.", param="key_id")
+        return record
+
+    def note_uses(self) -> None:
+        """Write down which keys were used since the last time; blocks."""
+        taken, self._used_ns = self._used_ns, {}
+        if not taken:
+            return
+        # Requests read the cheap clock only; what the instants are by the wall is reckoned here.
+        offset_ns = ns_of(self._clock.now()) - self._clock.monotonic_ns()
+        used_ns = {key_id: offset_ns + at_ns for key_id, at_ns in taken.items()}
+        self._database.transact(lambda connection: key_records.mark_used(connection, used_ns)).result()
+        with self._changing:
+            noted = {
+                key_id: replace(record, last_used_at=instant_of(used_ns[key_id]))
+                for key_id, record in self._index.items()
+                if key_id in used_ns
+            }
+            self._index = {**self._index, **noted}
 
     def refresh(self) -> None:
         """Read all keys anew: another replica may have made or revoked some."""
         with self._changing:
-            self._index = self._database.read(_load)
+            self._index = self._database.read(key_records.load)
 
     def records(self) -> list[KeyRecord]:
         """Return all keys ever made, the oldest first."""
@@ -181,15 +226,39 @@ class Keyring:
         """Tell whether no key was ever made."""
         return not self._index
 
+    def _make(
+        self, scope: Scope, values: dict[str, Any], *, own_scope: bool = False
+    ) -> tuple[str, KeyRecord]:
+        key_id = new_key_id()
+        while key_id in self._index:
+            key_id = new_key_id()
+        text = new_key(key_id)
+        whole = {
+            **values,
+            "key_id": key_id,
+            "digest": self._digest(text),
+            "scope": parse_scope(f"{scope}.{OWN_SCOPE_PREFIX}{key_id}") if own_scope else scope,
+            "created_ns": ns_of(self._clock.now()),
+            "revoked_ns": None,
+        }
+        record = self._database.transact(lambda connection: key_records.put(connection, whole)).result()
+        self._index = {**self._index, key_id: record}
+        return text, record
+
+    def _change(self, key_id: str, values: dict[str, Any]) -> KeyRecord:
+        changed = self._database.transact(
+            lambda connection: key_records.change(connection, key_id, values)
+        ).result()
+        self._index = {**self._index, key_id: changed}
+        return changed
+
     def _digest(self, text: str) -> str:
         return hmac.digest(self._pepper, text.encode(), "sha256").hex()
 
     def _check_pepper(self) -> None:
         """Refuse a pepper that would silently make every stored key unknown."""
         check = self._digest(_PEPPER_CHECK)
-        stored = self._database.read(
-            lambda connection: connection.scalar(select(meta.c.value).where(meta.c.key == _PEPPER_CHECK))
-        )
+        stored = self._database.read(lambda connection: key_records.get_meta(connection, _PEPPER_CHECK))
         if stored == check:
             return
         if self._index:
@@ -198,50 +267,14 @@ class Keyring:
                 hint="Restore access.pepper, or the file `pepper` beside the store.",
                 param="access.pepper",
             )
-        self._database.transact(lambda connection: _set_meta(connection, _PEPPER_CHECK, check)).result()
+        self._database.transact(
+            lambda connection: key_records.set_meta(connection, _PEPPER_CHECK, check)
+        ).result()
 
 
-def _load(connection: Connection) -> dict[str, KeyRecord]:
-    return {row.key_id: _record(row) for row in connection.execute(select(api_keys))}
-
-
-def _insert(connection: Connection, values: dict[str, Any]) -> KeyRecord:
-    connection.execute(insert(api_keys).values(values))
-    return _fetch(connection, values["key_id"])
-
-
-def _revoke(connection: Connection, key_id: str, now_ns: int) -> KeyRecord:
-    connection.execute(update(api_keys).where(api_keys.c.key_id == key_id).values(revoked_ns=now_ns))
-    return _fetch(connection, key_id)
-
-
-def _set_meta(connection: Connection, key: str, value: str) -> None:
-    if not connection.execute(update(meta).where(meta.c.key == key).values(value=value)).rowcount:
-        connection.execute(insert(meta).values(key=key, value=value))
-
-
-def _fetch(connection: Connection, key_id: str) -> KeyRecord:
-    return _record(connection.execute(select(api_keys).where(api_keys.c.key_id == key_id)).one())
-
-
-def _record(row: Row[Any]) -> KeyRecord:
-    tiers, models = tuple(json.loads(row.tiers)), tuple(json.loads(row.models))
-    return KeyRecord(
-        key_id=row.key_id,
-        scope=Scope(row.scope),
-        role=row.role,
-        tiers=tiers,
-        models=models,
-        label=row.label,
-        created_at=instant_of(row.created_ns),
-        expires_at=None if row.expires_ns is None else instant_of(row.expires_ns),
-        revoked_at=None if row.revoked_ns is None else instant_of(row.revoked_ns),
-        digest=row.digest,
-        principal=Principal(
-            key_id=row.key_id,
-            scope=Scope(row.scope),
-            role=row.role,
-            tiers=frozenset(tiers),
-            models=frozenset(models),
-        ),
-    )
+def _checked_priority(priority: str) -> str:
+    if priority not in PRIORITIES:
+        raise RequestMalformed(
+            f"{priority[:40]!r} is not a priority.", hint=f"Use {', '.join(PRIORITIES)}.", param="priority"
+        )
+    return priority

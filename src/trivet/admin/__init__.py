@@ -1,5 +1,9 @@
 """The doors' use cases, each with its permission check."""
 
+from trivet.admin.keys import KeyOffice, KeyOrder
 from trivet.admin.office import Office
+from trivet.admin.offices import Offices
+from trivet.admin.overrides import OverrideOffice, OverrideOrder
+from trivet.admin.rates import RateOffice
 
-__all__ = ["Office"]
+__all__ = ["KeyOffice", "KeyOrder", "Office", "Offices", "OverrideOffice", "OverrideOrder", "RateOffice"]

@@ -4,17 +4,22 @@ Every method takes the caller first and checks it; blocking reads run in threads
 """
 
 import asyncio
-from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
-from trivet.access import KeyRecord, Keyring, require_admin, require_scope
-from trivet.admin.limits import parse_limits
-from trivet.admin.periods import EARLIEST, parse_future, parse_instant
+from trivet.access import (
+    require_above,
+    require_admin,
+    require_reader_of_all,
+    require_scope,
+    require_tenant_admin,
+)
+from trivet.admin.limits import LimitOrder, parse_limits
+from trivet.admin.periods import EARLIEST, parse_instant
 from trivet.budgets import Ledger
 from trivet.domain.budgets import BudgetStatus
 from trivet.domain.clock import Clock
-from trivet.domain.errors import RequestMalformed
+from trivet.domain.errors import PermissionDenied, RequestMalformed
 from trivet.domain.requests import Principal
 from trivet.domain.scopes import Scope, parse_scope
 from trivet.fleet import Fleet
@@ -22,7 +27,6 @@ from trivet.metering import UsageRecords
 from trivet.routing.eligibility import may_use
 
 DEFAULT_PERIOD = timedelta(days=30)
-ROLES = ("tenant", "admin")
 
 _OPERATORS_FACTS = frozenset(
     {
@@ -44,24 +48,18 @@ _MACHINES_TOTALS = ("busy", "busy_check", "wall_times_devices")
 
 
 class Office:
-    """Budgets, keys, reports and the ledger's proof, behind permission checks."""
+    """Budgets, reports and the ledger's proof, behind permission checks."""
 
     def __init__(
         self,
         *,
         ledger: Ledger,
-        keyring: Keyring,
         records: UsageRecords,
         fleet: Fleet,
-        tier_names: Collection[str],
-        deployment_names: Collection[str],
         clock: Clock,
     ) -> None:
-        """Take the rooms, and the names that the configuration has, whether engines run or not."""
-        self._tier_names = tuple(tier_names)
-        self._deployment_names = tuple(deployment_names)
+        """Take the rooms."""
         self._ledger = ledger
-        self._keyring = keyring
         self._records = records
         self._fleet = fleet
         self._clock = clock
@@ -76,7 +74,7 @@ class Office:
 
     async def budget_rows(self, caller: Principal) -> list[dict[str, Any]]:
         """Return the current counters of all scopes that the caller may see."""
-        rows = await asyncio.to_thread(self._ledger.rows, None if caller.is_admin else caller.scope)
+        rows = await asyncio.to_thread(self._ledger.rows, None if caller.sees_all else caller.scope)
         return [row.as_json() for row in rows]
 
     async def set_budget(self, caller: Principal, scope_text: str, limits: dict[str, Any]) -> BudgetStatus:
@@ -84,11 +82,15 @@ class Office:
 
         A name is a kind of limit, of tokens, or a meter and a kind. A value is the limit, or an object with
         `limit` and `critical_allowance`. A limit below what is already used is legal: nothing new is
-        admitted, nothing is clawed back.
+        admitted, nothing is clawed back. A tenant admin sets limits below its own scope, and none above what
+        it got itself.
         """
-        require_admin(caller)
         scope = parse_scope(scope_text)
-        for order in parse_limits(limits):
+        require_above(caller, scope)
+        orders = parse_limits(limits)
+        if not caller.is_admin:
+            await self._check_within(caller, orders)
+        for order in orders:
             await asyncio.wrap_future(
                 self._ledger.set_limit(
                     scope,
@@ -101,10 +103,24 @@ class Office:
             )
         return await asyncio.to_thread(self._ledger.status, scope)
 
+    async def _check_within(self, caller: Principal, orders: list[LimitOrder]) -> None:
+        """Refuse limits above those of the caller's own scope. A courtesy: the strictest wins in any case."""
+        status = await asyncio.to_thread(self._ledger.status, caller.scope)
+        for order in orders:
+            got = [r.limit for r in status.rows if (r.meter, r.window) == (order.meter, order.kind)]
+            got += [c.limit for c in status.caps if (c.meter, c.window) == (order.meter, order.kind)]
+            most = min((limit for limit in got if limit is not None), default=None)
+            if most is not None and (order.amount or 0) + order.allowance > most:
+                raise PermissionDenied(
+                    f"{caller.scope} itself may use {most:,} {order.meter} ({order.kind}).",
+                    hint="Give at most that to those below.",
+                    param=order.kind,
+                )
+
     async def clear_budget(self, caller: Principal, scope_text: str) -> None:
         """Remove a scope's own limits; an organisation falls back to the defaults."""
-        require_admin(caller)
         scope = parse_scope(scope_text)
+        require_above(caller, scope)
         for limit in await asyncio.to_thread(self._ledger.limits):
             if limit.scope == scope:
                 await asyncio.wrap_future(
@@ -113,8 +129,9 @@ class Office:
 
     async def set_time_zone(self, caller: Principal, scope_text: str, zone: str) -> dict[str, Any]:
         """Set where an organisation's days, weeks and months begin; it applies from the next of each."""
-        require_admin(caller)
         scope = parse_scope(scope_text)
+        require_scope(caller, scope)
+        require_admin(caller)
         await asyncio.wrap_future(self._ledger.set_time_zone(scope, zone, author=caller.key_id))
         return {"scope": scope, "time_zone": zone}
 
@@ -122,60 +139,11 @@ class Office:
         self, caller: Principal, scope_text: str, *, limit: int, before: int | None
     ) -> list[dict[str, Any]]:
         """Return the entries of a scope and all below it, the latest first."""
-        require_admin(caller)
         scope = parse_scope(scope_text)
+        if not caller.sees_all:
+            require_tenant_admin(caller, scope)
         found = await asyncio.to_thread(lambda: self._ledger.history(scope, limit=limit, before=before))
         return [entry.as_json() for entry in found]
-
-    # Keys
-
-    async def create_key(
-        self,
-        caller: Principal,
-        *,
-        scope_text: str,
-        role: str,
-        tiers: list[str],
-        models: list[str],
-        label: str,
-        expires_at: str | None,
-    ) -> tuple[str, KeyRecord]:
-        """Make an API key; its text is returned this once and never stored.
-
-        Raises:
-            RequestMalformed: the role, a tier or a model is unknown, or `expires_at` is no future time.
-        """
-        require_admin(caller)
-        scope: Scope = parse_scope(scope_text)
-        if role not in ROLES:
-            raise RequestMalformed(
-                f"{role[:40]!r} is not a role.", hint=f"Use {' or '.join(ROLES)}.", param="role"
-            )
-        _check_names(tiers, self._tier_names, "tiers")
-        _check_names(models, self._deployment_names, "models")
-        if not label.isprintable():
-            raise RequestMalformed("label holds control characters.", hint="Send plain text.", param="label")
-        expiry = self._future_instant(expires_at)
-        return await asyncio.to_thread(
-            lambda: self._keyring.create(
-                scope,
-                role=role,
-                tiers=tuple(tiers),
-                models=tuple(models),
-                label=label[:100],
-                expires_at=expiry,
-            )
-        )
-
-    async def keys(self, caller: Principal) -> list[KeyRecord]:
-        """Return all key records, without secrets."""
-        require_admin(caller)
-        return self._keyring.records()
-
-    async def revoke_key(self, caller: Principal, key_id: str) -> None:
-        """Make a key worthless at once."""
-        require_admin(caller)
-        await asyncio.to_thread(self._keyring.revoke, key_id)
 
     # Reports
 
@@ -187,7 +155,7 @@ class Office:
         start, end = self._period(since, until)
         report = await asyncio.to_thread(lambda: self._records.savings(since=start, until=end, scope=scope))
         shown = report.as_json()
-        return shown if caller.is_admin else shown | dict.fromkeys(_MACHINES_TOTALS)
+        return shown if caller.sees_all else shown | dict.fromkeys(_MACHINES_TOTALS)
 
     async def usage(
         self,
@@ -207,14 +175,14 @@ class Office:
 
     async def verify_ledger(self, caller: Principal) -> dict[str, Any]:
         """Recompute every counter and hash from the entries and report each difference."""
-        require_admin(caller)
+        require_reader_of_all(caller)
         report = await asyncio.to_thread(self._ledger.verify)
         return report.as_json()
 
     async def deployments(self, caller: Principal) -> list[dict[str, Any]]:
         """Return the engines' states. Tenants see those that their key may use, without operators' facts."""
         reports = self._fleet.report()
-        if caller.is_admin:
+        if caller.sees_all:
             return reports
         usable = {
             offer.deployment.name for offer in self._fleet.offers() if may_use(caller, offer.deployment)
@@ -227,7 +195,7 @@ class Office:
 
     def _reportable(self, caller: Principal, scope_text: str | None) -> Scope | None:
         if scope_text is None:
-            return None if caller.is_admin else caller.scope
+            return None if caller.sees_all else caller.scope
         scope = parse_scope(scope_text)
         require_scope(caller, scope)
         return scope
@@ -239,22 +207,3 @@ class Office:
         if start >= end:
             raise RequestMalformed("The period is empty: `since` must lie before `until`.", param="since")
         return start, end
-
-    def _future_instant(self, text: str | None) -> datetime | None:
-        if text is None:
-            return None
-        instant = parse_future(text, param="expires_at")
-        if instant <= self._clock.now():
-            raise RequestMalformed("`expires_at` lies in the past.", param="expires_at")
-        return instant
-
-
-def _check_names(wanted: Collection[str], known: Collection[str], param: str) -> None:
-    """Refuse a name that the configuration lacks: a key limited to it could be used for nothing."""
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise RequestMalformed(
-            f"{param}: {unknown[0][:80]!a} is not configured.",
-            hint=f"Use {', '.join(known)}." if known else "None is configured.",
-            param=param,
-        )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from trivet.admin import Office
+from trivet.admin import Offices
 from trivet.api import administration, observation
 from trivet.api.auth import Doorkeeper
 from trivet.api.chat import ChatCompletions
@@ -27,7 +27,7 @@ class Doors:
     """What the doors open to."""
 
     pipeline: Pipeline
-    office: Office
+    offices: Offices
     fleet: Fleet
     doorkeeper: Doorkeeper
     collector: TrivetCollector
@@ -52,7 +52,7 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         exhausted_status=budgets.exhausted_status,
     )
     decide = DecisionDoor(
-        doors.pipeline, doors.office, doors.doorkeeper, body_limit_bytes=server.body_limit_bytes
+        doors.pipeline, doors.offices.books, doors.doorkeeper, body_limit_bytes=server.body_limit_bytes
     )
     models = ModelList(doors.fleet, doors.doorkeeper, doors.tier_names)
     app.router.routes += [
@@ -61,7 +61,7 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         Route("/v1/models/{name:path}", LastResort(models), methods=["GET"]),
         Route(DECIDE_PATH, LastResort(decide), methods=["POST"]),
     ]
-    app.include_router(administration.router(doors.office))
+    app.include_router(administration.router(doors.offices))
     app.include_router(observation.router(doors.fleet, doors.collector))
     app.add_middleware(Guard, doorkeeper=doors.doorkeeper, own_doors=frozenset({DECIDE_PATH}))
     install_fault_pages(app, exhausted_status=budgets.exhausted_status)

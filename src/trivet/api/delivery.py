@@ -113,6 +113,7 @@ def answer_headers(answer: Answer) -> Mapping[str, str]:
         "x-trivet-attempts": str(len(run.attempts)),
         "x-trivet-budget-remaining": "unlimited" if remaining is None else str(remaining),
         **clamped,
+        **run.admitted.headers,
         **({"x-trivet-downgraded": run.downgraded_from} if run.downgraded_from else {}),
     }
 

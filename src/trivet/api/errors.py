@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from trivet.domain.errors import EngineError, TrivetError
@@ -17,6 +18,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "budget_store_unavailable": 503,
     "config_invalid": 500,
     "context_length_exceeded": 400,
+    "decision_spent": 409,
     "idempotency_completed": 409,
     "idempotency_error": 409,
     "idempotency_in_flight": 409,
@@ -29,6 +31,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "nonessential_blocked": 429,
     "not_found": 404,
     "permission_denied": 403,
+    "rate_limit_exceeded": 429,
     "request_too_large": 400,
     "server_unreachable": 502,
     "store_error": 503,
@@ -83,9 +86,14 @@ def error_body(error: TrivetError, *, status: int, request_id: str) -> dict[str,
             "type": kind,
             "param": error.param,
             "code": error.code,
-            "trivet": {"request_id": request_id, **error.details},
+            "trivet": {"request_id": request_id, **_told(error.details)},
         }
     }
+
+
+def _told(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts for the body; what is told in headers is no part of it."""
+    return {name: value for name, value in details.items() if name != "headers"}
 
 
 def error_headers(error: TrivetError) -> dict[str, str]:
@@ -95,6 +103,7 @@ def error_headers(error: TrivetError) -> dict[str, str]:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.code in _RETRY_IS_USELESS:
         headers["x-should-retry"] = "false"
+    headers |= error.details.get("headers", {})
     if error.code in ("api_key_missing", "invalid_api_key"):
         headers["www-authenticate"] = "Bearer"
     return headers

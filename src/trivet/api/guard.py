@@ -3,6 +3,10 @@
 The body is read here as well, within its bounds: the framework would take their refusal for bad JSON.
 """
 
+from typing import Annotated
+
+from fastapi import Depends, Request
+
 from trivet.api.asgi import (
     Application,
     ClientGone,
@@ -17,10 +21,20 @@ from trivet.api.asgi import (
 from trivet.api.auth import Doorkeeper
 from trivet.api.replies import send_error
 from trivet.domain.errors import TrivetError
+from trivet.domain.requests import Principal
 
 ADMIN_BODY_LIMIT_BYTES = 64 * 1024
 PREFIX = "/api/"
 PRINCIPAL = "trivet.principal"
+
+
+async def _caller(request: Request) -> Principal:
+    principal: Principal = request.scope[PRINCIPAL]
+    return principal
+
+
+Caller = Annotated[Principal, Depends(_caller)]
+"""A route's argument that the guard has established."""
 
 
 class Guard:

@@ -10,13 +10,14 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from trivet.access import Keyring
-from trivet.admin import Office
+from trivet.access import Keyring, RateLimits
+from trivet.admin import KeyOffice, Office, Offices, OverrideOffice, RateOffice
 from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
 from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.app.predictions import predict
 from trivet.app.store import kept_up, opened_store
+from trivet.app.upkeep import noting_uses
 from trivet.budgets import Ledger
 from trivet.config.deployments import (
     api_key_of,
@@ -96,7 +97,9 @@ async def open_trivet(
         ledger = Ledger(database, settings.budgets, clock)
         recovered = ledger.recover()
         keyring = Keyring(database, settings.access, store_path, clock)
-        await exits.enter_async_context(kept_up(database, keyring))
+        rates = RateLimits(database, clock)
+        for upkeep in (kept_up(database, keyring, rates), noting_uses(keyring), sweeping(ledger)):
+            await exits.enter_async_context(upkeep)
         device_clock = DeviceClock(clock)
         heaviest = _heaviest_at_home(tiers, configured)
         records = UsageRecords(database, clock, device_clock, tiers, baseline_tier=heaviest)
@@ -110,7 +113,6 @@ async def open_trivet(
         chain = Chain(fleet, breakers, device_clock, metrics, settings.execution, clock)
         settler = Settler(ledger)
         exits.push_async_callback(settler.drain)
-        await exits.enter_async_context(sweeping(ledger))
         pipeline = Pipeline(
             router=Router(settings.routing, tiers),
             fleet=fleet,
@@ -120,15 +122,17 @@ async def open_trivet(
             metrics=metrics,
             text_limit_chars=settings.routing.text_limit_chars,
             budget=_budgeting(settings, tiers),
+            rates=rates,
             clock=clock,
         )
         owner_token = secrets.token_urlsafe(32)
-        tier_names = tuple(tier.name for tier in tiers)
-        office = _office(ledger, keyring, records, fleet, clock, configured)
+        office = Office(ledger=ledger, records=records, fleet=fleet, clock=clock)
+        key_office = _key_office(keyring, ledger, clock, configured)
+        offices = Offices(office, key_office, OverrideOffice(ledger, clock), RateOffice(rates))
         collector = TrivetCollector(metrics, device_clock)
         _register_rooms(collector, fleet, breakers, ledger, gpus)
-        keeper = Doorkeeper(keyring, owner_token)
-        doors = Doors(pipeline, office, fleet, keeper, collector, tier_names)
+        names = tuple(tier.name for tier in tiers)
+        doors = Doors(pipeline, offices, fleet, Doorkeeper(keyring, owner_token), collector, names)
         yield OpenTrivet(
             settings=settings,
             application=build_application(doors, settings.server, settings.budgets),
@@ -150,20 +154,13 @@ def _budgeting(settings: Settings, tiers: Sequence[Tier]) -> Budgeting:
     )
 
 
-def _office(
-    ledger: Ledger,
-    keyring: Keyring,
-    records: UsageRecords,
-    fleet: Fleet,
-    clock: Clock,
-    configured: Sequence[Deployment],
-) -> Office:
-    """Build the office, which knows what the configuration names whether engines run or not."""
-    return Office(
-        ledger=ledger,
-        keyring=keyring,
-        records=records,
-        fleet=fleet,
+def _key_office(
+    keyring: Keyring, ledger: Ledger, clock: Clock, configured: Sequence[Deployment]
+) -> KeyOffice:
+    """Build the office of keys, which knows what the configuration names whether engines run or not."""
+    return KeyOffice(
+        keyring,
+        ledger,
         tier_names=tuple(dict.fromkeys(deployment.tier.name for deployment in configured)),
         deployment_names=tuple(deployment.name for deployment in configured),
         clock=clock,

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from trivet.access import Keyring
+from trivet.access import Keyring, RateLimits
 from trivet.config.settings import StoreSettings
 from trivet.domain.errors import StoreError
 from trivet.storage import Database, StoreLock
@@ -37,8 +37,8 @@ def opened_store(settings: StoreSettings, *, alone: bool) -> Iterator[tuple[Data
 
 
 @contextlib.asynccontextmanager
-async def kept_up(database: Database, keyring: Keyring) -> AsyncIterator[None]:
-    """Learn of keys that other replicas make or revoke, within seconds."""
+async def kept_up(database: Database, keyring: Keyring, rates: RateLimits) -> AsyncIterator[None]:
+    """Learn of keys and rate limits that other replicas change, within seconds."""
     if not database.shared:
         yield
         return
@@ -48,6 +48,7 @@ async def kept_up(database: Database, keyring: Keyring) -> AsyncIterator[None]:
             await asyncio.sleep(KEYS_READ_EVERY_S)
             with contextlib.suppress(StoreError):
                 await asyncio.to_thread(keyring.refresh)
+                await asyncio.to_thread(rates.refresh)
 
     task = asyncio.create_task(keep_up())
     try:

@@ -23,6 +23,7 @@ _BY_CODE = {
     "approval_required": BUDGET,
     "nonessential_blocked": BUDGET,
     "request_too_large": BUDGET,
+    "rate_limit_exceeded": BUDGET,
     "server_unreachable": ENGINE,
 }
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="API keys.", no_args_is_help=True, rich_markup_mode=None)
 
+KeyIdArgument = Annotated[str, typer.Argument(help="The key's id, as `trivet keys list` shows it.")]
+
 
 @app.command("list")
 def list_keys(
@@ -39,13 +41,25 @@ def list_keys(
 @app.command()
 def create(
     scope: Annotated[str, typer.Argument(help="Whom the key's requests are charged to: acme.search.ana.")],
-    role: Annotated[str, typer.Option(help="tenant or admin.")] = "tenant",
+    role: Annotated[str, typer.Option(help="tenant, tenant_admin, auditor or admin.")] = "tenant",
+    priority: Annotated[
+        str, typer.Option(help="critical, interactive or batch; requests may lower it.")
+    ] = "interactive",
     tier: Annotated[list[str] | None, typer.Option(help="Tier the key may use; may be repeated.")] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Deployment the key may use; may be repeated.")
     ] = None,
     label: Annotated[str, typer.Option(help="A note for yourself.")] = "",
     expires_at: Annotated[str | None, typer.Option(help="ISO instant.", show_default=False)] = None,
+    daily: Annotated[
+        int | None, typer.Option(help="Tokens a day for this key alone.", show_default=False)
+    ] = None,
+    monthly: Annotated[
+        int | None, typer.Option(help="Tokens a month for this key alone.", show_default=False)
+    ] = None,
+    own_scope: Annotated[
+        bool, typer.Option("--own-scope", help="Charge the key to a scope of its own, below SCOPE.")
+    ] = False,
     config: ConfigOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
@@ -56,10 +70,16 @@ def create(
     Examples:
       trivet keys create acme.search.ana
       trivet keys create acme.batch --tier light --tier standard --expires-at 2027-01-01
+      trivet keys create acme.search --role tenant_admin
+      trivet keys create acme.search.ana --daily 20000 --priority batch
     """
+    limits = {kind: amount for kind, amount in (("daily", daily), ("monthly", monthly)) if amount is not None}
     wanted = {
         "scope": scope,
         "role": role,
+        "priority": priority,
+        "own_scope": own_scope,
+        "limits": limits or None,
         "tiers": tier or [],
         "models": model or [],
         "label": label,
@@ -78,8 +98,70 @@ def create(
 
 
 @app.command()
+def rotate(
+    key_id: KeyIdArgument,
+    overlap_hours: Annotated[
+        float, typer.Option(help="How long the old key still works, at most 720.", min=0)
+    ] = 24.0,
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key that may do the same, print it this once, and let the old one end after the overlap.
+
+    Example:
+      trivet keys rotate 1a2b3c4d --overlap-hours 2
+    """
+
+    async def post(trivet: "Trivet") -> dict[str, Any]:
+        from trivet.sdk.address import path_part
+
+        path = f"/api/v1/keys/{path_part(key_id)}/rotate"
+        return dict(await trivet.call("POST", path, json={"overlap_s": overlap_hours * 3600}))
+
+    answer = ask(Address(url, api_key, config), post)
+    if as_json:
+        print_json(answer)
+        return
+    say(
+        f"Key {answer['key_id']} follows {key_id}, which works for {overlap_hours:g} h more;"
+        " it is shown only this once:"
+    )
+    sys.stdout.write(answer["key"] + "\n")
+
+
+@app.command()
+def priority(
+    key_id: KeyIdArgument,
+    wanted: Annotated[str, typer.Argument(metavar="PRIORITY", help="critical, interactive or batch.")],
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the priority of a key's requests; a request may lower it, never raise it.
+
+    Example:
+      trivet keys priority 1a2b3c4d batch
+    """
+
+    async def patch(trivet: "Trivet") -> dict[str, Any]:
+        from trivet.sdk.address import path_part
+
+        path = f"/api/v1/keys/{path_part(key_id)}"
+        return dict(await trivet.call("PATCH", path, json={"priority": wanted}))
+
+    answer = ask(Address(url, api_key, config), patch)
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"Requests of key {key_id} are {answer['priority']} at most.")
+
+
+@app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as `trivet keys list` shows it.")],
+    key_id: KeyIdArgument,
     config: ConfigOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,

@@ -18,7 +18,9 @@ from trivet.cli import (
     init,
     keys,
     ledger,
+    overrides,
     plan,
+    rates,
     report,
     route,
     serve,
@@ -59,6 +61,8 @@ app.command()(chat.chat)
 app.command()(route.route)
 app.add_typer(report.app, name="report")
 app.add_typer(budgets.app, name="budgets")
+app.add_typer(overrides.app, name="overrides")
+app.add_typer(rates.app, name="rates")
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 app.command()(gpus.gpus)

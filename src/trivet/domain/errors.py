@@ -17,10 +17,12 @@ TrivetError
 │   ├── NotFound ............... not_found
 │   ├── ContextTooLong ......... context_length_exceeded
 │   ├── NoCandidate ............ no_candidate
-│   └── IdempotencyError
-│       ├── IdempotencyInFlight  idempotency_in_flight  (the same request is running)
-│       ├── IdempotencyMismatch  idempotency_mismatch   (the key stood for another request)
-│       └── IdempotencyCompleted idempotency_completed  (it ran, and was charged)
+│   ├── IdempotencyError
+│   │   ├── IdempotencyInFlight  idempotency_in_flight  (the same request is running)
+│   │   ├── IdempotencyMismatch  idempotency_mismatch   (the key stood for another request)
+│   │   └── IdempotencyCompleted idempotency_completed  (it ran, and was charged)
+│   ├── DecisionSpent .......... decision_spent      (executed, reported or run out)
+│   └── RateLimitExceeded ...... rate_limit_exceeded
 ├── BudgetError
 │   ├── BudgetExhausted ........ budget_exhausted
 │   ├── BudgetContended ........ budget_contended
@@ -197,6 +199,18 @@ class IdempotencyCompleted(IdempotencyError):
     """The request ran to its end; `details["usage"]` says what it was charged."""
 
     code = "idempotency_completed"
+
+
+class DecisionSpent(RequestError):
+    """The decision was executed or reported already, or its time has run out."""
+
+    code = "decision_spent"
+
+
+class RateLimitExceeded(RequestError):
+    """Too many requests or tokens within a minute, or requests at once; `retry_after_s` says when again."""
+
+    code = "rate_limit_exceeded"
 
 
 class BudgetError(TrivetError):

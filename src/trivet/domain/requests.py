@@ -1,10 +1,13 @@
 """What a caller asks: the chat request, its hints, what it needs, and who asks."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from trivet.domain.budgets import PRIORITIES, Idempotency, Priority
 from trivet.domain.scopes import Scope
+
+Role = Literal["admin", "auditor", "tenant_admin", "tenant"]
+ROLES: tuple[Role, ...] = ("admin", "auditor", "tenant_admin", "tenant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +17,7 @@ class Principal:
     key_id: str
     scope: Scope
     role: str = "tenant"
-    """`admin` or `tenant`."""
+    """One of ROLES; see `access.permissions`."""
     tiers: frozenset[str] = frozenset()
     """Tiers that the key may use; empty means all."""
     models: frozenset[str] = frozenset()
@@ -30,6 +33,11 @@ class Principal:
     def is_admin(self) -> bool:
         """Tell whether the key may administer the whole installation."""
         return self.role == "admin"
+
+    @property
+    def sees_all(self) -> bool:
+        """Tell whether the key may read everything, whosever it is."""
+        return self.role in ("admin", "auditor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,16 @@ from functools import partial
 
 import structlog
 
+from trivet.access import Admitted, RateLimits, require_inference
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision, Offer
-from trivet.domain.errors import BudgetError, IdempotencyError, StoreUnavailable, TrivetError
+from trivet.domain.errors import (
+    BudgetError,
+    IdempotencyError,
+    RateLimitExceeded,
+    StoreUnavailable,
+    TrivetError,
+)
 from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
@@ -23,6 +30,8 @@ from trivet.execution.settler import Settler
 from trivet.fleet import Fleet
 from trivet.metering import Metrics, UsageRecords
 from trivet.routing import Router, describe
+
+LIKELY_BYTES_PER_TOKEN = 4
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +50,7 @@ class Pipeline:
         metrics: Metrics,
         text_limit_chars: int,
         budget: Budgeting,
+        rates: RateLimits,
         clock: Clock,
     ) -> None:
         self._router = router
@@ -51,6 +61,7 @@ class Pipeline:
         self._metrics = metrics
         self._text_limit_chars = text_limit_chars
         self._budget = budget
+        self._rates = rates
         self._clock = clock
 
     def decide(self, request: ChatRequest, principal: Principal) -> Decision:
@@ -84,9 +95,10 @@ class Pipeline:
         was held is settled or released in every case.
 
         Raises:
-            TrivetError: see `decide`; BudgetError and StoreUnavailable when the hold is refused;
-                EngineError when no candidate produced content.
+            TrivetError: see `decide`; RateLimitExceeded before anything is held; BudgetError and
+                StoreUnavailable when the hold is refused; EngineError when no candidate produced content.
         """
+        require_inference(principal)
         started_ns = self._clock.monotonic_ns()
         decision = self.decide(request, principal)
         run = Run(
@@ -100,6 +112,7 @@ class Pipeline:
             started_ns=started_ns,
             row_writer=self._records.writer,
             announce=self._announce,
+            admitted=self._admit(request, principal, decision),
         )
         try:
             await run.hold()
@@ -128,6 +141,15 @@ class Pipeline:
         if not request.stream:
             await answer.complete()
         return answer
+
+    def _admit(self, request: ChatRequest, principal: Principal, decision: Decision) -> Admitted:
+        """Ask the rate limits. The ceiling of a prompt counts bytes, of which a token has four or so."""
+        likely = decision.estimated.prompt_tokens // LIKELY_BYTES_PER_TOKEN
+        try:
+            return self._rates.admit(principal.scope, likely + decision.max_output_tokens * request.n)
+        except RateLimitExceeded as refused:
+            self._metrics.refused(refused.code)
+            raise
 
     def _offers(self) -> Sequence[Offer]:
         states = self._chain.breakers.states()

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import structlog
 
+from trivet.access import Admitted
 from trivet.domain.budgets import Hold, Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Candidate, Decision
@@ -61,6 +62,7 @@ class Run:
         started_ns: int,
         row_writer: Callable[[Outcome], AlsoWrite],
         announce: Announce,
+        admitted: Admitted | None = None,
     ) -> None:
         self.request_id = request_id
         self.principal = principal
@@ -74,6 +76,8 @@ class Run:
         self.clamped = False
         self.downgraded_from: str | None = None
         """The tier that was chosen, where budget allowed a lower one only."""
+        self.admitted = admitted or Admitted()
+        """What the rate limits say; ended with the run."""
         self._settler = settler
         self._budget = budget
         self._tariff = Tariff.of(decision.deployment, budget.prices)
@@ -184,6 +188,7 @@ class Run:
             return None
         self.closed = True
         usage = self._charge(status, reply)
+        self.admitted.end(usage.total_tokens if usage is not None else 0)
         if usage is not None and self.attempts:
             self.attempts[-1].usage = usage
         outcome = Outcome(

@@ -60,6 +60,13 @@ api_keys = Table(
     Column("replaces", Text, nullable=True, comment="key_id of the key that this one follows in a rotation"),
 )
 
+key_uses = Table(
+    "key_uses",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("at_ns", BigInteger, nullable=False, comment="the last use, written down once a minute"),
+)
+
 # --- budgets -------------------------------------------------------------------------------------------
 
 limits = Table(
@@ -206,6 +213,18 @@ overrides = Table(
     CheckConstraint("amount >= 0", name="amount"),
     CheckConstraint("state IN ('requested', 'approved', 'denied', 'revoked')", name="state"),
     Index(None, "scope"),
+)
+
+outside_calls = Table(
+    "outside_calls",
+    metadata,
+    Column("decision_id", Text, primary_key=True, comment="and the id of the reservation"),
+    Column("scope", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("facts", Text, nullable=False, comment="JSON object: what was decided and held"),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("taken_by", Text, nullable=True, comment="execution | report"),
+    Index(None, "created_ns"),
 )
 
 idempotency_keys = Table(

@@ -17,7 +17,8 @@ from trivet.domain.errors import ConfigError, KeyInvalid, KeyMissing, NotFound, 
 from trivet.domain.requests import Principal
 from trivet.domain.scopes import Scope
 from trivet.storage import Database
-from trivet.storage.schema import api_keys
+from trivet.storage.instants import ns_of
+from trivet.storage.schema import api_keys, key_uses
 
 ACME = Scope("acme.search")
 
@@ -159,12 +160,15 @@ def test_json_of_a_record(keyring: Keyring, clock: ManualClock) -> None:
         "key_id": record.key_id,
         "scope": "acme.search",
         "role": "tenant",
+        "priority": "interactive",
         "tiers": ["light", "heavy"],
         "models": [],
         "label": "ci",
         "created_at": "2026-01-01T00:00:00+00:00",
         "expires_at": "2026-01-01T00:00:00+00:00",
         "revoked_at": None,
+        "replaces": None,
+        "last_used_at": None,
     }
     assert expected == record.as_json()
 
@@ -241,3 +245,62 @@ def test_key_texts_differ_and_carry_their_id() -> None:
     assert len(texts) == 100
     assert {key_id_of(text) for text in texts} == {"0123abcd"}
     assert {len(text) for text in texts} == {62}
+
+
+def test_a_rotated_key_lives_on_for_the_overlap(keyring: Keyring, clock: ManualClock) -> None:
+    """The successor may do what the old key may; both work until the overlap has passed."""
+    old, first = keyring.create(ACME, role="tenant_admin", priority="critical", tiers=("light",), label="ci")
+    new, second = keyring.rotate(first.key_id, overlap=timedelta(hours=1))
+    assert (second.replaces, second.scope, second.tiers) == (first.key_id, ACME, ("light",))
+    same = (second.role, second.priority, second.label)
+    assert same == ("tenant_admin", "critical", "ci")
+    assert keyring.authenticate(old).scope == keyring.authenticate(new).scope
+    clock.advance(3601)
+    with pytest.raises(KeyInvalid, match="expired"):
+        keyring.authenticate(old)
+    assert keyring.authenticate(new).priority == "critical"
+
+
+def test_a_key_is_rotated_once_and_while_it_lives(keyring: Keyring) -> None:
+    """What has a successor, or has ended, is not rotated; an earlier end than the overlap's stays."""
+    _, record = keyring.create(ACME)
+    _, second = keyring.rotate(record.key_id, overlap=timedelta(0))
+    with pytest.raises(RequestMalformed, match=second.key_id):
+        keyring.rotate(record.key_id, overlap=timedelta(0))
+    keyring.revoke(second.key_id)
+    with pytest.raises(RequestMalformed, match="has ended"):
+        keyring.rotate(second.key_id, overlap=timedelta(0))
+    with pytest.raises(NotFound):
+        keyring.rotate("00000000", overlap=timedelta(0))
+
+
+def test_a_key_can_have_a_scope_of_its_own(keyring: Keyring) -> None:
+    """Its scope lies right below the one it was made for, so it can have limits; a rotation keeps it."""
+    text, record = keyring.create(ACME, own_scope=True)
+    assert record.scope == f"acme.search.key-{record.key_id}"
+    assert keyring.authenticate(text).scope == record.scope
+    assert keyring.rotate(record.key_id, overlap=timedelta(0))[1].scope == record.scope
+
+
+def test_a_keys_priority_can_be_changed(keyring: Keyring) -> None:
+    """The next request has it; one that there is not is refused."""
+    text, record = keyring.create(ACME, priority="batch")
+    assert keyring.authenticate(text).priority == "batch"
+    assert keyring.change(record.key_id, priority="critical", label="nightly").label == "nightly"
+    assert keyring.authenticate(text).priority == "critical"
+    with pytest.raises(RequestMalformed, match="interactive"):
+        keyring.change(record.key_id, priority="urgent")
+
+
+def test_uses_are_written_down_when_asked(database: Database, keyring: Keyring, clock: ManualClock) -> None:
+    """A request writes nothing; what was used is kept at the next note, with the time of its last use."""
+    text, record = keyring.create(ACME)
+    clock.advance(5)
+    keyring.authenticate(text)
+    clock.advance(5)
+    assert keyring.record(record.key_id).last_used_at is None
+    keyring.note_uses()
+    keyring.note_uses()
+    assert keyring.record(record.key_id).last_used_at == clock.now() - timedelta(seconds=5)
+    (kept,) = database.read(lambda connection: connection.execute(select(key_uses)).all())
+    assert kept == (record.key_id, ns_of(clock.now() - timedelta(seconds=5)))
