@@ -56,6 +56,7 @@ class Replica:
         *,
         sweep: Callable[[Sequence[str]], None],
         freed: Callable[[Scope], None],
+        at_ns: Callable[[], int] | None,
         lease_s: float = LEASE_S,
     ) -> None:
         """Take what it does.
@@ -65,12 +66,14 @@ class Replica:
             name: this replica's.
             sweep: charges reservations whose owner is dead.
             freed: is told of tokens that came free.
+            at_ns: gives the instant at which holds given to outside callers end; None: the store's clock.
             lease_s: how long after its last sign of life a replica counts as dead.
         """
         self._url = url
         self._name = name
         self._sweep = sweep
         self._freed = freed
+        self._at_ns = at_ns
         self._lease_ns = int(lease_s * 1e9)
         self._beat_s = lease_s * BEAT_S / LEASE_S
         self._ending = threading.Event()
@@ -145,5 +148,6 @@ class Replica:
         now_ns = int(row[0]) if row else 0
         dead_since_ns = now_ns - self._lease_ns
         connection.execute(_FORGET, (now_ns - 240 * self._lease_ns,))
-        rows = connection.execute(_DEAD, (self._name, dead_since_ns, now_ns, _SWEPT_AT_ONCE)).fetchall()
+        at_ns = now_ns if self._at_ns is None else self._at_ns()
+        rows = connection.execute(_DEAD, (self._name, dead_since_ns, at_ns, _SWEPT_AT_ONCE)).fetchall()
         return [reservation_id for (reservation_id,) in rows]

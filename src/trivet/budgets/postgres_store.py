@@ -72,7 +72,6 @@ class PostgresLedgerStore:
         """
         self._database = database
         self._clock = clock
-        self._own_time = own_time
         self.name = secrets.token_hex(8)
         """Of this replica; reservations bear it."""
         names = database.transact(install).result()
@@ -87,9 +86,8 @@ class PostgresLedgerStore:
         self._bounds = SharedBounds(database, self._calendar, defaults)
         self._rules = Rules(self._calendar, settings, self._observe)
         self._freed: Callable[[Scope], None] = lambda _: None
-        self.carrier = Carrier(
-            names, self.name, self._books, self._bounds, self._observe, None if own_time else self._now_ns
-        )
+        at_ns = None if own_time else self._now_ns
+        self.carrier = Carrier(names, self.name, self._books, self._bounds, self._observe, at_ns)
         self._gateway = Gateway(
             database.url,
             self.name,
@@ -103,6 +101,7 @@ class PostgresLedgerStore:
             self.name,
             sweep=self._sweep,
             freed=self._on_freed,
+            at_ns=at_ns,
             lease_s=lease_s,
         )
 

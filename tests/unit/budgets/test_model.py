@@ -65,7 +65,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.database = Database.open(None)
+        self.database: Database = Database.open(None)
         self.clock = ManualClock(datetime.fromisoformat("2026-01-30T00:00:00+00:00"))
         self.numbers = itertools.count()
         self.books = Books(daily=100, monthly=300)
