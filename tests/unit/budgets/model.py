@@ -32,7 +32,6 @@ class Deed:
     state: str
     held: Amounts = NOTHING
     charged: Amounts = NOTHING
-    granted: int = 0
     critical: bool = False
     expires_at: datetime | None = None
 

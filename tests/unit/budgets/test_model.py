@@ -114,8 +114,7 @@ class LedgerModel(RuleBasedStateMachine):
         hours: int | None,
     ) -> None:
         """Hold on all rows, or what fits of it, or be refused for the right reason."""
-        now = self.clock.now()
-        expires_at = None if hours is None else now + timedelta(hours=hours)
+        expires_at = None if hours is None else self.clock.now() + timedelta(hours=hours)
         hold = Hold(
             scope=scope,
             prompt=weighed(prompt, weight),
@@ -125,6 +124,22 @@ class LedgerModel(RuleBasedStateMachine):
             priority=priority,
             expires_at_ns=None if expires_at is None else ns_of(expires_at),
         )
+        self._ask(hold, expires_at)
+
+    @rule(scope=scopes, prompt=st.sampled_from((30, 60)))
+    def squeeze(self, scope: Scope, prompt: int) -> None:
+        """Ask for more than a day has, to be content with what is left of it."""
+        hold = Hold(
+            scope=scope,
+            prompt=weighed(prompt, 1),
+            output=weighed(90, 1),
+            max_output=90,
+            min_output=1,
+        )
+        self._ask(hold, None)
+
+    def _ask(self, hold: Hold, expires_at: datetime | None) -> None:
+        now, output = self.clock.now(), hold.max_output
         name = f"r{next(self.numbers)}"
         expected = self.books.verdict(hold, now)
         future = self.ledger.reserve(hold, reservation_id=name)
@@ -135,12 +150,11 @@ class LedgerModel(RuleBasedStateMachine):
         assert (granted.max_output, granted.clamped) == (expected, expected < output)
         assert granted.amounts == hold.amounts(expected)
         self.books.deeds[name] = Deed(
-            scope,
+            hold.scope,
             windows_at(now),
             "held",
             held=granted.amounts,
-            granted=expected,
-            critical=priority == "critical",
+            critical=hold.priority == "critical",
             expires_at=expires_at,
         )
 
@@ -356,7 +370,7 @@ def test_the_model_finds_planted_faults(fault: type[Reserving] | type[Settling])
 
     searching = settings(
         max_examples=400,
-        stateful_step_count=30,
+        stateful_step_count=80,
         deadline=None,
         database=None,
         derandomize=True,
