@@ -310,7 +310,7 @@ class Ledger:
         settlement = closing.settlement
         if closing.first:
             self._turnstile.freed(closing.scope)
-            if settlement.overrun:
+            if settlement.overrun_amounts != Amounts():
                 self.overrun_tokens += settlement.overrun
                 self._log.warning(
                     "budget.overrun",
@@ -318,6 +318,8 @@ class Ledger:
                     reservation_id=settlement.reservation_id,
                     charged=settlement.charged,
                     overrun=settlement.overrun,
+                    overrun_weighted=settlement.overrun_amounts.weighted_tokens,
+                    overrun_usd_micros=settlement.overrun_amounts.usd_micros,
                 )
         return settlement
 

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.unit.budgets.stores import ledger_on
 from trivet.budgets import Ledger
@@ -84,6 +85,16 @@ def test_a_charge_without_amounts_is_as_the_hold_weighed(ledger: Ledger) -> None
     hold = Hold(scope=ACME, prompt=Amounts(30, 100, 10))
     ledger.reserve(hold, reservation_id="r").result()
     assert ledger.settle("r", Usage(10, 0)).result().charged_amounts == Amounts(10, 34, 4)
+
+
+def test_an_overrun_on_any_meter_is_logged(ledger: Ledger) -> None:
+    """A charge that is dearer than its hold, though no longer, is reported too."""
+    ledger.reserve(Hold(scope=ACME, prompt=Amounts(30, 30)), reservation_id="r").result()
+    with capture_logs() as logs:
+        settlement = ledger.settle("r", Usage(10, 0), Amounts(10, 90)).result()
+        ledger.note(lambda _: None).result()
+    assert (settlement.overrun, settlement.overrun_amounts) == (0, Amounts(0, 60))
+    assert [(log["event"], log["overrun_weighted"]) for log in logs] == [("budget.overrun", 60)]
 
 
 def test_each_request_stays_within_its_own_cap(ledger: Ledger) -> None:
