@@ -1,4 +1,4 @@
-"""Clients that call the ledger itself until the budget is exhausted, each process an owner of its own.
+"""Clients that hold budget through the supervisor of holds until it is exhausted, no server in between.
 
 `python -m tests.proofs.ledger_clients`, told what by JSON on stdin. The engine is a pair of dice here;
 it counts what it worked.
@@ -9,8 +9,10 @@ import json
 import random
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.proofs.clients import CAPACITY, OUTPUTS, POLICY, STOPS, Refusal, Tally
 from trivet.budgets import Ledger
@@ -20,6 +22,7 @@ from trivet.domain.clock import SystemClock
 from trivet.domain.errors import BudgetError, TrivetError
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
+from trivet.execution import Settler
 from trivet.storage.database import Database
 from trivet.storage.postgres import PostgresDatabase
 
@@ -61,10 +64,10 @@ def settings_of(ladder: str) -> BudgetSettings:
 class LedgerClient:
     """One client."""
 
-    def __init__(self, orders: LedgerOrders, number: int, ledger: Ledger, tally: LedgerTally) -> None:
+    def __init__(self, orders: LedgerOrders, number: int, settler: Settler, tally: LedgerTally) -> None:
         self._orders = orders
         self._number = number
-        self._ledger = ledger
+        self._settler = settler
         self._tally = tally
         self._dice = random.Random(f"{orders.seed}-{number}")
         self._scopes = list(orders.scopes)
@@ -80,7 +83,6 @@ class LedgerClient:
     async def _ask_once(self) -> None:
         dice, tally = self._dice, self._tally
         self._sent += 1
-        name = f"{self._orders.seed}-{self._number}-{self._sent}"
         scope = Scope(self._scopes[self._sent % len(self._scopes)])
         output, weight = dice.choice(OUTPUTS), dice.choice((1, 1, 3, 10))
         hold = Hold(
@@ -96,17 +98,18 @@ class LedgerClient:
         sent_ns = time.time_ns()
         tally.requests += 1
         try:
-            held = await self._ledger.reserve_or_wait(hold, reservation_id=name, wait_s=WAIT_S)
+            held = await self._settler.hold(hold, wait_s=WAIT_S)
         except BudgetError as refused:
             self._refused(scope, refused, sent_ns)
             return
         except TrivetError as error:
             tally.failed(error.code)
+            await asyncio.sleep(0.05)
             return
         finally:
             tally.latencies_ms.append((time.time_ns() - sent_ns) / 1e6)
         if dice.random() < 0.1:
-            await asyncio.wrap_future(self._ledger.release(name))
+            await self._settler.release(held.reservation_id, nothing_to_write)
             return
         prompt = dice.randint(PROMPT // 4, PROMPT)
         completion = held.max_output if dice.random() < 0.25 else dice.randint(1, held.max_output)
@@ -114,7 +117,8 @@ class LedgerClient:
         tally.worked[tenant] = tally.worked.get(tenant, 0) + prompt + completion
         await asyncio.sleep(dice.uniform(0, 0.004))
         charged = Amounts(prompt + completion, (prompt + completion) * weight)
-        await asyncio.wrap_future(self._ledger.settle(name, Usage(prompt, completion), charged))
+        usage = Usage(prompt, completion)
+        await self._settler.settle(held.reservation_id, usage, charged, nothing_to_write)
         tally.served += 1
 
     def _refused(self, scope: Scope, refused: BudgetError, sent_ns: int) -> None:
@@ -141,6 +145,11 @@ class LedgerClient:
             self._scopes.remove(scope)
 
 
+def nothing_to_write() -> Callable[[Any], None]:
+    """Write no outcome: there is no request."""
+    return lambda _: None
+
+
 async def run(orders: LedgerOrders, ledger: Ledger) -> LedgerTally:
     """Set the limits, which is the same whoever does it, and run the clients to their end."""
     tally = LedgerTally()
@@ -148,7 +157,9 @@ async def run(orders: LedgerOrders, ledger: Ledger) -> LedgerTally:
         setting = ledger.set_limit(Scope(scope), orders.window, amount, author="storm")  # type: ignore[arg-type]
         await asyncio.wrap_future(setting)
     numbers = range(orders.first_client, orders.first_client + orders.clients)
-    await asyncio.gather(*(LedgerClient(orders, number, ledger, tally).run() for number in numbers))
+    settler = Settler(ledger)
+    await asyncio.gather(*(LedgerClient(orders, number, settler, tally).run() for number in numbers))
+    await settler.drain()
     return tally
 
 

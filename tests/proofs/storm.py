@@ -1,8 +1,8 @@
 """Drain one budget from many clients at once and judge the books: `scripts/storm`.
 
 At the level `server` the clients speak HTTP to whole servers in front of an engine that counts its own
-tokens: one `trivet serve` on SQLite, two on PostgreSQL. At the level `ledger` they call the ledger itself, on
-SQLite from one process, on PostgreSQL from as many as told.
+tokens: one `trivet serve` on SQLite, two on PostgreSQL. At the level `ledger` they ask the supervisor of
+holds itself: on SQLite in one process, on PostgreSQL in as many as told.
 """
 
 import argparse
@@ -36,6 +36,8 @@ SCOPES = tuple(f"{team}.u{user}" for team in TEAMS for user in range(4))
 WINDOW: LimitKind = "total"
 """Has no end, so that no storm runs over midnight."""
 TOKENS_A_CLIENT = 900
+HONEST_FAILURES = {"budget_store_unavailable", "503 budget_store_unavailable"}
+"""What a store that is too slow for its load makes of a request: counted, but no fault of the books."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +293,7 @@ def is_clean(figures: dict[str, Any]) -> bool:
         and figures["beyond_any_limit"] == 0
         and 0 <= figures["unspent"] <= figures["minimum_hold"]
         and figures["verified"]
-        and not figures["failures"]
+        and not figures["failures"].keys() - HONEST_FAILURES
     )
 
 
