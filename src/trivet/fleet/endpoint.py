@@ -213,7 +213,8 @@ class Endpoint:
                     await self._launcher.stop()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.turn.stopped.wait(), START_POLL_S)
-        self.show(Health(EngineState.READY))
+        if self._health.state not in (EngineState.DOWN, EngineState.PULLING):
+            self.show(Health(EngineState.READY))  # as which it is shown: `Turn.seen`
 
     async def close(self) -> None:
         """Close the transports, used or not, and end a launched engine."""

@@ -139,6 +139,12 @@ class Fleet:
         if group is None and not standing.is_coming:
             return contextlib.nullcontext()
         wait_s = left_s if last else min(left_s / 2, self._longest_wait_s(name))
+        if group is not None and standing.health.state is EngineState.PULLING:
+            # A download takes no memory: it comes first, and nobody makes room meanwhile.
+            on_wait()
+            began_s = asyncio.get_running_loop().time()
+            await standing.settled(name, wait_s)
+            wait_s = max(0.0, wait_s - (asyncio.get_running_loop().time() - began_s))
         place = await self._groups.place(name, wait_s, on_wait)
         # Whoever has its turn may be coming back after a crash.
         if EngineState(standing.health.state).is_coming or (last and standing.is_coming):

@@ -49,6 +49,14 @@ class _Member:
         return self._endpoint.is_launched and self._endpoint.deployment.engine == "vllm"
 
     @property
+    def obstacle(self) -> str:
+        """Return why it cannot be brought now: another's server is down, or has no such model (yet)."""
+        health = self._endpoint.standing.health
+        if self._endpoint.is_launched or health.state not in (EngineState.DOWN, EngineState.PULLING):
+            return ""
+        return health.detail or str(health.state)
+
+    @property
     def is_lost(self) -> bool:
         """Tell whether a member that went to sleep has died since."""
         return self._endpoint.is_launched and not self._endpoint.is_running
@@ -150,8 +158,7 @@ class OllamaMember(_Member):
         return EngineState.ABSENT
 
     async def bring(self) -> None:
-        """Let Ollama load it, and download it before if it may."""
-        await self._keeper.fetch_if_missing()
+        """Let Ollama load it. What is missing was downloaded before: that takes no memory, and long."""
         deployment = await self._keeper.know(self._endpoint.deployment)
         await self._keeper.model.load(deployment.context_tokens)
         self._endpoint.turn.grant()

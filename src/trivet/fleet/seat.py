@@ -39,6 +39,14 @@ class Resident(Protocol):
         ...
 
     @property
+    def obstacle(self) -> str:
+        """Return why it cannot be brought, such as a server that does not answer; empty when it can.
+
+        Nobody makes room for one that cannot.
+        """
+        ...
+
+    @property
     def is_lost(self) -> bool:
         """Tell whether a member that went to sleep has died since, and must be loaded from nothing."""
         ...
@@ -162,7 +170,7 @@ class Seat:
 
     def wish(self, lasts_s: float) -> None:
         """Note that a request meant for it was served by another; it is forgotten after `lasts_s`."""
-        if self.state is EngineState.READY or self.now_s() < self.rests_until_s:
+        if self.state is EngineState.READY or self.refusal() is not None:
             return
         if not self._is_wished(lasts_s):
             self.wished_since_s = self.now_s()
@@ -204,10 +212,15 @@ class Seat:
         while self.queue:
             turn = self.queue.popleft().turn
             if not turn.done():
-                turn.set_exception(self.refusal())
+                turn.set_exception(self._rest_error())
 
-    def refusal(self) -> EngineUnavailable:
-        """Return the error of those who ask while it rests."""
+    def refusal(self) -> EngineUnavailable | None:
+        """Return the error of those who ask while it rests, or cannot be brought; None if they may wait."""
+        if self.state is not EngineState.READY and (obstacle := self.resident.obstacle):
+            return EngineUnavailable(f"{self.resident.name} cannot be loaded: {obstacle}", retry_after_s=5.0)
+        return self._rest_error() if self.now_s() < self.rests_until_s else None
+
+    def _rest_error(self) -> EngineUnavailable:
         return EngineUnavailable(
             f"{self.resident.name} cannot be loaded: {self.fault}",
             retry_after_s=max(1.0, self.rests_until_s - self.now_s()),

@@ -52,8 +52,10 @@ class SwapGroup:
         present = None
         for seat in seats:
             fault = await _fault_of(self._find(seat))
-            if fault is not None:
+            if fault is not None and not seat.resident.obstacle:
                 self._fail(seat, fault)
+            elif fault is not None:
+                log.warning("swap.unreachable", group=self.name, deployment=seat.resident.name, error=fault)
             elif seat.state is EngineState.READY and present is not None:
                 await self._release(seat)
             elif seat.state is EngineState.READY:
@@ -63,7 +65,7 @@ class SwapGroup:
             for seat in seats[1:]:
                 if seat.resident.warms_up and seat.state is EngineState.ABSENT and not seat.failures:
                     await self._warm_up(seat)
-            if not seats[0].failures:
+            if seats[0].refusal() is None:
                 await self._bring(seats[0])
         self.begun.set()
 
@@ -84,8 +86,8 @@ class SwapGroup:
             EngineUnavailable: the member cannot be put into memory, or another cannot be taken out of it.
         """
         seat = self._seats[name]
-        if self._now_s() < seat.rests_until_s:
-            raise seat.refusal()
+        if (refusal := seat.refusal()) is not None:
+            raise refusal
         waiter = seat.join(wait_s, self._leave_s())
         try:
             async with asyncio.timeout(wait_s):

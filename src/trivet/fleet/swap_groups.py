@@ -93,12 +93,13 @@ class SwapGroups:
         state, waiting = group.state(name), group.waiting(name)
         if state is EngineState.READY:
             return replace(offer, in_flight=offer.in_flight + waiting)
-        fetching = offer.state == EngineState.PULLING
+        # What the endpoint itself found out is more than that it has not its turn.
+        own = offer.state in (EngineState.PULLING, EngineState.DOWN)
         return replace(
             offer,
-            state=offer.state if fetching else state,
+            state=offer.state if own else state,
             in_flight=offer.in_flight + waiting,
-            wait_s=None if fetching else group.expected_wait_s(name),
+            wait_s=None if own else group.expected_wait_s(name),
         )
 
     def report(self, endpoint: Endpoint) -> dict[str, Any]:

@@ -140,6 +140,7 @@ class SimulatedModel:
         self.slots = engines.slots
         self.warms_up = engines.warms_up
         self.is_lost = False
+        self.obstacle = ""
         self._engines = engines
         self._memory = memory
         self._state = EngineState.ABSENT

@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from tests.unit.fleet.test_fleet import deployment, report_of
+from tests.unit.fleet.test_fleet import deployment, report_of, until
 from tests.unit.fleet.test_swapping import QUICK, ask, member
 from trivet.domain.errors import EngineUnavailable
 from trivet.fleet import Fleet
@@ -23,6 +23,15 @@ class PlayedVllm:
         self.asked: list[str] = []
         self.url = ""
         self.runner: web.AppRunner | None = None
+
+    async def start(self, port: int = 0) -> None:
+        """Listen, on a free port or on this one."""
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", self.handle)
+        self.runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", port).start()
+        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer the routes that Trivet asks for."""
@@ -42,14 +51,10 @@ class PlayedVllm:
 async def vllm() -> AsyncIterator[PlayedVllm]:
     """Give a running server."""
     found = PlayedVllm()
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", found.handle)
-    found.runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await found.runner.setup()
-    await web.TCPSite(found.runner, "127.0.0.1", 0).start()
-    found.url = f"http://127.0.0.1:{found.runner.addresses[0][1]}"
+    await found.start()
     yield found
-    await found.runner.cleanup()
+    if found.runner is not None:
+        await found.runner.cleanup()
 
 
 def plans(vllm: PlayedVllm, model: Path) -> list[EndpointPlan]:
@@ -111,6 +116,23 @@ async def test_one_that_refuses_to_sleep_keeps_its_turn(
         pid = report_of(fleet, "a")["pid"]
         still = await turn_of(fleet, "v")
     assert (states, pid, still) == (["ready", "absent"], None, "ready")
+
+
+async def test_nobody_makes_room_for_a_server_that_does_not_answer(
+    vllm: PlayedVllm, tiny_models: Mapping[str, Path]
+) -> None:
+    """Its requests are refused at once and the resident stays; when it answers again, it has its turn."""
+    assert vllm.runner is not None
+    port = int(vllm.url.rpartition(":")[2])
+    await vllm.runner.cleanup()
+    async with Fleet(plans(vllm, tiny_models["light"])[::-1], QUICK) as fleet:
+        with pytest.raises(EngineUnavailable, match="v cannot be loaded: http"):
+            await turn_of(fleet, "v")
+        gone = [report["state"] for report in fleet.report()]
+        await vllm.start(port)
+        await until(lambda: report_of(fleet, "v")["state"] != "down")
+        back = await turn_of(fleet, "v")
+    assert (gone, back) == (["ready", "down"], "ready")
 
 
 async def test_one_that_is_gone_makes_room(vllm: PlayedVllm, tiny_models: Mapping[str, Path]) -> None:
