@@ -55,7 +55,7 @@ async def bring(house: House, tier: str) -> None:
 
 
 async def test_alternating_traffic_swaps_seldom_and_serves_all(turns: House) -> None:
-    """Forty requests in turn, 25 ms apart: each is answered by its own model, with an eighth of the swaps."""
+    """Forty requests in turn, 25 ms apart: each is answered by its own model, with a fifth of the swaps."""
     await bring(turns, "light")
     before = turns.trivet.fleet.swap_counts["gpu"]
     count = 40
@@ -69,7 +69,7 @@ async def test_alternating_traffic_swaps_seldom_and_serves_all(turns: House) -> 
         savings = (await http.get("/api/v1/savings")).json()
     assert [answer.status_code for answer in answers] == [200] * count
     assert {answer.headers["x-trivet-model"] for answer in answers} == {"tiny-light", "tiny-heavy"}
-    assert 1 <= turns.trivet.fleet.swap_counts["gpu"] - before <= count // 8
+    assert 1 <= turns.trivet.fleet.swap_counts["gpu"] - before <= count // 5
     # Waiting for a model is no device time, neither by the clock nor by the recorded intervals.
     assert savings["attributed"] == pytest.approx(savings["busy"], rel=0.001)
     assert savings["busy_check"] == pytest.approx(savings["busy"], rel=0.05)
