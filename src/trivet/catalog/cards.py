@@ -35,6 +35,7 @@ class VariantEntry(Entry):
     bits_per_weight: Positive | None = None
     weights_bytes: Count | None = None
     approximate: bool = False
+    ffn_size: Count | None = None
 
     def variant(self) -> Variant:
         """Return the entry as a value."""
@@ -46,6 +47,7 @@ class VariantEntry(Entry):
             bits_per_weight=self.bits_per_weight,
             weights_bytes=self.weights_bytes,
             approximate=self.approximate,
+            ffn_size=self.ffn_size,
         )
 
 

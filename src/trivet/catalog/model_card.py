@@ -42,6 +42,8 @@ class Variant:
     """All of the file's weights; None where only formulas answer."""
     approximate: bool = False
     """`weights_bytes` was rounded to two or three digits by its source."""
+    ffn_size: int | None = None
+    """The feed-forward size of a checkpoint whose maker padded it so that it splits among GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
