@@ -48,8 +48,11 @@ def choose(
     """
     search = _Search(machine, offers, sleepers, place)
     search.best = above
-    for arrangement in ARRANGEMENTS:
-        search.through(arrangement)
+    search.through_all()
+    if search.chosen is None and search.must:
+        # Pins that are never in memory beside one another, nor in turns: as many of them as can be.
+        search.must = frozenset()
+        search.through_all()
     return search.chosen
 
 
@@ -74,11 +77,18 @@ class _Search:
         self.all = {tier: tuple(offers.get(tier, ())) for tier in (LIGHT, STANDARD, HEAVY)}
         self.offers: dict[str, tuple[Offer | None, ...]] = {}
         self.sleepers = sleepers
+        self.must = frozenset(tier for tier, some in self.all.items() if any(one.pinned for one in some))
+        """Tiers with a pinned model that fits the machine: the others make way for it."""
         self.used: list[dict[str, tuple[Offer | None, ...]]] = []
         """Offers are known by their identity while a search goes on, so none of them may go away."""
         self.place = place
         self.best = 0.0
         self.chosen: Chosen | None = None
+
+    def through_all(self) -> None:
+        """Go through all arrangements."""
+        for arrangement in ARRANGEMENTS:
+            self.through(arrangement)
 
     def through(self, arrangement: Arrangement) -> None:
         """Go through the models of one arrangement, best first, as long as they can still win."""
@@ -86,7 +96,7 @@ class _Search:
         if sum(_most(factor[tier], offers) for tier, offers in self.all.items()) <= self.best:
             return
         self.offers = {
-            tier: _with_none(arrangement.offers(tier, offers, self.machine, self.sleepers))
+            tier: self._or_none(tier, arrangement.offers(tier, offers, self.machine, self.sleepers))
             for tier, offers in self.all.items()
         }
         self.used.append(self.offers)
@@ -105,6 +115,10 @@ class _Search:
                 free = self._free(arrangement, big, middle.offer)
                 if free is not None:
                     self._lights(arrangement, pair, lights, middle.offer, big, free)
+
+    def _or_none(self, tier: str, offers: Sequence[Offer]) -> tuple[Offer | None, ...]:
+        """Let a tier go empty, unless the user pinned a model that fits."""
+        return tuple(offers) if tier in self.must else (*offers, None)
 
     def _under(self, big: Offer | None, tier: str, factor: float) -> list[_Valued]:
         """Return the offers that a tier may have under a HEAVY, the most valuable first."""
@@ -148,11 +162,6 @@ class _Search:
         named = zip((LIGHT, STANDARD, HEAVY), offers, strict=True)
         self.best = value
         self.chosen = Chosen({tier: offer for tier, offer in named if offer is not None}, arrangement, value)
-
-
-def _with_none(offers: Sequence[Offer]) -> tuple[Offer | None, ...]:
-    """Let a tier go empty, unless the user pinned a model that fits."""
-    return tuple(offers) if any(offer.pinned for offer in offers) else (*offers, None)
 
 
 def _effective(offer: Offer | None) -> float:
