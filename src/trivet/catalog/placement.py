@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from trivet.catalog.arrangement import RESIDENT
 from trivet.catalog.choice import Chosen, choose
@@ -83,6 +84,7 @@ def _plan(
     chosen: Chosen | None,
     sizer: Sizer,
 ) -> Plan:
+    chosen = _settled(chosen)
     arrangement = chosen.arrangement if chosen else RESIDENT
     placed = realise(chosen, machine, demand, sizer) if chosen else {}
     tiers = {
@@ -90,8 +92,7 @@ def _plan(
         for tier in TIERS
         if tier in placed
     }
-    swaps = len(tiers) > 1 and arrangement.swaps
-    mode: Mode = "cpu" if machine.on_cpu else "swap" if swaps else "resident"
+    mode: Mode = "cpu" if machine.on_cpu else "swap" if arrangement.swaps else "resident"
     return Plan(
         inventory=inventory,
         demand=demand,
@@ -103,6 +104,15 @@ def _plan(
         rejected=tuple(one for found in offers for one in rejections(found, chosen.offers if chosen else {})),
         notes=(*_notes(demand, machine, tiers), *machine_notes(inventory, machine)),
     )
+
+
+def _settled(chosen: Chosen | None) -> Chosen | None:
+    """Return the winner as resident where the tiers that have a model are in memory together anyway."""
+    if chosen is None or not any(
+        chosen.offers.keys() <= set(moment) for moment in chosen.arrangement.moments
+    ):
+        return chosen
+    return replace(chosen, arrangement=RESIDENT)
 
 
 def _tier(tier: str, placed: Placed, machine: Machine, access: Access, sizer: Sizer) -> TierPlan:
