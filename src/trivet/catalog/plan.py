@@ -52,7 +52,8 @@ class TierPlan:
     def band_bytes(self) -> int:
         """What may be taken beyond that: the band, of vLLM its overrun; and what others leave asleep."""
         on_vllm = self.variant.engine == "vllm"
-        band = overrun_bytes(len(self.devices)) if on_vllm else self.footprint.band_bytes
+        size = self.footprint
+        band = overrun_bytes(size.total_bytes, len(self.devices)) if on_vllm else size.band_bytes
         return band + self.asleep_bytes
 
     def as_json(self) -> dict[str, Any]:

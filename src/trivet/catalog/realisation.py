@@ -68,14 +68,16 @@ def _best_way(
 def _preference(usage: Usage, tier: str, way: Way, machine: Machine) -> tuple[float, ...]:
     """Return what makes one way better than another of the same worth, most important first.
 
-    The engine that suits the GPU; room for some more sequences; few GPUs; GPUs that are empty; speed.
+    The engine that suits the GPU; no waiting for other GPUs through PCIe; room for some more sequences; few
+    GPUs; GPUs that are empty; speed.
     """
     devices = [machine.devices[index] for index in way.devices]
     on_vllm = way.variant.engine == "vllm"
     suits = on_vllm == is_server_class(devices[0])
     left = usage.free(tier, way.devices) - way.bytes
     spare = left // max(1, way.need.kv_bytes_per_sequence) if on_vllm else _ROOMY_SEQUENCES
-    return (suits, min(spare, _ROOMY_SEQUENCES), -len(devices), left // GIB, way.need.tokens_per_s)
+    near = len(devices) == 1 or devices[0].spec.connect == "nvlink"
+    return (suits, near, min(spare, _ROOMY_SEQUENCES), -len(devices), left // GIB, way.need.tokens_per_s)
 
 
 def is_server_class(device: Device) -> bool:

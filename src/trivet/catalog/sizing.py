@@ -1,6 +1,7 @@
 """What a model needs on each GPU in one tier, independent of how full the GPU is. Pure, and remembers."""
 
 import dataclasses
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -19,8 +20,12 @@ BATCHED_TOKENS = 2048
 """vLLM's prefill chunk in every plan: short pauses for those who are being answered."""
 DECODE_SHARE = 0.6
 """Share of the data sheet's bandwidth that decoding one sequence reaches, by rule of thumb."""
-TP_SHARE = 0.85
-"""What is left of each GPU's rate when several compute one model and wait for one another."""
+LAYER_S = 30e-6
+"""What a layer takes besides reading its weights: some ten kernels, by rule of thumb. It bounds small models
+on fast GPUs, and large ones that many GPUs share."""
+SYNC_S = {"nvlink": 10e-6}
+SYNC_FAR_S = 30e-6
+"""One of the two sums over all GPUs that each layer of a shared model waits for: by NVLink, through PCIe."""
 
 _BOUNDLESS_BYTES = 1 << 50
 _VLLM_CAPABILITY = (7, 5)
@@ -41,6 +46,8 @@ _QUANT_CAPABILITY = {
 ROUNDING_BYTES = 4 * MIB
 """Covers the last digit of a utilisation, which is rounded down."""
 OVERRUN_STEP_BYTES = 256 * MIB
+UTILIZATION_MAX = 0.95
+"""Of a GPU, for all vLLM engines on it together."""
 SPLIT_MIN_BYTES = 4 * GIB
 """A model is not split into parts with fewer bytes of weights: the GPUs would only wait for one another."""
 _GROUP = 128
@@ -59,7 +66,7 @@ class Need:
     kv_bytes_per_sequence: int
     weights_bytes: int
     tokens_per_s: float
-    """Decoding one sequence with half its context, by bandwidth alone: modelled."""
+    """Decoding one sequence with half its context, by bandwidth and depth: modelled."""
 
     @property
     def bytes(self) -> int:
@@ -130,19 +137,18 @@ class Sizer:
             per_sequence = int(size.kv_bytes / size.kv_tokens * load.context_tokens) + 1
             fixed = size.weights_bytes + size.activation_bytes + size.non_torch_bytes + size.graphs_bytes
             total = fixed + per_sequence * load.sequences + size.band_bytes + ROUNDING_BYTES
-            band = overrun_bytes(tp)
+            band = overrun_bytes(total, tp)
         else:
             size = self.size(card, variant, spec, tp, load, None)
             per_sequence = size.kv_bytes // load.sequences
             total, band = size.total_bytes, size.band_bytes
         active = size.weights_bytes * card.active_params / card.total_params
-        rate = spec.bandwidth_gb_s * 1e9 * DECODE_SHARE * (TP_SHARE if tp > 1 else 1.0)
         return Need(
             total_bytes=total,
             band_bytes=band,
             kv_bytes_per_sequence=per_sequence,
             weights_bytes=size.weights_bytes,
-            tokens_per_s=rate / (active + per_sequence / 2),
+            tokens_per_s=1 / _token_s(active + per_sequence / 2, card.architecture.layers, spec, tp),
         )
 
 
@@ -161,13 +167,21 @@ def obstacle(
     return None
 
 
-def overrun_bytes(tp: int) -> int:
+def overrun_bytes(budget_bytes: int, tp: int) -> int:
     """Return what vLLM may take beyond its own budget on each of `tp` GPUs.
 
     Its sampler's warm-up and NCCL allocate after the KV cache is sized: 786 MiB were seen with one GPU
-    (gpt-oss-20b), 1.37 GiB with eight (vllm PR 51590).
+    (gpt-oss-20b), 1.37 GiB with eight (vllm PR 51590). It grows with the budget: with 0.95 of an H100 people
+    still ran out of memory, so the budgets on one GPU never come to more than that share of it.
     """
-    return (6 if tp > 1 else 3) * OVERRUN_STEP_BYTES
+    least = (6 if tp > 1 else 3) * OVERRUN_STEP_BYTES
+    return max(least, math.ceil(budget_bytes * (1 / UTILIZATION_MAX - 1)))
+
+
+def _token_s(read_bytes: float, layers: int, spec: GpuSpec, tp: int) -> float:
+    """Return the time of one token of one sequence: what each GPU reads for it, and what each layer waits."""
+    sync = 2 * SYNC_S.get(spec.connect, SYNC_FAR_S) if tp > 1 else 0.0
+    return read_bytes / (spec.bandwidth_gb_s * 1e9 * DECODE_SHARE) + layers * (LAYER_S + sync)
 
 
 def dtype_of(variant: Variant, spec: GpuSpec) -> str:
@@ -201,7 +215,7 @@ def _vllm_obstacle(card: ModelCard, variant: Variant, spec: GpuSpec, tp: int) ->
     if refusal:
         return refusal
     if tp > 1 and label in _GROUPED:
-        for size in (architecture.ffn_size, architecture.expert_ffn_size):
+        for size in (variant.ffn_size or architecture.ffn_size, architecture.expert_ffn_size):
             if size % (tp * _GROUP):
                 return f"its quantisation groups of {_GROUP} do not divide by {tp}"
     return None

@@ -96,8 +96,8 @@ CLASSICS: tuple[Classic, ...] = (
         "4 x 80 GB",
         "4xH100",
         "qwen3.5-397b-a17b",
-        "A 397 B mixture in 4 bits over all four; the whole set stays resident, with room for more than "
-        "ten full contexts at once.",
+        "A 397 B mixture in 4 bits over all four; the whole set stays resident, with room for several full "
+        "contexts at once.",
     ),
     Classic(
         "8 x 80 GB",

@@ -90,7 +90,7 @@ def test_tiers_that_take_turns_are_one_swap_group() -> None:
 def test_vllm_engines_that_take_turns_can_sleep() -> None:
     """They sleep at a level that the host's memory allows; all at once, as containers, they cannot start."""
     texts, pins = ("sequences=8,context=4096",), ["heavy=made-32b", "standard=made-14b", "light=made-4b"]
-    plan = on("RTX5090", *texts, pins=pins)
+    plan = on("RTXA6000", *texts, pins=pins)
     assert plan.mode == "swap"
     document = yaml.safe_load(config_text(plan))
     assert document["fleet"]["swap"]["sleep_level"] in (1, 2)

@@ -16,7 +16,7 @@ from trivet.catalog.model_card import Catalog
 from trivet.catalog.objective import LIGHT_SHARE_MAX
 from trivet.catalog.placement import make_plan
 from trivet.catalog.plan import Plan
-from trivet.catalog.sizing import Sizer
+from trivet.catalog.sizing import LAYER_S, UTILIZATION_MAX, Load, Sizer
 from trivet.domain.errors import ConfigError
 from trivet.domain.gpus import GIB, Gpu, Host, Inventory, InventoryState
 
@@ -125,6 +125,10 @@ def check(plan: Plan) -> None:
         assert gpu["used_gib_peak"] == pytest.approx(peak, abs=1e-3)
         assert gpu["used_gib_peak"] <= gpu["usable_gib"] - gpu["margin_gib"] + 1e-3
         assert gpu["free_gib_peak"] == pytest.approx(gpu["usable_gib"] - peak, abs=1e-3)
+        # With more than 0.95 of a GPU people saw vLLM run out of memory after its start.
+        for group in document["groups"]:
+            shares = (tiers[tier]["gpu_memory_utilization"] for tier in group if name in tiers[tier]["gpus"])
+            assert sum(share or 0.0 for share in shares) <= UTILIZATION_MAX
     assert {tier for group in document["groups"] for tier in group} == set(tiers)
     for name, tier in tiers.items():
         assert len(tier["gpus"]) == tier["tp"]
@@ -207,6 +211,33 @@ def test_one_model_over_several_gpus_is_vllms() -> None:
     assert len(heavy.devices) in (2, 4)
 
 
+def test_vllm_engines_leave_a_twentieth_of_a_large_gpu() -> None:
+    """However many of them fill it."""
+    pins = ["heavy=made-70b", "standard=made-14b", "light=made-4b"]
+    for gpus in ("H100", "H200", "2xH100"):
+        check(on(gpus, "sequences=8", pins=pins))
+
+
+def test_depth_bounds_small_models_on_fast_gpus() -> None:
+    """A layer takes its time however few bytes it has; a sum over all GPUs takes more through PCIe."""
+    tiers = on("8xH100", pins=["light=made-1.5b"]).tiers
+    card = tiers["light"].card
+    assert tiers["light"].tokens_per_s < 1 / (card.architecture.layers * LAYER_S)
+    big, load = CATALOG.find("made-32b"), Load(context_tokens=8192, sequences=8)
+    awq = next(variant for variant in big.variants if variant.quant == "awq")
+    one, two = (SIZER.need(big, awq, TABLE.find("L40S"), tp, load).tokens_per_s for tp in (1, 2))
+    assert one < two < 2 * one
+
+
+def test_what_is_in_memory_together_anyway_takes_no_turns() -> None:
+    """A pinned HEAVY that finds no room leaves two tiers that both fit: resident, not one swap group."""
+    pins = ["heavy=made-32b", "standard=made-14b", "light=made-4b"]
+    plan = on("RTX5090", "sequences=8,context=4096", pins=pins)
+    assert plan.unserved == ("heavy",)
+    assert (plan.mode, plan.groups) == ("resident", (("light", "standard"),))
+    assert not any(tier.swapped for tier in plan.tiers.values())
+
+
 def test_unequal_gpus_never_share_a_model() -> None:
     """A 24 GB card and a 48 GB card carry no model together."""
     for tier in on("RTX3090,L40S").tiers.values():
@@ -221,6 +252,23 @@ def test_a_pin_wins_over_everything_but_memory() -> None:
     assert plan.notes
     reasons = {one.reason for one in plan.rejected if one.tier == "light"}
     assert "made-14b is pinned here" in reasons
+
+
+def test_other_tiers_make_way_for_a_pin() -> None:
+    """Two tiers without it would be worth more together, but the pin was asked for."""
+    plan = on("2xRTX4090", "sequences=8", pins=["heavy=made-14b"])
+    assert plan.tiers["heavy"].card.id == "made-14b"
+    assert on("2xRTX4090", "sequences=8", pins=["heavy=made-14b", "standard=made-4b"]).unserved != ("heavy",)
+
+
+def test_pins_that_exclude_each_other_are_kept_as_far_as_there_is_room() -> None:
+    """What finds no room says so."""
+    pins = ["heavy=made-70b", "standard=made-32b", "light=made-14b"]
+    plan = on("H100", "sequences=32,context=8192", pins=pins)
+    assert plan.tiers
+    assert {one.tier for one in plan.rejected if one.model in {pin.partition("=")[2] for pin in pins}} >= set(
+        plan.unserved
+    )
 
 
 def test_a_pin_may_name_one_form() -> None:

@@ -87,3 +87,18 @@ def test_four_bits_cost_something() -> None:
     assert factors == sorted(factors, reverse=True)
     assert factors[1] == 1.0 > factors[4]
     assert precision_factor(4.25, "mxfp4") == 1.0
+
+
+def test_a_checkpoint_that_was_padded_splits() -> None:
+    """Qwen padded the 4-bit 72 B to a feed-forward size of 29696: two L40S share it, 231 groups would not."""
+    heavy = make_plan(
+        read_gpus("2xL40S", TABLE), read_demand(pins=["heavy=qwen2.5-72b-instruct"]), CATALOG, TABLE
+    ).tiers["heavy"]
+    assert (heavy.variant.ref, len(heavy.devices)) == ("Qwen/Qwen2.5-72B-Instruct-AWQ", 2)
+
+
+def test_gpus_without_nvlink_share_no_model_that_one_of_them_holds() -> None:
+    """Each layer would wait for PCIe twice, for cache that nobody asked for."""
+    demand = read_demand(["context=16384,sequences=8,tools"])
+    heavy = make_plan(read_gpus("2xRTX4090", TABLE), demand, CATALOG, TABLE).tiers["heavy"]
+    assert (heavy.card.id, len(heavy.devices)) == ("gpt-oss-20b", 1)
