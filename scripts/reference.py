@@ -53,6 +53,8 @@ is wrong. Unknown keys are refused.
 | `MODEL_LIGHT`, `MODEL_STANDARD`, `MODEL_HEAVY` | the model of the default tier (`tiers.N.deployments.0.model`) |
 | `MODEL_ROUTING_ENABLED` | `routing.enabled` |
 | `TOKEN_BUDGET_DAILY`, `TOKEN_BUDGET_MONTHLY` | `budgets.default_daily_tokens`, `budgets.default_monthly_tokens` |
+| `MODEL_PRICING_TABLE_PATH` | `pricing.path` |
+| `GUARDRAIL_ALERT_WEBHOOK` | `signals.webhook_url` |
 | `OLLAMA_HOST` | `fleet.ollama_url`; host, host:port, or a URL, as Ollama reads it |
 | `VLLM_BASE_URL`, `VLLM_API_KEY` | `fleet.vllm_url`, `fleet.vllm_api_key` |
 

@@ -29,6 +29,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "model_not_found": 404,
     "no_candidate": 400,
     "nonessential_blocked": 429,
+    "price_unknown": 403,
     "not_found": 404,
     "permission_denied": 403,
     "rate_limit_exceeded": 429,

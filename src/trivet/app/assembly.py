@@ -16,6 +16,7 @@ from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
 from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.app.predictions import predict
+from trivet.app.signalling import signalling
 from trivet.app.store import kept_up, opened_store
 from trivet.app.upkeep import noting_uses
 from trivet.budgets import Ledger
@@ -31,8 +32,8 @@ from trivet.config.deployments import (
 from trivet.config.settings import Settings
 from trivet.domain.clock import Clock, SystemClock
 from trivet.domain.gpus import Inventory
-from trivet.domain.prices import NoPrices
 from trivet.domain.tiers import Deployment, Tier
+from trivet.engines.prices import PriceTable
 from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
 from trivet.execution.run import Budgeting
@@ -121,7 +122,7 @@ async def open_trivet(
             records=records,
             metrics=metrics,
             text_limit_chars=settings.routing.text_limit_chars,
-            budget=_budgeting(settings, tiers),
+            budget=_budgeting(settings, tiers, PriceTable(settings.pricing.path, deployments, clock)),
             rates=rates,
             clock=clock,
         )
@@ -130,6 +131,10 @@ async def open_trivet(
         key_office = _key_office(keyring, ledger, clock, configured)
         offices = Offices(office, key_office, OverrideOffice(ledger, clock), RateOffice(rates))
         collector = TrivetCollector(metrics, device_clock)
+        signals = await exits.enter_async_context(
+            signalling(database, ledger, settings.signals, clock, delivering=with_engines)
+        )
+        signals.register(collector)
         _register_rooms(collector, fleet, breakers, ledger, gpus)
         names = tuple(tier.name for tier in tiers)
         doors = Doors(pipeline, offices, fleet, Doorkeeper(keyring, owner_token), collector, names)
@@ -145,9 +150,9 @@ async def open_trivet(
         )
 
 
-def _budgeting(settings: Settings, tiers: Sequence[Tier]) -> Budgeting:
+def _budgeting(settings: Settings, tiers: Sequence[Tier], prices: PriceTable) -> Budgeting:
     return Budgeting(
-        prices=NoPrices(),
+        prices=prices,
         dearest_order=max(tier.order for tier in tiers),
         wait_s=settings.budgets.contended_wait_s,
         minimum_output_tokens=settings.budgets.minimum_output_tokens,

@@ -1,9 +1,12 @@
 """What every store decides and says of a hold in the same words. Pure."""
 
+from collections.abc import Iterable
+
 from trivet.budgets.admission import grant
 from trivet.budgets.entries import as_detail
 from trivet.budgets.ladder import Ladder
-from trivet.budgets.rows import Balance, Stored, least_room
+from trivet.budgets.refusals import price_unknown
+from trivet.budgets.rows import Balance, Cap, Stored, least_room
 from trivet.domain.budgets import Amounts, Hold, Reservation, Tightest
 from trivet.domain.errors import (
     BudgetError,
@@ -32,6 +35,18 @@ def granted_output(
     if isinstance(granted, BudgetError):
         raise granted
     return granted
+
+
+def check_priced(hold: Hold, caps: Iterable[Cap]) -> None:
+    """Refuse a hold on a model of unknown price where a limit in dollars would have to be kept.
+
+    Raises:
+        PriceUnknown: see above.
+    """
+    if hold.unpriced:
+        for cap in caps:
+            if cap.key.meter == "usd_micros":
+                raise price_unknown(cap, hold)
 
 
 def check_reweight(
@@ -116,6 +131,7 @@ def reservation_of(
         clamped=output < hold.max_output,
         tightest=_tightest(balances, added),
         expires_at_ns=hold.expires_at_ns,
+        dollars_limited=any(balance.key.meter == "usd_micros" for balance in balances),
     )
 
 

@@ -16,7 +16,13 @@ from sqlalchemy import func, select
 from trivet.budgets.balances import read_overrides
 from trivet.budgets.history import EntryRecord, read_history
 from trivet.budgets.sqlite_store import SqliteLedgerStore
-from trivet.budgets.status import Limit, read_limits, read_rows, read_status
+from trivet.budgets.status import (
+    Limit,
+    read_limits,
+    read_organisation_rows,
+    read_rows,
+    read_status,
+)
 from trivet.budgets.store import AlsoWrite, Closing, LedgerStore, OverrideRequest
 from trivet.budgets.turnstile import Turnstile
 from trivet.budgets.verify import VerifyReport, verify
@@ -264,6 +270,11 @@ class Ledger:
         """Return the current rows of a scope and all below it; None: of all scopes; blocks."""
         view = self._store.view()
         return self._store.read(lambda connection: read_rows(connection, view, scope))
+
+    def organisation_rows(self) -> list[BudgetRow]:
+        """Return the current rows of organisations alone, without those below them; blocks."""
+        view = self._store.view()
+        return self._store.read(lambda connection: read_organisation_rows(connection, view))
 
     def status(self, scope: Scope) -> BudgetStatus:
         """Return a scope's rows and those above it, its burn rate, projection and alerts; blocks.

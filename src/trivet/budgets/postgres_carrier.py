@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from trivet.budgets.granting import missing_counters
+from trivet.budgets.granting import check_priced, missing_counters
 from trivet.budgets.postgres_batch import Batch
 from trivet.budgets.postgres_bounds import SharedBounds
 from trivet.budgets.postgres_operations import Operation, Recorded, Told, outcome
@@ -201,6 +201,8 @@ class Carrier:
             assert scope is not None  # noqa: S101 - both have one
             task, session = (None, None) if hold is None else (hold.task, hold.session)
             plan = self._bounds.plan(scope, task, session, now_ns)
+            if hold is not None:
+                check_priced(hold, plan.caps)
             operation.approved = plan.approved
             standing = self._bounds.standing(scope, now_ns)
             batch.add(operation, scope, standing, plan.text, plan.caps, plan.until_ns)

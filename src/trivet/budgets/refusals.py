@@ -4,13 +4,14 @@ import math
 from dataclasses import dataclass
 from datetime import UTC
 
-from trivet.budgets.rows import Balance, least_room, reset_of
+from trivet.budgets.rows import Balance, Cap, least_room, reset_of
 from trivet.domain.budgets import Hold, Meter
 from trivet.domain.errors import (
     ApprovalRequired,
     BudgetContended,
     BudgetExhausted,
     NonessentialBlocked,
+    PriceUnknown,
     RequestTooLarge,
 )
 
@@ -103,6 +104,22 @@ def nonessential_blocked(
         f"{percent} % of the {_name(balance)} is used: {hold.priority} requests are not served.",
         hint=_reset_words(balance),
         details={**_facts(balance), "threshold": percent, "still_works": works},
+    )
+
+
+def price_unknown(cap: Cap, hold: Hold) -> PriceUnknown:
+    """Say that a limit in dollars cannot be kept for a model whose price nobody knows."""
+    return PriceUnknown(
+        f"{cap.key.scope} has a {cap.key.window} dollar budget, and no price is known of the model in tier"
+        f" {hold.tier or 'asked for'}.",
+        hint="Add the model to the table of pricing.path, or use another model.",
+        details={
+            "scope": cap.key.scope,
+            "meter": cap.key.meter,
+            "window": cap.key.window,
+            "limit": cap.limit,
+            "still_works": ["models with a known price", "models on your own machines"],
+        },
     )
 
 

@@ -5,6 +5,7 @@ import sqlite3
 from trivet.budgets import sqlite_statements as statements
 from trivet.budgets.entries import Entry
 from trivet.budgets.granting import (
+    check_priced,
     check_reweight,
     check_same,
     granted_output,
@@ -46,6 +47,7 @@ class Reserving:
         if hold.idempotency is not None:
             self._enter_key(connection, hold, reservation_id, now_ns)
         plan = books.bounds.plan(connection, hold.scope, hold.task, hold.session, now_ns)
+        check_priced(hold, plan.caps)
         balances = books.balances(connection, plan.caps, critical=hold.priority == "critical", noted=False)
         output = granted_output(balances, hold, books.ladder, now_ns, approved=plan.approved, final=final)
         amounts = self._amounts(hold, output)

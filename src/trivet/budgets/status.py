@@ -19,9 +19,9 @@ from trivet.budgets.rows import Balance
 from trivet.domain.budgets import WINDOW_KINDS, Amounts, BudgetCap, BudgetRow, BudgetStatus, Meter
 from trivet.domain.scopes import Scope, lineage, organisation
 from trivet.storage.instants import instant_of, ns_of
-from trivet.storage.schema import alerts, entries, limits, overrides
+from trivet.storage.schema import alerts, counters, entries, limits, overrides
 
-__all__ = ["Limit", "View", "read_limits", "read_rows", "read_status"]
+__all__ = ["Limit", "View", "read_limits", "read_organisation_rows", "read_rows", "read_status"]
 
 BURN_PERIOD = timedelta(hours=1)
 RECENT_REQUESTS = 100
@@ -37,6 +37,13 @@ _USED = {
 def read_rows(connection: Connection, view: View, below: Scope | None) -> list[BudgetRow]:
     """Return the current rows of `below` and all under it; None: of every scope that is known."""
     return [balance.as_row() for balance in read_balances(connection, view, None, below)]
+
+
+def read_organisation_rows(connection: Connection, view: View) -> list[BudgetRow]:
+    """Return the current rows of every organisation that is known."""
+    names = select(counters.c.scope).union(select(limits.c.scope)).subquery()
+    known = connection.scalars(select(names.c.scope).where(names.c.scope.not_like("%.%")))
+    return [balance.as_row() for balance in read_balances(connection, view, map(Scope, known))]
 
 
 def read_status(connection: Connection, view: View, scope: Scope) -> BudgetStatus:

@@ -22,6 +22,7 @@ _BY_CODE = {
     "budget_contended": BUDGET,
     "approval_required": BUDGET,
     "nonessential_blocked": BUDGET,
+    "price_unknown": BUDGET,
     "request_too_large": BUDGET,
     "rate_limit_exceeded": BUDGET,
     "server_unreachable": ENGINE,

@@ -42,6 +42,8 @@ def seed_values(environ: Mapping[str, str], problems: list[Problem]) -> Node:
         "MODEL_ROUTING_ENABLED": (("routing", "enabled"), str.strip),
         "TOKEN_BUDGET_DAILY": (("budgets", "default_daily_tokens"), _unless_null),
         "TOKEN_BUDGET_MONTHLY": (("budgets", "default_monthly_tokens"), _unless_null),
+        "MODEL_PRICING_TABLE_PATH": (("pricing", "path"), str.strip),
+        "GUARDRAIL_ALERT_WEBHOOK": (("signals", "webhook_url"), str.strip),
         "OLLAMA_HOST": (("fleet", "ollama_url"), ollama_url),
         "VLLM_BASE_URL": (("fleet", "vllm_url"), server_root),
         "VLLM_API_KEY": (("fleet", "vllm_api_key"), str.strip),

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
+from trivet.config.section import PositiveFloat, PositiveInt, Section
+from trivet.config.signal_settings import PricingSettings, SignalSettings
 from trivet.domain.budgets import LadderAction
 from trivet.domain.tiers import EngineKind
-
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 def _known_zone(name: str) -> str:
@@ -25,12 +24,6 @@ def _known_zone(name: str) -> str:
 
 
 TimeZoneName = Annotated[str, AfterValidator(_known_zone)]
-
-
-class Section(BaseModel):
-    """A frozen part of the tree that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class ServerSettings(Section):
@@ -309,6 +302,8 @@ class Settings(Section):
     tiers: Annotated[tuple[TierSettings, ...], Field(min_length=2)] = Field(default_factory=default_tiers)
     routing: RoutingSettings = RoutingSettings()
     budgets: BudgetSettings = BudgetSettings()
+    pricing: PricingSettings = PricingSettings()
+    signals: SignalSettings = SignalSettings()
     execution: ExecutionSettings = ExecutionSettings()
     fleet: FleetSettings = FleetSettings()
     catalog: CatalogSettings = CatalogSettings()

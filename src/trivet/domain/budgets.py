@@ -131,6 +131,8 @@ class Hold:
     expires_at_ns: int | None = None
     """Nanoseconds since 1970 after which an unreported hold is charged; None: it ends with its owner."""
     decision_id: str | None = None
+    unpriced: bool = False
+    """Whether nobody knows what the model costs; then no row limited in dollars admits it."""
 
     @classmethod
     def of_tokens(cls, scope: Scope, tokens: int) -> "Hold":
@@ -179,6 +181,8 @@ class Reservation:
     clamped: bool = False
     tightest: Tightest | None = None
     expires_at_ns: int | None = None
+    dollars_limited: bool = False
+    """Whether any of its rows has a limit in dollars."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ TrivetError
 │   ├── BudgetContended ........ budget_contended
 │   ├── RequestTooLarge ........ request_too_large
 │   ├── ApprovalRequired ....... approval_required
-│   └── NonessentialBlocked .... nonessential_blocked
+│   ├── NonessentialBlocked .... nonessential_blocked
+│   └── PriceUnknown ........... price_unknown          (a dollar limit, and no price)
 └── EngineError
     ├── EngineUnavailable ...... upstream_unavailable   (refused, gone)
     │   └── EngineLoading ...... upstream_loading       (it will answer, but not in time)
@@ -247,6 +248,12 @@ class NonessentialBlocked(BudgetError):
     """So much of a budget is used that requests of this priority have to wait for its reset."""
 
     code = "nonessential_blocked"
+
+
+class PriceUnknown(BudgetError):
+    """A limit in dollars binds the scope, and no table knows what the model costs."""
+
+    code = "price_unknown"
 
 
 class EngineError(TrivetError):

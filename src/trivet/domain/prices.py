@@ -1,5 +1,6 @@
 """What tokens cost in money. Values only; `engines` knows where prices come from."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -16,10 +17,36 @@ class Price:
     prompt: Fraction = ZERO
     completion: Fraction = ZERO
     cached_prompt: Fraction | None = None
+    beyond: "tuple[tuple[int, Price], ...]" = ()
+    """What counts instead, for the whole request, once its prompt has more than so many tokens; ascending."""
+    known: bool = True
+    """False: nobody knows the price, so no limit in dollars can be kept."""
+
+    def at(self, prompt_tokens: int) -> "Price":
+        """Return the price of a request whose prompt has so many tokens."""
+        found = self
+        for tokens, price in self.beyond:
+            if prompt_tokens > tokens:
+                found = price
+        return found
+
+    def up_to(self, prompt_tokens: int | None) -> "Iterator[Price]":
+        """Yield each price that a request can come to whose prompt has at most so many tokens; None: all."""
+        yield self
+        for tokens, price in self.beyond:
+            if prompt_tokens is None or prompt_tokens > tokens:
+                yield price
+
+    @property
+    def prompt_ceiling(self) -> Fraction:
+        """Return the most that a prompt token can cost, cached or not; `beyond` is not looked at."""
+        return max(self.prompt, self.cached_prompt or self.prompt)
 
 
 FREE = Price()
 """What a model on the operator's own machine costs by the token."""
+UNKNOWN = Price(known=False)
+"""What a cloud model costs of which no table knows."""
 
 
 class Prices(Protocol):

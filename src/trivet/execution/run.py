@@ -11,7 +11,7 @@ from trivet.access import Admitted
 from trivet.domain.budgets import Hold, Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Candidate, Decision
-from trivet.domain.errors import ApprovalRequired, BudgetError, EngineTimeout, TrivetError
+from trivet.domain.errors import ApprovalRequired, BudgetError, EngineTimeout, PriceUnknown, TrivetError
 from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus, Usage, UsageSource
 from trivet.domain.prices import Prices
@@ -101,11 +101,13 @@ class Run:
             try:
                 self.reservation = await self._settler.hold(self._asked(cap), wait_s=self._budget.wait_s)
             except BudgetError as refused:
-                cheaper = self._cheaper_candidates() if _lies_in_the_tier(refused) else ()
-                if not cheaper:
+                others = self._candidates_instead(refused)
+                if not others:
                     raise
-                self.downgraded_from = self.downgraded_from or self.decision.deployment.tier.name
-                self.decision = replace(self.decision, candidates=cheaper)
+                before = self.decision.deployment.tier
+                if others[0].deployment.tier.order < before.order:
+                    self.downgraded_from = self.downgraded_from or before.name
+                self.decision = replace(self.decision, candidates=others)
                 self._tariff = Tariff.of(self.decision.deployment, self._budget.prices)
         if self.reservation.max_output < cap:
             self.clamped = True
@@ -118,7 +120,7 @@ class Run:
         return Hold(
             scope=self.principal.scope,
             prompt=self._tariff.prompt(self.decision.estimated.prompt_tokens),
-            output=self._tariff.output(cap),
+            output=self._tariff.output(cap, prompt_tokens=self.decision.estimated.prompt_tokens),
             max_output=cap,
             min_output=cap if least is None else min(cap, least * self.request.n),
             priority=self.principal.priority_of(hints.priority),
@@ -128,7 +130,15 @@ class Run:
             dearest=tier.order == self._budget.dearest_order,
             idempotency=self.request.idempotency,
             decision_id=self.decision.decision_id,
+            unpriced=not self._tariff.price.known,
         )
+
+    def _candidates_instead(self, refused: BudgetError) -> tuple[Candidate, ...]:
+        """Return the candidates that may be served where the first one was refused; none: nobody may."""
+        if isinstance(refused, PriceUnknown):
+            prices = self._budget.prices
+            return tuple(c for c in self.decision.candidates if prices.of(c.deployment).known)
+        return self._cheaper_candidates() if _lies_in_the_tier(refused) else ()
 
     def _cheaper_candidates(self) -> tuple[Candidate, ...]:
         """Return the candidates of lower tiers that no part makes dearer than the first one."""
@@ -146,6 +156,9 @@ class Run:
         tariff = Tariff.of(deployment, self._budget.prices)
         if held is None or tariff == self._tariff:
             return True
+        if held.dollars_limited and not tariff.price.known:
+            log.info("candidate.price_unknown", deployment=deployment.name)
+            return False
         before = self._tariff
         if before.is_dearer_than(tariff):
             # Should this be cut short, nobody knows which of both is held: the cheaper one surely is.
@@ -154,7 +167,7 @@ class Run:
             await self._settler.reweight(
                 held.reservation_id,
                 tariff.prompt(self.decision.estimated.prompt_tokens),
-                tariff.output(held.max_output),
+                tariff.output(held.max_output, prompt_tokens=self.decision.estimated.prompt_tokens),
                 tier=deployment.tier.name,
                 dearest=deployment.tier.order == self._budget.dearest_order,
             )

@@ -25,21 +25,23 @@ class Tariff:
 
     def prompt(self, tokens: int) -> Amounts:
         """Return the amounts of so many prompt tokens, none of them cached: a ceiling."""
-        dearest = max(self.price.prompt, self.price.cached_prompt or self.price.prompt)
+        dearest = max(price.prompt_ceiling for price in self.price.up_to(tokens))
         return Amounts(tokens, math.ceil(self.weight * tokens), math.ceil(dearest * tokens))
 
-    def output(self, tokens: int) -> Amounts:
-        """Return the amounts of so many generated tokens."""
-        return Amounts(tokens, math.ceil(self.weight * tokens), math.ceil(self.price.completion * tokens))
+    def output(self, tokens: int, *, prompt_tokens: int | None = None) -> Amounts:
+        """Return the amounts of so many generated tokens, after a prompt of at most so many; None: of any."""
+        dearest = max(price.completion for price in self.price.up_to(prompt_tokens))
+        return Amounts(tokens, math.ceil(self.weight * tokens), math.ceil(dearest * tokens))
 
     def charge(self, usage: Usage) -> Amounts:
         """Return the amounts of what was used; never more than `prompt` and `output` of the same tokens."""
+        price = self.price.at(usage.prompt_tokens)
         cached = min(usage.cached_tokens, usage.prompt_tokens)
-        cached_price = self.price.prompt if self.price.cached_prompt is None else self.price.cached_prompt
+        cached_price = price.prompt if price.cached_prompt is None else price.cached_prompt
         micros = (
-            self.price.prompt * (usage.prompt_tokens - cached)
+            price.prompt * (usage.prompt_tokens - cached)
             + cached_price * cached
-            + self.price.completion * usage.completion_tokens
+            + price.completion * usage.completion_tokens
         )
         return Amounts(usage.total_tokens, math.ceil(self.weight * usage.total_tokens), math.ceil(micros))
 
@@ -47,8 +49,8 @@ class Tariff:
         """Tell whether any amount can be larger than at the other."""
         return (
             self.weight > other.weight
-            or self.price.prompt > other.price.prompt
-            or self.price.completion > other.price.completion
+            or max(p.prompt_ceiling for p in self.price.up_to(None)) > other.price.prompt
+            or max(p.completion for p in self.price.up_to(None)) > other.price.completion
         )
 
 

@@ -10,7 +10,13 @@ from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import Amounts, Hold
 from trivet.domain.clock import ManualClock
-from trivet.domain.errors import BudgetContended, BudgetExhausted, RequestMalformed, RequestTooLarge
+from trivet.domain.errors import (
+    BudgetContended,
+    BudgetExhausted,
+    PriceUnknown,
+    RequestMalformed,
+    RequestTooLarge,
+)
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage import Database
@@ -271,4 +277,18 @@ def test_a_late_truth_reaches_a_counter_that_was_opened_after_the_expiry(ledger:
     assert rows(ledger)["tokens", "weekly"] == (100, 0)
     ledger.settle("r", Usage(30, 0)).result()
     assert rows(ledger)["tokens", "weekly"] == (30, 0)
+    assert ledger.verify().ok
+
+
+def test_no_model_of_unknown_price_where_dollars_are_limited(ledger: Ledger) -> None:
+    """Without a limit in dollars it is held as if free; with one, on any level, it is refused as such."""
+    free = ledger.reserve(asks(10, 10, unpriced=True), reservation_id="free").result()
+    assert not free.dollars_limited
+    ledger.set_limit(ACME, "monthly", 5_000_000, author="me", meter="usd_micros").result()
+    with pytest.raises(PriceUnknown) as refused:
+        ledger.reserve(asks(10, 10, unpriced=True, tier="cloud"), reservation_id="dear").result()
+    assert refused.value.details["scope"] == ACME
+    assert refused.value.details["window"] == "monthly"
+    assert ledger.reserve(asks(10, 10), reservation_id="known").result().dollars_limited
+    assert rows(ledger)["tokens", "daily"] == (0, 40)
     assert ledger.verify().ok

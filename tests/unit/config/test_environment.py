@@ -114,6 +114,23 @@ def test_an_empty_variable_is_not_set(load: Load, name: str) -> None:
     assert set(load(environ={name: " "}).origins.values()) == {"default"}
 
 
+def test_the_guides_names_of_prices_and_alerts(load: Load) -> None:
+    """The first guide's webhook and table are honoured, and weaker than Trivet's own names and the file."""
+    environ = {
+        "GUARDRAIL_ALERT_WEBHOOK": "https://hooks.slack.com/services/T/B/x",
+        "MODEL_PRICING_TABLE_PATH": "prices.json",
+    }
+    settings = load(environ=environ).settings
+    assert settings.signals.webhook_url is not None
+    assert settings.signals.webhook_url.get_secret_value() == environ["GUARDRAIL_ALERT_WEBHOOK"]
+    assert str(settings.pricing.path) == "prices.json"
+    own = {**environ, "TRIVET_SIGNALS__WEBHOOK_URL": "https://own.example/"}
+    stronger = load("pricing: {path: mine.json}", environ=own).settings
+    assert stronger.signals.webhook_url is not None
+    assert stronger.signals.webhook_url.get_secret_value() == "https://own.example/"
+    assert str(stronger.pricing.path) == "mine.json"
+
+
 @pytest.mark.parametrize("name", sorted(RESERVED - {"TRIVET_CONFIG"}))
 def test_reserved_names_are_no_settings(load: Load, name: str) -> None:
     """The names that steer the command line and the tests are left alone."""

@@ -86,3 +86,18 @@ def test_priority_can_only_be_lowered() -> None:
     ]
     assert told["critical", "interactive"] == "interactive"
     assert {told["batch", asks] for asks in (None, "interactive", "critical")} == {"batch"}
+
+
+def test_long_prompts_are_held_and_charged_at_their_price() -> None:
+    """The hold is the dearest that the prompt can come to, the charge what its length really costs."""
+    long = Price(prompt=Fraction(5), completion=Fraction(15))
+    price = Price(prompt=Fraction(2), completion=Fraction(10), beyond=((1000, long),))
+    tariff = Tariff(Fraction(1), price)
+    assert tariff.prompt(1000).usd_micros == 2000
+    assert tariff.prompt(1001).usd_micros == 5005
+    assert tariff.output(10, prompt_tokens=1000).usd_micros == 100
+    assert tariff.output(10, prompt_tokens=1001).usd_micros == 150
+    assert tariff.output(10).usd_micros == 150
+    assert tariff.charge(Usage(1000, 10)).usd_micros == 2100
+    assert tariff.charge(Usage(1001, 10)).usd_micros == 5155
+    assert tariff.is_dearer_than(Tariff(Fraction(1), Price(prompt=Fraction(4), completion=Fraction(20))))
