@@ -87,7 +87,6 @@ async def open_trivet(
         ConfigError: a deployment cannot be built from its settings.
     """
     clock = clock or SystemClock()
-    store_path = settings.store.path.expanduser()
     tiers = build_tiers(settings)
     gpus = await watch_gpus(settings, clock)
     inventory = gpus.inventory()
@@ -97,7 +96,7 @@ async def open_trivet(
         database, lock = exits.enter_context(opened_store(settings.store, alone=with_engines))
         ledger = Ledger(database, settings.budgets, clock)
         recovered = ledger.recover()
-        keyring = Keyring(database, settings.access, store_path, clock)
+        keyring = Keyring(database, settings.access, settings.store.path.expanduser(), clock)
         rates = RateLimits(database, clock)
         for upkeep in (kept_up(database, keyring, rates), noting_uses(keyring), sweeping(ledger)):
             await exits.enter_async_context(upkeep)
@@ -107,8 +106,8 @@ async def open_trivet(
         records.prune(settings.metering.retention_days)
         exits.callback(records.flush)
         metrics = Metrics()
-        plans = await _plans(settings, deployments, inventory)
         state_dir = state_dir_of(settings) if deployments else None
+        plans = await _plans(settings, deployments, inventory)
         fleet = await exits.enter_async_context(Fleet(plans, settings.fleet, state_dir, clock=clock))
         breakers = Breakers(settings.execution, clock)
         chain = Chain(fleet, breakers, device_clock, metrics, settings.execution, clock)
@@ -127,17 +126,15 @@ async def open_trivet(
             clock=clock,
         )
         owner_token = secrets.token_urlsafe(32)
-        office = Office(ledger=ledger, records=records, fleet=fleet, clock=clock)
         key_office = _key_office(keyring, ledger, clock, configured)
+        office = Office(ledger=ledger, records=records, fleet=fleet, clock=clock)
         offices = Offices(office, key_office, OverrideOffice(ledger, clock), RateOffice(rates))
         collector = TrivetCollector(metrics, device_clock)
-        signals = await exits.enter_async_context(
-            signalling(database, ledger, settings.signals, clock, delivering=with_engines)
-        )
-        signals.register(collector)
+        telling = signalling(database, ledger, settings.signals, clock, delivering=with_engines)
+        (await exits.enter_async_context(telling)).register(collector)
         _register_rooms(collector, fleet, breakers, ledger, gpus)
-        names = tuple(tier.name for tier in tiers)
-        doors = Doors(pipeline, offices, fleet, Doorkeeper(keyring, owner_token), collector, names)
+        keeper, names = Doorkeeper(keyring, owner_token), tuple(tier.name for tier in tiers)
+        doors = Doors(pipeline, offices, fleet, keeper, collector, names)
         yield OpenTrivet(
             settings=settings,
             application=build_application(doors, settings.server, settings.budgets),

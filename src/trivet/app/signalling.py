@@ -1,8 +1,8 @@
-"""Tells of budgets while Trivet runs: the courier's deliveries, and the gauges that a scrape may not wait for."""
+"""Tells of budgets while Trivet runs: the courier's deliveries, and gauges that no scrape waits for."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -22,8 +22,6 @@ READ_EVERY_S = 15.0
 ORGANISATIONS_SHOWN = 100
 """The fullest ones; a scrape must not grow with the number of tenants."""
 
-_LABELS = ("scope", "meter", "window")
-
 
 @dataclass(slots=True)
 class Signalling:
@@ -31,32 +29,43 @@ class Signalling:
 
     outbox: Outbox
     courier: Courier | None
+    named: bool
+    """Whether the gauges may name organisations: whoever reaches the port can read them."""
     rows: tuple[BudgetRow, ...] = field(default=())
 
     def register(self, collector: TrivetCollector) -> None:
         """Register the gauges of budgets and deliveries."""
-        for name, meaning, value in (
-            ("limit", "The limit itself, in units of its meter.", lambda row: float(row.limit)),
-            ("used_ratio", "Settled use as a part of the limit.", lambda row: _part(row.used, row.limit)),
-            ("held_ratio", "Open holds as a part of the limit.", lambda row: _part(row.held, row.limit)),
-        ):
-            collector.register_snapshot(
-                f"trivet_budget_{name}",
-                f"{meaning} Of organisations' limits, the {ORGANISATIONS_SHOWN} fullest at most.",
-                _LABELS,
-                lambda value=value: [((r.scope, r.meter, r.window), value(r)) for r in self.rows],
-            )
-        courier = self.courier
-        if courier is not None:
-            collector.register_snapshot(
-                "trivet_outbox_items",
-                "Alerts in the outbox: waiting to be delivered, or dead letters.",
-                ("state",),
-                lambda: [
-                    (("waiting",), float(courier.state.waiting)),
-                    (("dead",), float(courier.state.dead)),
-                ],
-            )
+        collector.register_snapshot(
+            "trivet_budget_fullest_ratio",
+            "Settled use of the organisation nearest to a limit of its own, as a part of that limit.",
+            (),
+            lambda: [((), max(map(_used_part, self.rows), default=0.0))],
+        )
+        collector.register_snapshot(
+            "trivet_outbox_items",
+            "Alerts in the outbox: waiting to be delivered, or dead letters.",
+            ("state",),
+            self._items,
+        )
+        self._gauge(collector, "limit", "The limit itself.", _limit)
+        self._gauge(collector, "used_ratio", "Settled use as a part of the limit.", _used_part)
+        self._gauge(collector, "held_ratio", "Open holds as a part of the limit.", _held_part)
+
+    def _items(self) -> list[tuple[tuple[str, ...], float]]:
+        if self.courier is None:
+            return []
+        state = self.courier.state
+        return [(("waiting",), float(state.waiting)), (("dead",), float(state.dead))]
+
+    def _gauge(
+        self, collector: TrivetCollector, name: str, meaning: str, value: Callable[[BudgetRow], float]
+    ) -> None:
+        collector.register_snapshot(
+            f"trivet_budget_{name}",
+            f"{meaning} Of the {ORGANISATIONS_SHOWN} organisations nearest to a limit of theirs.",
+            ("scope", "meter", "window"),
+            lambda: [((r.scope, r.meter, r.window), value(r)) for r in self.rows] if self.named else [],
+        )
 
 
 @contextlib.asynccontextmanager
@@ -66,10 +75,10 @@ async def signalling(
     """Deliver and read while the block runs; without `delivering` only make the outbox known."""
     outbox = Outbox(database, clock)
     if not delivering:
-        yield Signalling(outbox, None)
+        yield Signalling(outbox, None, named=False)
         return
     async with couriers(Courier(outbox, settings, clock)) as courier:
-        found = Signalling(outbox, courier)
+        found = Signalling(outbox, courier, named=settings.metrics_name_tenants)
         task = asyncio.get_running_loop().create_task(_read(ledger, found))
         try:
             yield found
@@ -93,6 +102,18 @@ async def _read(ledger: Ledger, found: Signalling) -> None:
         except StoreError as error:
             log.warning("signals.budgets_unread", error=str(error))
         await asyncio.sleep(READ_EVERY_S)
+
+
+def _limit(row: BudgetRow) -> float:
+    return float(row.limit or 0)
+
+
+def _used_part(row: BudgetRow) -> float:
+    return _part(row.used, row.limit)
+
+
+def _held_part(row: BudgetRow) -> float:
+    return _part(row.held, row.limit)
 
 
 def _part(amount: int, limit: int | None) -> float:

@@ -31,6 +31,9 @@ class SignalSettings(Section):
     retention_days: PositiveInt = 90
     """How long delivered alerts and dead letters are kept."""
 
+    metrics_name_tenants: bool = False
+    """Show organisations' limits and use on /metrics, which asks for no key."""
+
     @field_validator("webhook_url")
     @classmethod
     def _is_a_web_address(cls, url: SecretStr | None) -> SecretStr | None:
