@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from trivet.admin import Offices
-from trivet.api import administration, observation
+from trivet.api import administration, observation, outcome_routes
 from trivet.api.auth import Doorkeeper
 from trivet.api.chat import ChatCompletions
 from trivet.api.faults import install_fault_pages
@@ -52,7 +52,11 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         exhausted_status=budgets.exhausted_status,
     )
     decide = DecisionDoor(
-        doors.pipeline, doors.offices.books, doors.doorkeeper, body_limit_bytes=server.body_limit_bytes
+        doors.pipeline,
+        doors.offices.books,
+        doors.doorkeeper,
+        body_limit_bytes=server.body_limit_bytes,
+        exhausted_status=budgets.exhausted_status,
     )
     models = ModelList(doors.fleet, doors.doorkeeper, doors.tier_names)
     app.router.routes += [
@@ -61,6 +65,7 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         Route("/v1/models/{name:path}", LastResort(models), methods=["GET"]),
         Route(DECIDE_PATH, LastResort(decide), methods=["POST"]),
     ]
+    app.include_router(outcome_routes.router(doors.pipeline))
     app.include_router(administration.router(doors.offices))
     app.include_router(observation.router(doors.fleet, doors.collector))
     app.add_middleware(Guard, doorkeeper=doors.doorkeeper, own_doors=frozenset({DECIDE_PATH}))

@@ -1,7 +1,9 @@
 """What the inference routes read before they do anything: who asks, and what."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from trivet.api.asgi import Receive, Scope, header_map, parse_json, read_body
 from trivet.api.auth import Doorkeeper
@@ -11,6 +13,7 @@ from trivet.domain.requests import ChatRequest, Principal
 from trivet.routing import parse_chat
 
 KEY_CHARS_MAX = 200
+DECISION_HEADER = "x-trivet-decision-id"
 
 
 async def read_chat(
@@ -24,11 +27,36 @@ async def read_chat(
     headers = header_map(scope)
     principal = doorkeeper.principal(headers)
     body = await read_body(receive, limit_bytes=body_limit_bytes)
-    request = parse_chat(parse_json(body), body_bytes=len(body), headers=headers)
+    return _request(parse_json(body), body, headers), principal
+
+
+async def read_routed(
+    scope: Scope, receive: Receive, doorkeeper: Doorkeeper, *, body_limit_bytes: int
+) -> tuple[ChatRequest, bool, Principal]:
+    """Return what is to be decided, whether budget is to be held for it, and the caller.
+
+    Raises:
+        AccessError, BodyTooLarge, RequestMalformed, ClientGone
+    """
+    headers = header_map(scope)
+    principal = doorkeeper.principal(headers)
+    body = await read_body(receive, limit_bytes=body_limit_bytes)
+    document = parse_json(body)
+    reserve = document.pop("reserve", False) if isinstance(document, dict) else False
+    if not isinstance(reserve, bool):
+        raise RequestMalformed("reserve must be true or false.", param="reserve")
+    return _request(document, body, headers), reserve, principal
+
+
+def _request(document: Any, body: bytes, headers: Mapping[str, str]) -> ChatRequest:
+    request = parse_chat(document, body_bytes=len(body), headers=headers)
+    decision_id = headers.get(DECISION_HEADER, "").strip()
+    if decision_id:
+        request = replace(request, decision_id=decision_id[:KEY_CHARS_MAX])
     key = headers.get("idempotency-key", "").strip()
     if key:
         request = replace(request, idempotency=_idempotency(key, body))
-    return request, principal
+    return request
 
 
 def _idempotency(key: str, body: bytes) -> Idempotency:

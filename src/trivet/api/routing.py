@@ -13,7 +13,7 @@ from trivet.api.asgi import (
     new_request_id,
 )
 from trivet.api.auth import Doorkeeper
-from trivet.api.reading import read_chat
+from trivet.api.reading import read_routed
 from trivet.api.replies import send_error, send_json
 from trivet.domain.budgets import BudgetStatus
 from trivet.domain.decisions import Decision
@@ -27,27 +27,39 @@ LIST_HINT = "GET /v1/models lists what the key may use."
 
 
 class DecisionDoor:
-    """Decides without executing; holds and charges nothing."""
+    """Decides without executing. Holds budget only if that is asked for; charges nothing."""
 
     def __init__(
-        self, pipeline: Pipeline, office: Office, doorkeeper: Doorkeeper, *, body_limit_bytes: int
+        self,
+        pipeline: Pipeline,
+        office: Office,
+        doorkeeper: Doorkeeper,
+        *,
+        body_limit_bytes: int,
+        exhausted_status: int,
     ) -> None:
         self._pipeline = pipeline
         self._office = office
         self._doorkeeper = doorkeeper
         self._body_limit_bytes = body_limit_bytes
+        self._exhausted_status = exhausted_status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the decision, every reason, and what it would mean for the budget."""
-        await _reply(send, self._answer(scope, receive))
+        await _reply(send, self._answer(scope, receive), exhausted_status=self._exhausted_status)
 
     async def _answer(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        request, principal = await read_chat(
+        request, reserve, principal = await read_routed(
             scope, receive, self._doorkeeper, body_limit_bytes=self._body_limit_bytes
         )
-        decision = self._pipeline.decide(request, principal)
+        held: dict[str, Any] = {}
+        if reserve:
+            promise = await self._pipeline.reserve(request, principal)
+            decision, held = promise.decision, promise.as_json()
+        else:
+            decision = await self._pipeline.route(request, principal)
         status = await self._office.budget_status(principal, principal.scope)
-        return {**decision_as_json(decision), "budget": _budget_impact(decision, request.n, status)}
+        return {**decision_as_json(decision), **held, "budget": _budget_impact(decision, request.n, status)}
 
 
 class ModelList:
@@ -86,7 +98,7 @@ class ModelList:
         return entries
 
 
-async def _reply(send: Send, answer: Awaitable[Any]) -> None:
+async def _reply(send: Send, answer: Awaitable[Any], *, exhausted_status: int = 429) -> None:
     """Send the answer or the error; nothing to a client that has gone."""
     request_id = new_request_id()
     try:
@@ -94,7 +106,7 @@ async def _reply(send: Send, answer: Awaitable[Any]) -> None:
     except ClientGone:
         return
     except TrivetError as error:
-        await send_error(send, error, request_id=request_id)
+        await send_error(send, error, request_id=request_id, exhausted_status=exhausted_status)
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

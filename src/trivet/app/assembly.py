@@ -18,8 +18,9 @@ from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.app.predictions import predict
 from trivet.app.signalling import signalling
 from trivet.app.store import kept_up, opened_store
-from trivet.app.upkeep import noting_uses
+from trivet.app.upkeep import tidying
 from trivet.budgets import Ledger
+from trivet.budgets.outside import OutsideCalls
 from trivet.config.deployments import (
     api_key_of,
     build_deployments,
@@ -97,8 +98,8 @@ async def open_trivet(
         ledger = Ledger(database, settings.budgets, clock)
         recovered = ledger.recover()
         keyring = Keyring(database, settings.access, settings.store.path.expanduser(), clock)
-        rates = RateLimits(database, clock)
-        for upkeep in (kept_up(database, keyring, rates), noting_uses(keyring), sweeping(ledger)):
+        rates, outside_calls = RateLimits(database, clock), OutsideCalls(database, clock)
+        for upkeep in (kept_up(database, keyring, rates), tidying(keyring, outside_calls), sweeping(ledger)):
             await exits.enter_async_context(upkeep)
         device_clock = DeviceClock(clock)
         heaviest = _heaviest_at_home(tiers, configured)
@@ -123,12 +124,11 @@ async def open_trivet(
             text_limit_chars=settings.routing.text_limit_chars,
             budget=_budgeting(settings, tiers, PriceTable(settings.pricing.path, deployments, clock)),
             rates=rates,
+            outside_calls=outside_calls,
             clock=clock,
         )
         owner_token = secrets.token_urlsafe(32)
-        key_office = _key_office(keyring, ledger, clock, configured)
-        office = Office(ledger=ledger, records=records, fleet=fleet, clock=clock)
-        offices = Offices(office, key_office, OverrideOffice(ledger, clock), RateOffice(rates))
+        offices = _offices(ledger, keyring, records, fleet, rates, clock, configured)
         collector = TrivetCollector(metrics, device_clock)
         telling = signalling(database, ledger, settings.signals, clock, delivering=with_engines)
         (await exits.enter_async_context(telling)).register(collector)
@@ -153,19 +153,32 @@ def _budgeting(settings: Settings, tiers: Sequence[Tier], prices: PriceTable) ->
         dearest_order=max(tier.order for tier in tiers),
         wait_s=settings.budgets.contended_wait_s,
         minimum_output_tokens=settings.budgets.minimum_output_tokens,
+        outside_hold_s=settings.budgets.outside_hold_s,
+        deadline_s=settings.execution.deadline_s,
     )
 
 
-def _key_office(
-    keyring: Keyring, ledger: Ledger, clock: Clock, configured: Sequence[Deployment]
-) -> KeyOffice:
-    """Build the office of keys, which knows what the configuration names whether engines run or not."""
-    return KeyOffice(
-        keyring,
-        ledger,
-        tier_names=tuple(dict.fromkeys(deployment.tier.name for deployment in configured)),
-        deployment_names=tuple(deployment.name for deployment in configured),
-        clock=clock,
+def _offices(
+    ledger: Ledger,
+    keyring: Keyring,
+    records: UsageRecords,
+    fleet: Fleet,
+    rates: RateLimits,
+    clock: Clock,
+    configured: Sequence[Deployment],
+) -> Offices:
+    """Build the offices. That of keys knows what the configuration names whether engines run or not."""
+    return Offices(
+        Office(ledger=ledger, records=records, fleet=fleet, clock=clock),
+        KeyOffice(
+            keyring,
+            ledger,
+            tier_names=tuple(dict.fromkeys(deployment.tier.name for deployment in configured)),
+            deployment_names=tuple(deployment.name for deployment in configured),
+            clock=clock,
+        ),
+        OverrideOffice(ledger, clock),
+        RateOffice(rates),
     )
 
 

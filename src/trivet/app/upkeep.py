@@ -7,30 +7,37 @@ from collections.abc import AsyncIterator
 import structlog
 
 from trivet.access import Keyring
+from trivet.budgets.outside import OutsideCalls
 from trivet.domain.errors import StoreError
 
 log = structlog.get_logger(__name__)
 
-KEY_USES_EVERY_S = 60.0
+TIDY_EVERY_S = 60.0
 
 
 @contextlib.asynccontextmanager
-async def noting_uses(keyring: Keyring, *, interval_s: float = KEY_USES_EVERY_S) -> AsyncIterator[None]:
-    """Write down which keys were used, every `interval_s` seconds and at the end."""
-    task = asyncio.get_running_loop().create_task(_note(keyring, interval_s))
+async def tidying(
+    keyring: Keyring, outside_calls: OutsideCalls, *, interval_s: float = TIDY_EVERY_S
+) -> AsyncIterator[None]:
+    """Write down which keys were used and forget old decisions, every `interval_s` seconds and at the end."""
+
+    async def tidy() -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            await _tidy(keyring, outside_calls)
+
+    task = asyncio.get_running_loop().create_task(tidy())
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait({task})
-        with contextlib.suppress(StoreError):
-            await asyncio.to_thread(keyring.note_uses)
+        await _tidy(keyring, outside_calls)
 
 
-async def _note(keyring: Keyring, interval_s: float) -> None:
-    while True:
-        await asyncio.sleep(interval_s)
-        try:
-            await asyncio.to_thread(keyring.note_uses)
-        except StoreError as error:
-            log.warning("keys.uses_not_noted", error=str(error))
+async def _tidy(keyring: Keyring, outside_calls: OutsideCalls) -> None:
+    try:
+        await asyncio.to_thread(keyring.note_uses)
+        await asyncio.wrap_future(outside_calls.prune())
+    except StoreError as error:
+        log.warning("upkeep.failed", error=str(error))

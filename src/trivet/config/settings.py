@@ -199,6 +199,8 @@ class BudgetSettings(Section):
     thresholds: tuple[Annotated[int, Field(gt=0, le=100)], ...] = (50, 70, 80, 85, 95, 100)
     contended_wait_s: Annotated[float, Field(ge=0, le=10)] = 2.0
     exhausted_status: Literal[429, 402] = 429
+    outside_hold_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    """How long an outside caller may hold budget until it reports; then all of it is charged."""
     minimum_output_tokens: PositiveInt | None = 64
     """Where less than the whole output fits, it is cut down to what fits, but not below this; null: never."""
     ladder: Literal["default", "strict"] | tuple[LadderStep, ...] = "default"

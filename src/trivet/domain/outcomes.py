@@ -8,8 +8,9 @@ from trivet.domain.requests import Hints
 from trivet.domain.scopes import Scope
 from trivet.domain.tiers import Deployment
 
-UsageSource = Literal["engine", "counted", "ceiling"]
-"""engine: its own usage, checked; counted: our count of the streamed text; ceiling: the hold's bound."""
+UsageSource = Literal["engine", "counted", "ceiling", "reported"]
+"""engine: its own usage, checked; counted: our count of the streamed text; ceiling: the hold's bound;
+reported: an outside caller's word."""
 
 OutcomeStatus = Literal["ok", "cut", "failed", "cancelled", "refused"]
 """ok; cut: failed after the first byte; failed: no attempt succeeded; cancelled: the client left; refused."""

@@ -76,6 +76,8 @@ class ChatRequest:
     max_tokens: int | None = None
     n: int = 1
     idempotency: Idempotency | None = None
+    decision_id: str | None = None
+    """An earlier decision that is to be executed instead of deciding anew."""
     hints: Hints = field(default_factory=Hints)
 
 

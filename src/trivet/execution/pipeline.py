@@ -11,6 +11,8 @@ from functools import partial
 import structlog
 
 from trivet.access import Admitted, RateLimits, require_inference
+from trivet.budgets.outside import OutsideCalls
+from trivet.domain.budgets import Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision, Offer
 from trivet.domain.errors import (
@@ -25,11 +27,13 @@ from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.execution.answer import Answer
 from trivet.execution.chain import Chain, Course
+from trivet.execution.outside import Outside, Promise, Report, Taken
 from trivet.execution.run import Budgeting, Run
 from trivet.execution.settler import Settler
 from trivet.fleet import Fleet
 from trivet.metering import Metrics, UsageRecords
 from trivet.routing import Router, describe
+from trivet.storage.instants import ns_of
 
 LIKELY_BYTES_PER_TOKEN = 4
 
@@ -51,6 +55,7 @@ class Pipeline:
         text_limit_chars: int,
         budget: Budgeting,
         rates: RateLimits,
+        outside_calls: OutsideCalls,
         clock: Clock,
     ) -> None:
         self._router = router
@@ -63,6 +68,15 @@ class Pipeline:
         self._budget = budget
         self._rates = rates
         self._clock = clock
+        self._outside = Outside(
+            outside_calls,
+            settler,
+            records.writer,
+            self.announce,
+            lifetime_s=budget.outside_hold_s,
+            deadline_s=budget.deadline_s,
+            clock=clock,
+        )
 
     def decide(self, request: ChatRequest, principal: Principal) -> Decision:
         """Describe the request and choose its candidates; nothing is held and nothing is sent.
@@ -100,20 +114,14 @@ class Pipeline:
         """
         require_inference(principal)
         started_ns = self._clock.monotonic_ns()
-        decision = self.decide(request, principal)
-        run = Run(
-            request_id=request_id,
-            principal=principal,
-            request=request,
-            decision=decision,
-            settler=self._settler,
-            budget=self._budget,
-            clock=self._clock,
-            started_ns=started_ns,
-            row_writer=self._records.writer,
-            announce=self._announce,
-            admitted=self._admit(request, principal, decision),
-        )
+        if request.decision_id is None:
+            taken = Taken(self.decide(request, principal))
+        else:
+            taken = await self._take(request.decision_id, request, principal)
+        decision = taken.decision
+        run = self._run(request, principal, decision, request_id=request_id, started_ns=started_ns)
+        if taken.reservation is not None and taken.tariff is not None:
+            run.adopt(taken.reservation, taken.tariff)
         try:
             await run.hold()
             reach("after_reserve")
@@ -130,17 +138,93 @@ class Pipeline:
             )
             reply, running = await self._chain.first_content(course)
         except BaseException as error:
-            refused = error if isinstance(error, TrivetError) else None
-            settlement = run.close(_status_of(error), error=refused)
-            if refused is not None:
-                refused.details.update(decision_id=decision.decision_id, tier=decision.deployment.tier.name)
-                if settlement is not None:
-                    await asyncio.shield(settlement)
+            await self._broken_off(run, error)
             raise
         answer = Answer(run, reply, running)
         if not request.stream:
             await answer.complete()
         return answer
+
+    async def route(self, request: ChatRequest, principal: Principal) -> Decision:
+        """Decide, for the caller's information or for a later `execute`; nothing is held.
+
+        Raises:
+            TrivetError: see `decide`.
+        """
+        decision = self.decide(request, principal)
+        self._outside.remember(decision, request, principal)
+        return decision
+
+    async def reserve(self, request: ChatRequest, principal: Principal) -> Promise:
+        """Decide, and hold budget for a caller that executes elsewhere and reports, or executes here later.
+
+        Raises:
+            TrivetError: see `execute`, but for the engines' errors.
+        """
+        require_inference(principal)
+        started_ns = self._clock.monotonic_ns()
+        decision = self.decide(request, principal)
+        run = self._run(request, principal, decision, request_id=decision.decision_id, started_ns=started_ns)
+        expires_at = self._outside.expiry()
+        run.given_until_ns = ns_of(expires_at)
+        try:
+            await run.hold()
+            assert run.reservation is not None  # noqa: S101 - or it would have raised
+            promise = await self._outside.give(
+                run.decision, request, principal, run.reservation, run.tariff, expires_at
+            )
+        except BaseException as error:
+            await self._broken_off(run, error)
+            raise
+        run.admitted.end(None)
+        return promise
+
+    async def report(self, decision_id: str, report: Report, principal: Principal) -> Settlement:
+        """Settle a hold by its caller's report; see `Outside.report`."""
+        require_inference(principal)
+        return await self._outside.report(decision_id, report, principal, self._fleet.offers())
+
+    async def _take(self, decision_id: str, request: ChatRequest, principal: Principal) -> Taken:
+        try:
+            needs = describe(request, text_limit_chars=self._text_limit_chars)
+            return await self._outside.take(decision_id, request, needs, principal, self._fleet.offers())
+        except TrivetError as error:
+            self._metrics.refused(error.code)
+            raise
+
+    def _run(
+        self,
+        request: ChatRequest,
+        principal: Principal,
+        decision: Decision,
+        *,
+        request_id: str,
+        started_ns: int,
+    ) -> Run:
+        return Run(
+            request_id=request_id,
+            principal=principal,
+            request=request,
+            decision=decision,
+            settler=self._settler,
+            budget=self._budget,
+            clock=self._clock,
+            started_ns=started_ns,
+            row_writer=self._records.writer,
+            announce=self.announce,
+            admitted=self._admit(request, principal, decision),
+        )
+
+    async def _broken_off(self, run: Run, error: BaseException) -> None:
+        """Book the end of a request that failed, and tell the caller what had been decided."""
+        refused = error if isinstance(error, TrivetError) else None
+        settlement = run.close(_status_of(error), error=refused)
+        if refused is None:
+            return
+        decision = run.decision
+        refused.details.update(decision_id=decision.decision_id, tier=decision.deployment.tier.name)
+        if settlement is not None:
+            await asyncio.shield(settlement)
 
     def _admit(self, request: ChatRequest, principal: Principal, decision: Decision) -> Admitted:
         """Ask the rate limits. The ceiling of a prompt counts bytes, of which a token has four or so."""
@@ -160,7 +244,8 @@ class Pipeline:
             for offer in self._fleet.offers()
         ]
 
-    def _announce(self, outcome: Outcome) -> None:
+    def announce(self, outcome: Outcome) -> None:
+        """Tell metrics and the log what became of a request."""
         self._metrics.observe(outcome)
         served_by = outcome.served_by
         log.info(

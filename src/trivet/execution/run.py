@@ -44,6 +44,10 @@ class Budgeting:
     """How long to wait for open holds that are in the way."""
     minimum_output_tokens: int | None
     """For each choice: fewer are not worth granting; None: all or nothing."""
+    outside_hold_s: float
+    """How long an outside caller may hold budget."""
+    deadline_s: float
+    """How long a request may take."""
 
 
 class Run:
@@ -76,14 +80,28 @@ class Run:
         self.clamped = False
         self.downgraded_from: str | None = None
         """The tier that was chosen, where budget allowed a lower one only."""
+        self.given_until_ns: int | None = None
+        """Where the hold is for an outside caller: when it runs out, in nanoseconds since 1970."""
         self.admitted = admitted or Admitted()
         """What the rate limits say; ended with the run."""
         self._settler = settler
         self._budget = budget
+        self._kept: dict[str, Tariff] = {}
         self._tariff = Tariff.of(decision.deployment, budget.prices)
         self._clock = clock
         self._row_writer = row_writer
         self._announce = announce
+
+    @property
+    def tariff(self) -> Tariff:
+        """Return what a token counts at the deployment that is held for."""
+        return self._tariff
+
+    def adopt(self, reservation: Reservation, tariff: Tariff) -> None:
+        """Take a hold that was made before, at its prices of then."""
+        self.reservation = reservation
+        self._tariff = tariff
+        self._kept[self.decision.deployment.name] = tariff
 
     async def hold(self) -> None:
         """Hold what the first candidate can use; where little is left, lower the request's output cap to it.
@@ -99,7 +117,11 @@ class Run:
         cap = self.output_cap
         while self.reservation is None:
             try:
-                self.reservation = await self._settler.hold(self._asked(cap), wait_s=self._budget.wait_s)
+                self.reservation = await self._settler.hold(
+                    self._asked(cap),
+                    wait_s=self._budget.wait_s,
+                    reservation_id=self.decision.decision_id if self.given_until_ns else None,
+                )
             except BudgetError as refused:
                 others = self._candidates_instead(refused)
                 if not others:
@@ -129,6 +151,7 @@ class Run:
             tier=tier.name,
             dearest=tier.order == self._budget.dearest_order,
             idempotency=self.request.idempotency,
+            expires_at_ns=self.given_until_ns,
             decision_id=self.decision.decision_id,
             unpriced=not self._tariff.price.known,
         )
@@ -153,7 +176,7 @@ class Run:
     async def weigh(self, deployment: Deployment) -> bool:
         """Hold what another candidate can use instead; False: it is too dear, and no candidate."""
         held = self.reservation
-        tariff = Tariff.of(deployment, self._budget.prices)
+        tariff = self._kept.get(deployment.name) or Tariff.of(deployment, self._budget.prices)
         if held is None or tariff == self._tariff:
             return True
         if held.dollars_limited and not tariff.price.known:

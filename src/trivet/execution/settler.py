@@ -15,7 +15,13 @@ import structlog
 
 from trivet.budgets import Ledger
 from trivet.domain.budgets import Amounts, Hold, Reservation, Settlement
-from trivet.domain.errors import BudgetError, IdempotencyError, StoreError, StoreUnavailable
+from trivet.domain.errors import (
+    BudgetError,
+    IdempotencyError,
+    RequestError,
+    StoreError,
+    StoreUnavailable,
+)
 from trivet.domain.outcomes import Usage
 
 log = structlog.get_logger(__name__)
@@ -34,14 +40,19 @@ class Settler:
         self._ledger = ledger
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def hold(self, hold: Hold, *, wait_s: float) -> Reservation:
+    async def hold(self, hold: Hold, *, wait_s: float, reservation_id: str | None = None) -> Reservation:
         """Reserve; a caller that is cancelled meanwhile leaves no hold behind.
+
+        Args:
+            hold: what is asked.
+            wait_s: how long to wait for others' holds.
+            reservation_id: its name; by default one of its own.
 
         Raises:
             BudgetError: the hold was refused.
             StoreUnavailable: the ledger did not answer; nothing may pass unmetered.
         """
-        reservation_id = uuid.uuid4().hex
+        reservation_id = reservation_id or uuid.uuid4().hex
         task = self._own(self._ledger.reserve_or_wait(hold, reservation_id=reservation_id, wait_s=wait_s))
         try:
             async with asyncio.timeout(wait_s + STORE_TIMEOUT_S):
@@ -53,6 +64,19 @@ class Settler:
         except TimeoutError:
             self._own(self._release_when_granted(task))
             raise _silent() from None
+
+    async def take(self, take: Callable[[], Future[None]], reservation_id: str) -> None:
+        """Take over a hold that was given to an outside caller; whoever is cancelled meanwhile gives it back.
+
+        Raises:
+            DecisionSpent, StoreUnavailable: it cannot be taken.
+        """
+        task = self._own(_awaited(take))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._own(self._release_when_taken(task, reservation_id))
+            raise
 
     async def reweight(
         self, reservation_id: str, prompt: Amounts, output: Amounts, *, tier: str, dearest: bool
@@ -117,6 +141,15 @@ class Settler:
             lambda extra: self._ledger.release(reservation.reservation_id, also=extra), _nothing_to_write
         )
 
+    async def _release_when_taken(self, task: asyncio.Task[None], reservation_id: str) -> None:
+        try:
+            await task
+        except (RequestError, StoreError):
+            return
+        await self._carry_out(
+            lambda extra: self._ledger.release(reservation_id, also=extra), _nothing_to_write
+        )
+
     async def _carry_out(
         self, operation: Callable[[AlsoWrite], Future[Settlement]], also: MakeAlso
     ) -> Settlement | None:
@@ -134,6 +167,10 @@ class Settler:
                 log.warning("settlement.failed", error=type(error).__name__, detail=str(error))
                 also = _nothing_to_write
         return None
+
+
+async def _awaited(take: Callable[[], Future[None]]) -> None:
+    await asyncio.wrap_future(take())
 
 
 def _silent() -> StoreUnavailable:

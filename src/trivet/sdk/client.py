@@ -114,14 +114,52 @@ class Trivet:
         await self._exits.aclose()
 
     async def route(
-        self, messages: Messages, *, model: str = "auto", scope: str | None = None, **options: Any
+        self,
+        messages: Messages,
+        *,
+        model: str = "auto",
+        scope: str | None = None,
+        reserve: bool = False,
+        **options: Any,
     ) -> Route:
-        """Decide without executing; nothing is held or charged.
+        """Decide without executing; nothing is charged, and nothing held unless that is asked for.
 
-        `options` are hints (`task_type`, `min_tier`, `local_only`, ...) and OpenAI parameters (`tools`, ...).
+        Args:
+            messages: a prompt, or OpenAI chat messages.
+            model: `auto`, a tier's name, or a deployment's name.
+            scope: as for `complete`.
+            reserve: hold budget until `report`, or `complete` with the `decision_id`, or `expires_at`.
+            options: hints (`task_type`, `min_tier`, `local_only`, ...) and OpenAI parameters (`tools`, ...).
         """
-        body = _body(messages, model, options)
+        body = _body(messages, model, options) | ({"reserve": True} if reserve else {})
         return Route.read(await self.call("POST", "/api/v1/route", json=body, scope=scope))
+
+    async def report(
+        self,
+        decision_id: str,
+        *,
+        prompt_tokens: int,
+        completion_tokens: int,
+        latency_ms: float | None = None,
+        ok: bool = True,
+        scope: str | None = None,
+    ) -> dict[str, Any]:
+        """Tell what a request used that was held for by `route(..., reserve=True)` and executed elsewhere.
+
+        Late, after `expires_at`, it corrects what was charged by then. Repeated, the first report counts.
+
+        Raises:
+            NotFound: nothing is held under this id.
+            DecisionSpent: Trivet executed it.
+        """
+        told = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "latency_ms": latency_ms,
+            "ok": ok,
+        }
+        path = f"/api/v1/decisions/{path_part(decision_id)}/outcome"
+        return dict(await self.call("POST", path, json=told, scope=scope))
 
     @overload
     async def complete(
@@ -131,6 +169,7 @@ class Trivet:
         model: str = ...,
         stream: Literal[False] = ...,
         scope: str | None = ...,
+        decision_id: str | None = ...,
         **options: Any,
     ) -> Completion: ...
     @overload
@@ -141,6 +180,7 @@ class Trivet:
         model: str = ...,
         stream: Literal[True],
         scope: str | None = ...,
+        decision_id: str | None = ...,
         **options: Any,
     ) -> CompletionStream: ...
     async def complete(
@@ -150,6 +190,7 @@ class Trivet:
         model: str = "auto",
         stream: bool = False,
         scope: str | None = None,
+        decision_id: str | None = None,
         **options: Any,
     ) -> Completion | CompletionStream:
         """Answer the messages on the cheapest tier that will do, within the budget.
@@ -159,6 +200,7 @@ class Trivet:
             model: `auto`, a tier's name, or a deployment's name.
             stream: return a CompletionStream instead of waiting for the whole answer.
             scope: whom to charge; only the owner and admin keys may name another than their own.
+            decision_id: an earlier `route` to execute, with its hold if it has one, without deciding anew.
             options: hints and OpenAI parameters, as for `route`.
 
         Raises:
@@ -167,7 +209,10 @@ class Trivet:
         body = _body(messages, model, options)
         if stream:
             body["stream"] = True
-        response = await self._send("POST", "/v1/chat/completions", json=body, scope=scope, stream=stream)
+        headers = {"x-trivet-decision-id": decision_id} if decision_id else {}
+        response = await self._send(
+            "POST", "/v1/chat/completions", json=body, scope=scope, stream=stream, headers=headers
+        )
         if stream:
             return CompletionStream(response)
         return Completion(facts=Facts.read(response.headers), raw=document_in(response))
@@ -210,12 +255,13 @@ class Trivet:
         params: Mapping[str, str] | None = None,
         scope: str | None = None,
         stream: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         if self._http is None:
             raise RuntimeError("Use Trivet as a context manager: `async with Trivet.open(...) as trivet:`.")
-        headers = {"x-trivet-scope": scope} if scope else None
+        told = {**(headers or {}), **({"x-trivet-scope": scope} if scope else {})}
         try:
-            request = self._http.build_request(method, path, json=json, params=params, headers=headers)
+            request = self._http.build_request(method, path, json=json, params=params, headers=told)
         except ValueError as error:
             # Half a surrogate pair, a scope that is no ASCII, a float that JSON cannot write.
             raise RequestMalformed(f"The request cannot be written: {error}.") from error

@@ -22,6 +22,11 @@ class Route:
     complexity: float
     confidence: float
     reasons: tuple[str, ...]
+    reservation_id: str | None = None
+    """Of the hold, where one was asked for; with the next two."""
+    expires_at: str | None = None
+    max_tokens: int | None = None
+    """Granted for each choice."""
     raw: dict[str, Any]
 
     @classmethod
@@ -35,6 +40,9 @@ class Route:
             complexity=answer["complexity"]["score"],
             confidence=answer["confidence"],
             reasons=tuple(reason["text"] for reason in answer["reasons"]),
+            reservation_id=answer.get("reservation_id"),
+            expires_at=answer.get("expires_at"),
+            max_tokens=answer.get("max_tokens"),
             raw=answer,
         )
 

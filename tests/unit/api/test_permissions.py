@@ -3,6 +3,7 @@
 The expectations are written down here by hand. An operation that is new fails until its row is.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from starlette.routing import Route
 from tests.unit.api.conftest import Rooms, settings_at
 from trivet.app.assembly import open_trivet
 from trivet.domain.budgets import Override
+from trivet.domain.scopes import Scope
 
 CALLERS = ("admin", "auditor", "tenant admin", "tenant", "foreign tenant", "no key")
 OPEN = {"GET /healthz", "GET /readyz", "GET /metrics"}
@@ -57,6 +59,9 @@ CELLS: dict[str, Cell] = {
     "GET /api/v1/usage": Cell((200, 200, 200, 200, 404, 401), params={"scope": "acme.search"}),
     "GET /api/v1/deployments": Cell((200, 200, 200, 200, 200, 401)),
     "GET /api/v1/ledger/history": Cell((200, 200, 200, 403, 404, 401), params={"scope": "acme.search"}),
+    "POST /api/v1/decisions/{decision_id}/outcome": Cell(
+        (200, 403, 200, 200, 404, 401), {"prompt_tokens": 1, "completion_tokens": 1}
+    ),
     "POST /api/v1/ledger/verify": Cell((200, 200, 403, 403, 403, 401)),
     # Not in the OpenAPI document, which they bypass. No engine answers here: 502 is past every door.
     "POST /v1/chat/completions": Cell((502, 403, 502, 502, 502, 401), CHAT),
@@ -117,6 +122,11 @@ async def place(house: Rooms, operation: str) -> str:
         assert answer.status_code == 201, answer.text
         assert isinstance(ledger.overrides()[0], Override)
         path = path.replace("{override_id}", answer.json()["override_id"])
+    if "{decision_id}" in path:
+        answer = await house.ask(
+            "POST", "/api/v1/route", house.key("acme.search.ana"), json=CHAT | {"reserve": True}
+        )
+        path = path.replace("{decision_id}", answer.json()["decision_id"])
     return path.replace("{scope}", "acme.search.ana").replace("{name:path}", "auto")
 
 
@@ -220,3 +230,29 @@ async def test_a_rate_limit_refuses_before_anything_is_held(house: Rooms) -> Non
     assert answer.json()["error"]["trivet"]["scope"] == "acme"
     assert 50 <= int(answer.headers["retry-after"]) <= 60
     assert house.trivet.ledger.verify().as_json()["entries"] == before
+
+
+async def test_no_engine_is_asked_without_a_hold(house: Rooms) -> None:
+    """Of all operations only chat completions asks engines; it holds first, and closes what it held."""
+    ledger, admin = house.trivet.ledger, house.key("acme.search", role="admin")
+    asking = set()
+    for operation, cell in CELLS.items():
+        path = await place(house, operation)
+        before = Counter(entry.kind for entry in ledger.history(Scope("acme"), limit=10_000))
+        called_before = await attempts_of(house)
+        await house.ask(operation.partition(" ")[0], path, admin, json=cell.json, params=cell.params)
+        after = Counter(entry.kind for entry in ledger.history(Scope("acme"), limit=10_000))
+        news = after - before
+        if await attempts_of(house) > called_before:
+            asking.add(operation)
+            assert (news["reserve"], news["settle"] + news["release"]) == (1, 1), operation
+        else:
+            assert news["reserve"] == 0, operation
+    assert asking == {"POST /v1/chat/completions"}
+
+
+async def attempts_of(house: Rooms) -> float:
+    """Return how many attempts at engines were ever made, by the metrics."""
+    text = (await house.ask("GET", "/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith("trivet_attempts_total")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
