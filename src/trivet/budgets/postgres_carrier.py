@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from trivet.budgets.granting import check_priced, missing_counters
-from trivet.budgets.postgres_batch import Batch
+from trivet.budgets.postgres_batch import ARGUMENTS, Batch
 from trivet.budgets.postgres_bounds import SharedBounds
 from trivet.budgets.postgres_operations import Operation, Recorded, Told, outcome
 from trivet.budgets.postgres_session import is_lost
@@ -60,7 +60,7 @@ class Carrier:
             observe: takes the store's time.
             at_ns: gives the instant to act at; None: the store's own.
         """
-        self._call = f"SELECT * FROM {names}apply({', '.join(['%s'] * 12)})".encode()  # noqa: S608
+        self._call = f"SELECT * FROM {names}apply({ARGUMENTS})".encode()  # noqa: S608
         self._owner = owner
         self._books = books
         self._bounds = bounds

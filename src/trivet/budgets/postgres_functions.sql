@@ -100,13 +100,16 @@ $$;
 --   _owner           the replica that holds
 --   _organisations   [{organisation, version, windows}]: whose, and what the caller's plans rest on
 --   _scopes .. _ends the distinct counters of the batch, in parallel
---   _plans           [{plan, rows_text, rows, caps, meters, calendar, limits, granted, critical, until_ns}]:
---                    rows are places in the counters; so are caps, 0 being a cap on the single request
+--   _texts, _untils  of each plan: its rows as they are stored, and the instant at which its caps end
+--   _row_from, _rows of each plan, from where on its rows stand in _rows; these are places in the counters
+--   _cap_from ..     likewise its caps: places in the counters, 0 being a cap on the single request; meters by number;
+--   _criticals       whether of a calendar window; limits; what overrides add; what critical requests may use beyond
 --   _ops             what is to be done, in this order
 CREATE FUNCTION ledger__apply(
     _at_ns bigint, _owner text, _organisations jsonb,
     _scopes text[], _meters text[], _windows text[], _subjects text[], _starts bigint[], _ends bigint[],
-    _plans jsonb, _ops jsonb, _thresholds int[]
+    _texts text[], _untils bigint[], _row_from int[], _rows int[], _cap_from int[], _caps int[], _cap_meters int[],
+    _calendars boolean[], _limits bigint[], _grants bigint[], _criticals bigint[], _ops jsonb, _thresholds int[]
 ) RETURNS SETOF ledger__answer LANGUAGE plpgsql AS $$
 DECLARE
     head record;
@@ -130,6 +133,16 @@ DECLARE
     c_changed boolean[];
     meter_of int[];
     -- Of the operation at hand.
+    rows_text text;
+    first_row int;
+    last_row int;
+    first_cap int;
+    last_cap int;
+    n int;
+    b_used bigint[];
+    b_held bigint[];
+    ceiling bigint;
+    added bigint[];
     now bigint;
     org int;
     k int;
@@ -226,25 +239,24 @@ BEGIN
        AND counters.window_start_s = key.start_s;
 
     FOR op IN
-        SELECT asked.*, plan.rows_text, plan.rows, plan.caps, plan.meters, plan.calendar, plan.limits, plan.granted,
-               plan.critical, plan.until_ns
+        SELECT asked.*
           FROM jsonb_to_recordset(_ops) AS asked (
                    n int, verb text, org int, id text, scope text, plan int, first boolean, prompt bigint[],
                    output bigint[], max_output bigint, min_output bigint, priority text, final boolean,
                    refuse_percents int[], decision_id text, expires_ns bigint, idempotency_key text, fingerprint text,
                    tokens bigint, charged bigint[], detail text, clamped text, note text
                )
-          LEFT JOIN jsonb_to_recordset(_plans) AS plan (
-                   plan int, rows_text text, rows int[], caps int[], meters int[], calendar boolean[],
-                   limits bigint[], granted bigint[], critical bigint[], until_ns bigint
-               )
-            ON plan.plan = asked.plan
          ORDER BY asked.n
     LOOP
         org := op.org;
+        rows_text := _texts[op.plan];
+        first_row := _row_from[op.plan];
+        last_row := _row_from[op.plan + 1] - 1;
+        first_cap := _cap_from[op.plan];
+        last_cap := _cap_from[op.plan + 1] - 1;
         now := nows[org];
         answer := ROW(op.n, 'done', NULL, now, '{}', '{}', NULL);
-        IF NOT fresh[org] OR now >= op.until_ns THEN
+        IF NOT fresh[org] OR now >= _untils[op.plan] THEN
             answer.status := 'stale';
             answer.facts := facts[org];
             RETURN NEXT answer;
@@ -269,7 +281,7 @@ BEGIN
                 answer.status := 'missing';
             ELSIF op.verb = 'reweight' AND stored.state <> 'held' THEN
                 answer.status := 'ended';
-            ELSIF op.verb = 'reweight' AND stored.rows <> op.rows_text THEN
+            ELSIF op.verb = 'reweight' AND stored.rows <> rows_text THEN
                 answer.status := 'rows';
             END IF;
             IF answer.status = 'done' AND op.idempotency_key IS NOT NULL THEN
@@ -306,37 +318,42 @@ BEGIN
                 ];
                 op.priority := stored.priority;
             END IF;
+            added := coalesce(
+                more, ARRAY[op.prompt[1] + op.output[1], op.prompt[2] + op.output[2], op.prompt[3] + op.output[3]]
+            );
             -- By batch, interactive, critical; NULL: policy never refuses it.
             refuse_percent := op.refuse_percents[
                 CASE op.priority WHEN 'batch' THEN 1 WHEN 'interactive' THEN 2 ELSE 3 END
             ];
             fits := true;
             blocked := false;
-            ceilings := '{}';
-            FOR i IN 1 .. cardinality(op.caps) LOOP
-                k := op.caps[i];
-                m := op.meters[i];
+            n := 0;
+            b_used := _limits[first_cap : last_cap];
+            b_held := b_used;
+            ceilings := b_used;
+            FOR i IN first_cap .. last_cap LOOP
+                n := n + 1;
+                k := _caps[i];
+                m := _cap_meters[i];
                 u := CASE WHEN k = 0 THEN 0 ELSE c_used[k] END;
                 h := CASE WHEN k = 0 THEN 0 ELSE c_held[k] END;
-                answer.used := answer.used || u;
-                answer.held := answer.held || h;
-                ceilings := ceilings || (
-                    op.limits[i] + op.granted[i] + CASE WHEN op.priority = 'critical' THEN op.critical[i] ELSE 0 END
-                );
-                blocked := blocked OR refuse_percent IS NOT NULL AND op.calendar[i]
-                           AND u::numeric * 100 >= refuse_percent::numeric * ceilings[i];
-                IF more IS NULL THEN
-                    fits := fits AND u + h + op.prompt[m] + op.output[m] <= ceilings[i];
-                ELSE
-                    fits := fits AND (more[m] <= 0 OR u + h + more[m] <= ceilings[i]);
+                b_used[n] := u;
+                b_held[n] := h;
+                ceiling := _limits[i] + _grants[i] + CASE WHEN op.priority = 'critical' THEN _criticals[i] ELSE 0 END;
+                ceilings[n] := ceiling;
+                IF refuse_percent IS NOT NULL AND _calendars[i] THEN
+                    blocked := blocked OR u::numeric * 100 >= refuse_percent::numeric * ceiling;
                 END IF;
+                fits := fits AND (added[m] <= 0 AND more IS NOT NULL OR u + h + added[m] <= ceiling);
             END LOOP;
+            answer.used := b_used;
+            answer.held := b_held;
             output := op.max_output;
             IF NOT fits THEN
                 output := -2;
                 IF more IS NULL THEN
                     output := ledger__grant(
-                        answer.used, answer.held, ceilings, op.meters, op.prompt, op.output, op.max_output,
+                        b_used, b_held, ceilings, _cap_meters[first_cap : last_cap], op.prompt, op.output, op.max_output,
                         op.min_output, op.final
                     );
                 END IF;
@@ -368,14 +385,14 @@ BEGIN
                 ];
                 e_detail := replace(op.clamped, '"max_output":-1', '"max_output":' || output);
             ELSE
-                amounts := ARRAY[op.prompt[1] + op.output[1], op.prompt[2] + op.output[2], op.prompt[3] + op.output[3]];
+                amounts := added;
             END IF;
             INSERT INTO reservations (
                 id, organisation, scope, tokens, weighted_tokens, usd_micros, max_output, priority, state,
                 charged_tokens, charged_weighted, charged_usd, owner, decision_id, created_ns, expires_ns, rows
             ) VALUES (
                 op.id, names[org], op.scope, amounts[1], amounts[2], amounts[3], output, op.priority, 'held',
-                0, 0, 0, _owner, op.decision_id, now, op.expires_ns, op.rows_text
+                0, 0, 0, _owner, op.decision_id, now, op.expires_ns, rows_text
             ) ON CONFLICT (id) DO NOTHING;
             IF NOT FOUND THEN
                 answer.status := 'exists';
@@ -410,7 +427,7 @@ BEGIN
             -- settle, release, expire
             IF stored.id IS NULL THEN
                 answer.status := 'missing';
-            ELSIF stored.rows <> op.rows_text THEN
+            ELSIF stored.rows <> rows_text THEN
                 answer.status := 'rows';
             ELSIF stored.state <> 'held' AND NOT (op.verb = 'settle' AND stored.state = 'expired_charged') THEN
                 answer.status := 'ended';
@@ -418,6 +435,10 @@ BEGIN
                     -- What was written beside it belongs to the first end alone.
                     RAISE EXCEPTION 'the reservation % has ended', op.id USING ERRCODE = 'TRV01';
                 END IF;
+            END IF;
+            IF answer.status <> 'rows' THEN
+                -- The asker knows them, and they are the larger part.
+                stored.rows := '';
             END IF;
             answer.facts := to_jsonb(stored);
             IF answer.status <> 'done' THEN
@@ -470,14 +491,15 @@ BEGIN
             more := e_used;
         END IF;
         IF op.verb NOT IN ('reserve', 'record') THEN
-            FOREACH k IN ARRAY op.rows LOOP
-                blocked := blocked OR NOT c_known[k];
+            FOR i IN first_row .. last_row LOOP
+                blocked := blocked OR NOT c_known[_rows[i]];
             END LOOP;
             IF blocked THEN
                 RAISE EXCEPTION 'the counters of the reservation % are missing', op.id USING ERRCODE = 'TRV02';
             END IF;
         END IF;
-        FOREACH k IN ARRAY op.rows LOOP
+        FOR i IN first_row .. last_row LOOP
+            k := _rows[i];
             m := meter_of[k];
             c_used[k] := c_used[k] + more[m];
             c_held[k] := c_held[k] + e_held[m];
@@ -488,28 +510,37 @@ BEGIN
         IF op.verb NOT IN ('reserve', 'reweight') THEN
             room_left := NULL;
             over := nothing;
-            FOR i IN 1 .. cardinality(op.caps) LOOP
-                k := op.caps[i];
+            n := 0;
+            b_used := '{}';
+            b_held := '{}';
+            FOR i IN first_cap .. last_cap LOOP
+                k := _caps[i];
                 CONTINUE WHEN k = 0;
-                m := op.meters[i];
+                n := n + 1;
+                m := _cap_meters[i];
                 u := c_used[k];
                 h := c_held[k];
-                answer.used := answer.used || u;
-                answer.held := answer.held || h;
-                ceilings[1] := op.limits[i] + op.granted[i]
-                               + CASE WHEN stored.priority = 'critical' THEN op.critical[i] ELSE 0 END;
+                b_used[n] := u;
+                b_held[n] := h;
+                ceiling := _limits[i] + _grants[i]
+                           + CASE WHEN stored.priority = 'critical' THEN _criticals[i] ELSE 0 END;
                 IF m = 1 THEN
-                    room_left := least(room_left, greatest(0, ceilings[1] - u - h));
+                    room_left := least(room_left, greatest(0, ceiling - u - h));
                 END IF;
-                over[m] := greatest(over[m], least(more[m], u + h - ceilings[1]));
-                IF op.calendar[i] AND more[m] <> 0
-                   AND u::numeric * 100 >= _thresholds[1]::numeric * op.limits[i] THEN
+                IF op.verb = 'record' THEN
+                    over[m] := greatest(over[m], least(more[m], u + h - ceiling));
+                END IF;
+                -- A rough look first; what is near is looked at exactly.
+                IF _calendars[i] AND more[m] <> 0
+                   AND u::float8 * 101 >= _thresholds[1]::float8 * _limits[i] THEN
                     PERFORM ledger__announce(
                         names[org], _scopes[k], _meters[k], _windows[k], _subjects[k], _starts[k], _ends[k],
-                        u::numeric - more[m], u, op.limits[i], ceilings[1], _thresholds, now
+                        u::numeric - more[m], u, _limits[i], ceiling, _thresholds, now
                     );
                 END IF;
             END LOOP;
+            answer.used := b_used;
+            answer.held := b_held;
             IF op.verb = 'record' THEN
                 e_overrun := over[1];
                 answer.facts := jsonb_build_object('overrun', to_jsonb(over));
@@ -531,7 +562,7 @@ BEGIN
         previous := hashes[org];
         hashes[org] := encode(sha256(convert_to(concat_ws(
             chr(31), previous, names[org], now, e_kind, CASE op.verb WHEN 'record' THEN '' ELSE op.id END,
-            op.scope, more[1], more[2], more[3], e_held[1], e_held[2], e_held[3], e_overrun, op.rows_text,
+            op.scope, more[1], more[2], more[3], e_held[1], e_held[2], e_held[3], e_overrun, rows_text,
             e_detail, e_note
         ), 'UTF8')), 'hex');
         INSERT INTO entries (
@@ -539,7 +570,7 @@ BEGIN
             held_weighted, held_usd, overrun, rows, detail, note, prev_hash, hash
         ) VALUES (
             names[org], now, e_kind, CASE op.verb WHEN 'record' THEN NULL ELSE op.id END, op.scope,
-            more[1], more[2], more[3], e_held[1], e_held[2], e_held[3], e_overrun, op.rows_text,
+            more[1], more[2], more[3], e_held[1], e_held[2], e_held[3], e_overrun, rows_text,
             e_detail, e_note, previous, hashes[org]
         );
         RETURN NEXT answer;
