@@ -7,7 +7,7 @@ import yaml
 
 from trivet.catalog.ollama_servers import FIRST_PORT, OllamaServer, ollama_servers
 from trivet.catalog.plan import Plan, TierPlan
-from trivet.catalog.tool_parsers import tool_parser
+from trivet.catalog.tool_parsers import reasoning_parser, tool_parser
 from trivet.domain.errors import ConfigError
 from trivet.domain.gpus import GIB
 from trivet.domain.tiers import HOST_DEVICE
@@ -123,6 +123,9 @@ def vllm_arguments(tier: TierPlan) -> list[str]:
     parser = tool_parser(tier.card)
     if parser is not None:
         arguments += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+    thinking = reasoning_parser(tier.card)
+    if thinking is not None:
+        arguments += ["--reasoning-parser", thinking]
     return arguments
 
 

@@ -1,7 +1,8 @@
-"""Which of vLLM's parsers reads a model's tool calls; without one they stay text. Pure.
+"""Which of vLLM's parsers reads a model's tool calls, and which its thinking; else both stay text. Pure.
 
-Names as vLLM 0.32 registers them (`vllm/tool_parsers/__init__.py`); which model takes which as its
-documentation says (docs/features/tool_calling.md) and, for Nemotron 3, its maker's model card."""
+Names as vLLM 0.32 registers them (`vllm/tool_parsers/__init__.py`, `vllm/reasoning/__init__.py`); which model
+takes which as its documentation says (docs/features/tool_calling.md, reasoning_outputs.md) and, for Nemotron
+3, Qwen's models that always think, GLM-4.7 and Phi-4-reasoning, their makers' model cards."""
 
 from trivet.catalog.model_card import ModelCard
 
@@ -41,9 +42,31 @@ _BY_BEGINNING: tuple[tuple[str, str | None], ...] = (
     ("lfm2", "lfm2"),
 )
 
+_THINKING_BY_BEGINNING: tuple[tuple[str, str], ...] = (
+    ("qwen3", "qwen3"),
+    ("qwq", "deepseek_r1"),
+    ("deepseek-r1", "deepseek_r1"),
+    ("deepseek-v3", "deepseek_v3"),
+    ("gemma-4", "gemma4"),
+    ("gpt-oss", "openai_gptoss"),
+    ("glm-4", "glm45"),
+    ("nemotron-3", "nemotron_v3"),
+    ("phi-4-reasoning", "deepseek_r1"),
+)
+
 
 def tool_parser(card: ModelCard) -> str | None:
     """Return the parser for a model's tool calls; None where vLLM has none, or the model makes none."""
     if "tools" not in card.capabilities:
         return None
     return next((parser for start, parser in _BY_BEGINNING if card.id.startswith(start)), None)
+
+
+def reasoning_parser(card: ModelCard) -> str | None:
+    """Return the parser that parts a model's thinking from its answer; None where it does not think."""
+    if "thinking" not in card.capabilities:
+        return None
+    if card.id.startswith("qwen3") and "-thinking" in card.id:
+        # Their template opens the thinking itself, so the answer begins within it.
+        return "deepseek_r1"
+    return next((parser for start, parser in _THINKING_BY_BEGINNING if card.id.startswith(start)), None)

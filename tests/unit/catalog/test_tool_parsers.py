@@ -10,7 +10,7 @@ from trivet.catalog.emit_config import vllm_arguments
 from trivet.catalog.gpus_text import read_gpus
 from trivet.catalog.model_card import Catalog
 from trivet.catalog.placement import make_plan
-from trivet.catalog.tool_parsers import tool_parser
+from trivet.catalog.tool_parsers import reasoning_parser, tool_parser
 
 CATALOG = load_catalog()
 
@@ -46,3 +46,14 @@ def test_the_engine_is_told_its_parser() -> None:
     for tier in plan.tiers.values():
         assert tier.variant.engine == "vllm"
         assert "--enable-auto-tool-choice" in vllm_arguments(tier)
+
+
+def test_thinking_is_parted_from_the_answer() -> None:
+    """Each card that thinks and that vLLM runs has a parser, which the engine is told; others have none."""
+    for card in CATALOG.cards:
+        on_vllm = any(variant.engine == "vllm" for variant in card.variants)
+        thinks = "thinking" in card.capabilities and on_vllm
+        assert (reasoning_parser(card) is not None) == thinks, card.id
+    assert reasoning_parser(CATALOG.find("qwen3-4b-thinking-2507")) == "deepseek_r1"
+    plan = make_plan(read_gpus("H100", TABLE), read_demand(pins=["heavy=Qwen/Qwen3-32B-FP8"]), CATALOG, TABLE)
+    assert vllm_arguments(plan.tiers["heavy"])[-2:] == ["--reasoning-parser", "qwen3"]
