@@ -33,6 +33,8 @@ class Replay:
     count: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
     balances: dict[Counter, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    ends: dict[Counter, int] = field(default_factory=dict)
+    """When each counter's window ends, in seconds, as it was when the counter was made."""
     holds: dict[str, _Replayed] = field(default_factory=dict)
     limits: dict[tuple[str, str, str], list[int | None]] = field(default_factory=dict)
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -43,10 +45,17 @@ class Replay:
         """Apply one row of the table of entries."""
         self.count += 1
         self._check_hash(entry)
+        try:
+            self._apply(entry)
+        except (ValueError, TypeError, KeyError) as fault:
+            self._doubt(entry, f"its content cannot be read: {fault}")
+
+    def _apply(self, entry: Any) -> None:
         used = Amounts(entry.used_tokens, entry.used_weighted, entry.used_usd)
         held = Amounts(entry.held_tokens, entry.held_weighted, entry.held_usd)
         for key in rows_from_text(entry.rows):
             balance = self.balances[key[:5]]
+            self.ends.setdefault(key[:5], key.end_s)
             balance[0] += used.of(key.meter)
             balance[1] += held.of(key.meter)
         if entry.reservation_id is not None:

@@ -5,11 +5,11 @@ Repairs nothing.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
 
-from trivet.budgets.replay import Difference, Replay
+from trivet.budgets.replay import Counter, Difference, Replay
 from trivet.budgets.rows import rows_from_text
 from trivet.storage.instants import instant_of
 from trivet.storage.schema import counters, entries, limits, overrides, reservations, tenants
@@ -54,30 +54,56 @@ def verify(connection: Connection) -> VerifyReport:
 
 def _counter_differences(connection: Connection, replay: Replay) -> tuple[int, list[Difference]]:
     stored = {
-        (row.scope, row.meter, row.window, row.subject, row.window_start_s): [row.used, row.held]
+        (row.scope, row.meter, row.window, row.subject, row.window_start_s): _Counted(
+            row.used, row.held, row.window_end_s
+        )
         for row in connection.execute(select(counters))
     }
-    balances, nothing = replay.balances, [0, 0]
-    keys = sorted(stored.keys() | balances.keys())
-    found: list[Difference] = []
-    for key in keys:
-        counted, entered = stored.get(key, nothing), balances.get(key, nothing)
-        if counted == entered:
-            continue
-        scope, meter, window, subject, start_s = key
-        found.append(
-            {
-                "kind": "counter",
-                "scope": scope,
-                "meter": meter,
-                "window": window,
-                "subject": subject,
-                "window_start": datetime.fromtimestamp(start_s, UTC).isoformat(),
-                "used": {"counter": counted[0], "entries": entered[0]},
-                "held": {"counter": counted[1], "entries": entered[1]},
-            }
-        )
+    entered = {key: _Counted(*balance, replay.ends[key]) for key, balance in replay.balances.items()}
+    keys = sorted(stored.keys() | entered.keys())
+    missing = _Counted(None, None, None)
+    found = [
+        _counter_difference(key, stored.get(key, missing), entered.get(key, missing))
+        for key in keys
+        # A counter at nothing must be there as well: without it a hold on it could not end.
+        if stored.get(key) != entered.get(key)
+    ]
     return len(keys), found
+
+
+class _Counted(NamedTuple):
+    """What a counter says, or what the entries say of it; None: nothing."""
+
+    used: int | None
+    held: int | None
+    end_s: int | None
+
+
+def _counter_difference(key: Counter, counted: _Counted, entered: _Counted) -> Difference:
+    scope, meter, window, subject, start_s = key
+    difference: Difference = {
+        "kind": "counter",
+        "scope": scope,
+        "meter": meter,
+        "window": window,
+        "subject": subject,
+        "window_start": _instant(start_s),
+        "used": {"counter": counted.used, "entries": entered.used},
+        "held": {"counter": counted.held, "entries": entered.held},
+    }
+    if counted.end_s != entered.end_s:
+        difference["window_end"] = {"counter": _instant(counted.end_s), "entries": _instant(entered.end_s)}
+    return difference
+
+
+def _instant(seconds: int | None) -> str | None:
+    """Return an instant in words; the bare number where it is none, as only tampering makes it."""
+    if seconds is None:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
 
 
 def _reservation_differences(connection: Connection, replay: Replay) -> list[Difference]:
@@ -86,11 +112,19 @@ def _reservation_differences(connection: Connection, replay: Replay) -> list[Dif
             "state": row.state,
             "held": [row.tokens, row.weighted_tokens, row.usd_micros],
             "charged": [row.charged_tokens, row.charged_weighted, row.charged_usd],
-            "rows": sorted(list(key) for key in rows_from_text(row.rows)),
+            "rows": _rows_in(row.rows),
         }
         for row in connection.execute(select(reservations))
     }
     return _compared("reservation", ("reservation_id",), stored, replay.reservations(), "reservation")
+
+
+def _rows_in(text: str) -> Any:
+    """Return the rows of a reservation; the text itself where that is none, as only tampering makes it."""
+    try:
+        return sorted(list(key) for key in rows_from_text(text))
+    except (ValueError, TypeError):
+        return text
 
 
 def _limit_differences(connection: Connection, replay: Replay) -> list[Difference]:
