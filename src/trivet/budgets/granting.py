@@ -66,6 +66,14 @@ def check_reweight(
         raise refused
 
 
+def own_requests(requests: Iterable[Cap], held: Amounts, *, critical: bool) -> list[Balance]:
+    """Return the caps on a single request as rows in which stands what that request holds already."""
+    return [
+        Balance(cap.key, 0, held.of(cap.key.meter), cap.limit, cap.ceiling(critical=critical) - cap.limit)
+        for cap in requests
+    ]
+
+
 def check_same(stored: Stored, hold: Hold) -> None:
     """Refuse an id that stands for another hold, or for one that has ended.
 

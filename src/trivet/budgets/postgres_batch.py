@@ -11,7 +11,7 @@ from trivet.budgets.rows import Cap, RowKey, rows_from_text
 from trivet.domain.budgets import METERS, NEVER_S, WINDOW_KINDS, Meter
 from trivet.domain.scopes import Scope, organisation
 
-_NEVER_NS = NEVER_S * 1_000_000_000
+NEVER_NS = NEVER_S * 1_000_000_000
 _LARGEST = 2**63 - 1
 _METER_NUMBER: dict[Meter, int] = {meter: number for number, meter in enumerate(METERS, start=1)}
 
@@ -53,7 +53,7 @@ class Batch:
         standing: Standing,
         text: str,
         caps: Sequence[Cap],
-        until_ns: int = _NEVER_NS,
+        until_ns: int = NEVER_NS,
     ) -> None:
         """Add an operation.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from trivet.budgets.granting import check_priced, missing_counters
-from trivet.budgets.postgres_batch import ARGUMENTS, Batch
+from trivet.budgets.postgres_batch import ARGUMENTS, NEVER_NS, Batch
 from trivet.budgets.postgres_bounds import SharedBounds
 from trivet.budgets.postgres_operations import Operation, Recorded, Told, outcome
 from trivet.budgets.postgres_session import is_lost
@@ -212,10 +212,13 @@ class Carrier:
         known = self._known.get(reservation_id)
         if known is None:
             raise NotFound(f"There is no reservation {reservation_id[:80]}.")
-        if operation.dearest:
-            operation.approved = self._bounds.plan(known.scope, None, None, now_ns).approved
+        caps, until_ns = self._bounds.caps(known.rows, now_ns), NEVER_NS
+        if operation.verb == "reweight":
+            plan = self._bounds.plan(known.scope, None, None, now_ns)
+            operation.approved = plan.approved
+            caps, until_ns = (*caps, *plan.requests), plan.until_ns
         standing = self._bounds.standing(known.scope, now_ns)
-        batch.add(operation, known.scope, standing, known.rows, self._bounds.caps(known.rows, now_ns))
+        batch.add(operation, known.scope, standing, known.rows, caps, until_ns)
 
     def _look_up(self, connection: psycopg.Connection[Any], operations: Sequence[Operation]) -> None:
         """Find out whose the reservations are that this replica does not remember."""

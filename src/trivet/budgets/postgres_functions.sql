@@ -104,7 +104,8 @@ $$;
 --   _row_from, _rows of each plan, from where on its rows stand in _rows; these are places in the counters
 --   _cap_from ..     likewise its caps: places in the counters, 0 being a cap on the single request; meters by number;
 --   _criticals       whether of a calendar window; limits; what overrides add; what critical requests may use beyond
---   _ops             what is to be done, in this order
+--   _ops             what is to be done, in this order; `first`: what stands beside it is written, so it must be done
+--                    as its reservation's first end, or all of the call is undone
 CREATE FUNCTION ledger__apply(
     _at_ns bigint, _owner text, _organisations jsonb,
     _scopes text[], _meters text[], _windows text[], _subjects text[], _starts bigint[], _ends bigint[],
@@ -156,6 +157,7 @@ DECLARE
     output bigint;
     amounts bigint[];
     more bigint[];
+    own bigint[];
     over bigint[];
     room_left bigint;
     next_state text;
@@ -257,6 +259,10 @@ BEGIN
         now := nows[org];
         answer := ROW(op.n, 'done', NULL, now, '{}', '{}', NULL);
         IF NOT fresh[org] OR now >= _untils[op.plan] THEN
+            IF op.first THEN
+                -- What was written beside it went ahead, and must not stay without it.
+                RAISE EXCEPTION 'the rules are others by now' USING ERRCODE = 'TRV01';
+            END IF;
             answer.status := 'stale';
             answer.facts := facts[org];
             RETURN NEXT answer;
@@ -316,6 +322,7 @@ BEGIN
                     op.prompt[2] + op.output[2] - stored.weighted_tokens,
                     op.prompt[3] + op.output[3] - stored.usd_micros
                 ];
+                own := ARRAY[stored.tokens, stored.weighted_tokens, stored.usd_micros];
                 op.priority := stored.priority;
             END IF;
             added := coalesce(
@@ -336,7 +343,8 @@ BEGIN
                 k := _caps[i];
                 m := _cap_meters[i];
                 u := CASE WHEN k = 0 THEN 0 ELSE c_used[k] END;
-                h := CASE WHEN k = 0 THEN 0 ELSE c_held[k] END;
+                -- In a cap on the single request stands what the request itself holds already.
+                h := CASE WHEN k > 0 THEN c_held[k] WHEN more IS NULL THEN 0 ELSE own[m] END;
                 b_used[n] := u;
                 b_held[n] := h;
                 ceiling := _limits[i] + _grants[i] + CASE WHEN op.priority = 'critical' THEN _criticals[i] ELSE 0 END;
@@ -431,10 +439,10 @@ BEGIN
                 answer.status := 'rows';
             ELSIF stored.state <> 'held' AND NOT (op.verb = 'settle' AND stored.state = 'expired_charged') THEN
                 answer.status := 'ended';
-                IF op.first THEN
-                    -- What was written beside it belongs to the first end alone.
-                    RAISE EXCEPTION 'the reservation % has ended', op.id USING ERRCODE = 'TRV01';
-                END IF;
+            END IF;
+            IF op.first AND answer.status <> 'done' THEN
+                -- What was written beside it belongs to the first end alone.
+                RAISE EXCEPTION 'the reservation % is %', op.id, answer.status USING ERRCODE = 'TRV01';
             END IF;
             IF answer.status <> 'rows' THEN
                 -- The asker knows them, and they are the larger part.

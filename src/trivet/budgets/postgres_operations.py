@@ -110,6 +110,7 @@ class Operation:
             }
         elif self.verb == "record":
             sent |= {
+                "first": first,
                 "charged": _list(self.charged or Amounts()),
                 "note": _storable(self.note),
                 "detail": self.trace(),

@@ -212,6 +212,8 @@ def check_hold(hold: Hold) -> None:
     check_amount(hold.min_output, "min_output")
     if hold.min_output > hold.max_output or hold.priority not in PRIORITIES:
         raise RequestMalformed("The hold's output tokens or its priority cannot be meant.")
+    if not hold.max_output and hold.output != Amounts():
+        raise RequestMalformed("A hold of no output tokens cannot have amounts for them.", param="max_output")
     for name, subject in (("task", hold.task), ("session", hold.session)):
         if subject is not None:
             check_subject(subject, name)

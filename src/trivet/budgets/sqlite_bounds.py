@@ -38,6 +38,11 @@ class Plan:
     """Whether an approval for the dearest tier is in force."""
     until_ns: int
 
+    @property
+    def requests(self) -> tuple[Cap, ...]:
+        """Return the caps on a single request."""
+        return tuple(cap for cap in self.caps if cap.key.window == "request")
+
 
 @dataclass(frozen=True, slots=True)
 class _Grant:

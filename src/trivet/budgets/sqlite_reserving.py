@@ -11,6 +11,7 @@ from trivet.budgets.granting import (
     granted_output,
     hold_detail,
     missing_counters,
+    own_requests,
     reservation_of,
 )
 from trivet.budgets.idempotency import KEPT_NS, repeated
@@ -83,8 +84,11 @@ class Reserving:
         now_ns = books.calendar.now_ns()
         amounts = prompt + output
         more = amounts - stored.held
+        critical = stored.priority == "critical"
+        plan = books.bounds.plan(connection, stored.scope, None, None, now_ns)
         caps = books.bounds.caps(connection, stored.rows, now_ns)
-        balances = books.balances(connection, caps, critical=stored.priority == "critical")
+        balances = books.balances(connection, caps, critical=critical)
+        balances += own_requests(plan.requests, stored.held, critical=critical)
         asked = Hold(
             scope=stored.scope,
             prompt=more.at_least(0),
@@ -93,7 +97,6 @@ class Reserving:
             dearest=dearest,
             expires_at_ns=stored.expires_ns,
         )
-        plan = books.bounds.plan(connection, stored.scope, None, None, now_ns)
         check_reweight(balances, asked, more, books.ladder, now_ns, approved=plan.approved)
         self._move_hold(connection, stored, amounts, now_ns)
         return reservation_of(asked, reservation_id, balances, amounts, stored.max_output, more=more)

@@ -41,6 +41,7 @@ LIMITED: tuple[tuple[Meter, LimitKind], ...] = (
     ("tokens", "weekly"),
     ("tokens", "total"),
     ("tokens", "request"),
+    ("weighted_tokens", "request"),
     ("weighted_tokens", "daily"),
     ("usd_micros", "monthly"),
 )
@@ -193,7 +194,6 @@ class LedgerModel(RuleBasedStateMachine):
             and self._in_its_window(deed, row, now) + more.of(row[1])
             > self.books.ceiling(row, critical=deed.critical)
             for row in self.books.limited(deed.scope)
-            if row[2] != "request"
         )
         future = self.ledger.reweight(name, wanted, Amounts())
         if blocked:
@@ -203,8 +203,10 @@ class LedgerModel(RuleBasedStateMachine):
             deed.held = wanted
 
     def _in_its_window(self, deed: Deed, row: tuple[Scope, Meter, LimitKind], now: datetime) -> int:
-        """Return what stands in the row in the window that admitted a deed, not in today's."""
+        """Return what stands in the row in the window that admitted a deed, not in today's; of a cap, its own."""
         scope, meter, kind = row
+        if kind == "request":
+            return deed.held.of(meter)
         total = 0
         for other in self.books.deeds.values():
             inside = other.scope == scope or other.scope.startswith(f"{scope}.")

@@ -309,6 +309,26 @@ def test_a_server_that_restarts() -> None:
         assert ledger.verify().differences == ()
 
 
+@pytest.mark.parametrize("verb", ["settle", "release", "record"])
+def test_what_is_written_beside_waits_for_new_rules(replica: Opener, verb: str) -> None:
+    """An operation planned under old rules leaves nothing beside it before it is carried out."""
+    here, there = replica(), replica()
+    here.reserve(Hold.of_tokens(ACME, 10), reservation_id="r").result()
+    there.set_limit(ACME, "daily", 5000, author="me").result()
+
+    def also(writes: Any) -> None:
+        writes.execute("INSERT INTO meta (key, value) VALUES (?, ?)", ("beside", verb))
+
+    verbs: dict[str, Callable[[], Future[Any]]] = {
+        "settle": lambda: here.settle("r", Usage(5, 0), also=also),
+        "release": lambda: here.release("r", also=also),
+        "record": lambda: here.record(ACME, 5, also=also),
+    }
+    settlement = verbs[verb]().result()
+    assert settlement.charged == (0 if verb == "release" else 5)
+    assert here.verify().differences == ()
+
+
 amount = st.integers(0, 40)
 
 

@@ -292,3 +292,21 @@ def test_no_model_of_unknown_price_where_dollars_are_limited(ledger: Ledger) -> 
     assert ledger.reserve(asks(10, 10), reservation_id="known").result().dollars_limited
     assert rows(ledger)["tokens", "daily"] == (0, 40)
     assert ledger.verify().ok
+
+
+def test_a_cap_on_a_request_binds_when_it_is_weighed_anew(ledger: Ledger) -> None:
+    """A dearer tier may not lift a request above its own cap; what does not grow is not in the way."""
+    ledger.set_limit(ACME, "request", 100, author="me", meter="weighted_tokens").result()
+    ledger.reserve(Hold(scope=SEARCH, prompt=Amounts(50, 60)), reservation_id="r").result()
+    with pytest.raises(BudgetContended):
+        ledger.reweight("r", Amounts(50, 101), Amounts()).result()
+    assert ledger.reweight("r", Amounts(50, 100), Amounts()).result().amounts == Amounts(50, 100)
+    ledger.set_limit(ACME, "request", 80, author="me", meter="weighted_tokens").result()
+    assert ledger.reweight("r", Amounts(50, 90), Amounts()).result().amounts == Amounts(50, 90)
+
+
+def test_no_output_tokens_have_no_amounts(ledger: Ledger) -> None:
+    """What is held for the output always shrinks with it; else a clamp to nothing would hold all of it."""
+    hold = Hold(scope=ACME, prompt=Amounts(50, 50), output=Amounts(5000, 5000))
+    with pytest.raises(RequestMalformed):
+        ledger.reserve(hold, reservation_id="r").result()
