@@ -88,6 +88,8 @@ class Run:
         self._budget = budget
         self._kept: dict[str, Tariff] = {}
         self._tariff = Tariff.of(decision.deployment, budget.prices)
+        # Whether the ladder let the hold use the dearest tier; it asks, whatever that tier weighs.
+        self._held_for_dearest = False
         self._clock = clock
         self._row_writer = row_writer
         self._announce = announce
@@ -102,6 +104,7 @@ class Run:
         self.reservation = reservation
         self._tariff = tariff
         self._kept[self.decision.deployment.name] = tariff
+        self._held_for_dearest = self._is_dearest(self.decision.deployment)
 
     async def hold(self) -> None:
         """Hold what the first candidate can use; where little is left, lower the request's output cap to it.
@@ -131,6 +134,7 @@ class Run:
                     self.downgraded_from = self.downgraded_from or before.name
                 self.decision = replace(self.decision, candidates=others)
                 self._tariff = Tariff.of(self.decision.deployment, self._budget.prices)
+        self._held_for_dearest = self._is_dearest(self.decision.deployment)
         if self.reservation.max_output < cap:
             self.clamped = True
             granted = self.reservation.max_output // self.request.n
@@ -149,7 +153,7 @@ class Run:
             task=hints.task_id,
             session=hints.session,
             tier=tier.name,
-            dearest=tier.order == self._budget.dearest_order,
+            dearest=self._is_dearest(self.decision.deployment),
             idempotency=self.request.idempotency,
             expires_at_ns=self.given_until_ns,
             decision_id=self.decision.decision_id,
@@ -177,7 +181,8 @@ class Run:
         """Hold what another candidate can use instead; False: it is too dear, and no candidate."""
         held = self.reservation
         tariff = self._kept.get(deployment.name) or Tariff.of(deployment, self._budget.prices)
-        if held is None or tariff == self._tariff:
+        dearest = self._is_dearest(deployment)
+        if held is None or (tariff == self._tariff and (self._held_for_dearest or not dearest)):
             return True
         if held.dollars_limited and not tariff.price.known:
             log.info("candidate.price_unknown", deployment=deployment.name)
@@ -192,14 +197,17 @@ class Run:
                 tariff.prompt(self.decision.estimated.prompt_tokens),
                 tariff.output(held.max_output, prompt_tokens=self.decision.estimated.prompt_tokens),
                 tier=deployment.tier.name,
-                dearest=deployment.tier.order == self._budget.dearest_order,
+                dearest=dearest,
             )
         except BudgetError as refused:
             log.info("candidate.too_dear", deployment=deployment.name, code=refused.code)
             self._tariff = before
             return False
-        self._tariff = tariff
+        self._tariff, self._held_for_dearest = tariff, dearest
         return True
+
+    def _is_dearest(self, deployment: Deployment) -> bool:
+        return deployment.tier.order == self._budget.dearest_order
 
     @property
     def output_cap(self) -> int:

@@ -203,7 +203,7 @@ class LedgerModel(RuleBasedStateMachine):
             deed.held = wanted
 
     def _in_its_window(self, deed: Deed, row: tuple[Scope, Meter, LimitKind], now: datetime) -> int:
-        """Return what stands in the row in the window that admitted a deed, not in today's; of a cap, its own."""
+        """Return what stands in the row in a deed's own windows, not today's; in a cap its own hold."""
         scope, meter, kind = row
         if kind == "request":
             return deed.held.of(meter)
