@@ -59,7 +59,9 @@ def _counter_differences(connection: Connection, replay: Replay) -> tuple[int, l
         )
         for row in connection.execute(select(counters))
     }
-    entered = {key: _Counted(*balance, replay.ends[key]) for key, balance in replay.balances.items()}
+    entered = {
+        key: _Counted(balance[0], balance[1], replay.ends[key]) for key, balance in replay.balances.items()
+    }
     keys = sorted(stored.keys() | entered.keys())
     missing = _Counted(None, None, None)
     found = [
