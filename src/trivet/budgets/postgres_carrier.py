@@ -1,5 +1,6 @@
 """Carries operations to PostgreSQL's functions and their answers back. For the ledger's one thread."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from trivet.domain.scopes import Scope, organisation
 from trivet.storage import postgres
 
 _STALE_TRIES = 10
+_REMEMBERED_MAX = 50_000
 _NO_COUNTERS = "TRV02"
 _RESERVATIONS = "SELECT id, scope, rows FROM reservations WHERE id = ANY(%s)"
 _RECORD = """
@@ -130,7 +132,7 @@ class Carrier:
                 if batch.operations:
                     told = self._send(connection, batch)
                 if operation.beside is not None and all(one.status == "done" for one in told):
-                    _write(connection, operation.beside)
+                    _write(connection, [operation.beside])
             if operation.verb == "note":
                 operation.answer(None)
                 return
@@ -157,8 +159,7 @@ class Carrier:
         """Send everything at once, the commit too: the server waits for nobody while it holds its locks."""
         with connection.pipeline():
             connection.execute("BEGIN")
-            for recorded in beside:
-                _write(connection, recorded)
+            _write(connection, beside)
             answers = self._ask(connection, batch) if batch.operations else None
             connection.execute("COMMIT")
             return [] if answers is None else [Told(*row[1:]) for row in answers.fetchall()]
@@ -207,7 +208,7 @@ class Carrier:
             standing = self._bounds.standing(scope, now_ns)
             batch.add(operation, scope, standing, plan.text, plan.caps, plan.until_ns)
             if hold is not None:
-                self._known[reservation_id] = _Known(scope, plan.text)
+                self._remember(reservation_id, _Known(scope, plan.text))
             return
         known = self._known.get(reservation_id)
         if known is None:
@@ -232,7 +233,14 @@ class Carrier:
         ]
         if unknown:
             for reservation_id, scope, rows in connection.execute(_RESERVATIONS, (unknown,)).fetchall():
-                self._known[reservation_id] = _Known(Scope(scope), rows)
+                self._remember(reservation_id, _Known(Scope(scope), rows))
+
+    def _remember(self, reservation_id: str, known: _Known) -> None:
+        """Keep what spares a look-up; what another replica ended is dropped when there is too much."""
+        if len(self._known) >= _REMEMBERED_MAX:
+            for oldest in list(itertools.islice(self._known, _REMEMBERED_MAX // 2)):
+                del self._known[oldest]
+        self._known[reservation_id] = known
 
     def _answer(self, batch: Batch, answers: Sequence[Told]) -> list[Operation]:
         """Give each operation its answer; return those whose rows or rules are others by now."""
@@ -241,7 +249,7 @@ class Carrier:
             reservation_id = operation.reservation_id or ""
             if told.status in ("stale", "rows"):
                 if told.status == "rows":
-                    self._known[reservation_id] = _Known(Scope(told.facts["scope"]), told.facts["rows"])
+                    self._remember(reservation_id, _Known(Scope(told.facts["scope"]), told.facts["rows"]))
                 again.append(operation)
                 continue
             self._observe(told.at_ns)
@@ -265,11 +273,20 @@ class Carrier:
         self._bounds.refresh(self._books.calendar.now_ns())
 
 
-def _write(connection: psycopg.Connection[Any], recorded: Recorded) -> None:
-    for sql, sets in recorded.statements:
-        statement = postgres.in_driver_style(sql)
-        for parameters in sets:
-            connection.execute(statement, parameters)
+def _write(connection: psycopg.Connection[Any], beside: Sequence[Recorded]) -> None:
+    """Run what is to be written: statement by statement in the order in which they first came.
+
+    The values of each in their own order: where replicas write to the same rows, they lock them in the same
+    order.
+    """
+    statements: dict[str, list[Any]] = {}
+    for recorded in beside:
+        for sql, sets in recorded.statements:
+            statements.setdefault(sql, []).extend(sets)
+    for sql, sets in statements.items():
+        ordered = sorted(sets) if all(isinstance(one, tuple) for one in sets) else sets
+        for parameters in ordered:
+            connection.execute(postgres.in_driver_style(sql), parameters)
 
 
 def _mistake(error: psycopg.Error, operation: Operation) -> BaseException:

@@ -1,7 +1,6 @@
 """The ledger's books on PostgreSQL, shared by several replicas: every verb one function call."""
 
 import secrets
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import psycopg
 from sqlalchemy import Connection, text
 
 from trivet.budgets.calendar import LedgerCalendar, read_standing
+from trivet.budgets.futures import all_of, pass_on, then
 from trivet.budgets.idempotency import KEPT_NS
 from trivet.budgets.ladder import Ladder
 from trivet.budgets.postgres_bounds import SharedBounds, StoreClock
@@ -124,7 +124,7 @@ class PostgresLedgerStore:
         except TrivetError as error:
             joined.set_exception(error)
             return joined
-        return _then(_all(self._expiring(left)), lambda closings: Recovered(len(closings), tuple(closings)))
+        return then(all_of(self._expiring(left)), lambda closings: Recovered(len(closings), tuple(closings)))
 
     def reserve(self, hold: Hold, reservation_id: str, *, final: bool) -> "Future[Reservation]":
         """Hold on all rows or none."""
@@ -197,7 +197,7 @@ class PostgresLedgerStore:
             if (error := found.exception()) is not None:
                 expired.set_exception(error)
                 return
-            _pass_on(_then(_all(self._expiring(found.result())), tuple), expired)
+            pass_on(then(all_of(self._expiring(found.result())), tuple), expired)
 
         due.add_done_callback(charge)
         return expired
@@ -235,7 +235,7 @@ class PostgresLedgerStore:
         changed = self._changing(
             organisation, lambda writes: self._rules.set_zone(writes, organisation, zone, author)
         )
-        return _then(changed, lambda found: self._calendar.set_zone(organisation, found))
+        return then(changed, lambda found: self._calendar.set_zone(organisation, found))
 
     def request_override(self, request: OverrideRequest) -> "Future[Override]":
         """Enter a request."""
@@ -316,54 +316,3 @@ def _store_time_ns(connection: Connection) -> int:
 
 def _ignore(_: int) -> None:
     """Tell nobody."""
-
-
-S = TypeVar("S")
-
-
-def _then(future: "Future[S]", change: Callable[[S], T]) -> "Future[T]":
-    changed: Future[T] = Future()
-
-    def pass_on(done: "Future[S]") -> None:
-        if (error := done.exception()) is not None:
-            changed.set_exception(error)
-        else:
-            changed.set_result(change(done.result()))
-
-    future.add_done_callback(pass_on)
-    return changed
-
-
-def _pass_on(future: "Future[T]", to: "Future[T]") -> None:
-    def tell(done: "Future[T]") -> None:
-        if (error := done.exception()) is not None:
-            to.set_exception(error)
-        else:
-            to.set_result(done.result())
-
-    future.add_done_callback(tell)
-
-
-def _all(futures: "Sequence[Future[S]]") -> "Future[list[S]]":
-    """Return a future of all results, or of the first error."""
-    gathered: Future[list[S]] = Future()
-    left = len(futures)
-    if not left:
-        gathered.set_result([])
-    gate = threading.Lock()
-
-    def count(done: "Future[S]") -> None:
-        nonlocal left
-        with gate:
-            left -= 1
-            last = left == 0
-        if last:
-            errors = [error for one in futures if (error := one.exception()) is not None]
-            if errors:
-                gathered.set_exception(errors[0])
-            else:
-                gathered.set_result([one.result() for one in futures])
-
-    for future in futures:
-        future.add_done_callback(count)
-    return gathered

@@ -27,6 +27,8 @@ _CONNECT_TIMEOUT_S = 2
 _STATEMENT_TIMEOUT_MS = 60_000
 # A client that stops in the midst of a transaction must not hold its locks for ever.
 _IDLE_TIMEOUT_MS = 10_000
+# What was sent and never acknowledged for so long says that the server is gone.
+_SILENCE_MAX_MS = 10_000
 
 # These say that an operation was wrong, not that the store is.
 _MISTAKES = (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
@@ -59,6 +61,7 @@ def connect(
             keepalives_idle=5,
             keepalives_interval=2,
             keepalives_count=3,
+            tcp_user_timeout=_SILENCE_MAX_MS,
         )
         wanted = (
             ("synchronous_commit", "on"),

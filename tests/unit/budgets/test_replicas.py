@@ -249,6 +249,28 @@ def test_one_bad_operation_spoils_no_batch(replica: Opener) -> None:
     assert ledger.verify().differences == ()
 
 
+def test_replicas_that_write_to_the_same_rows(replica: Opener) -> None:
+    """What is written beside settlements is written in one order, whatever order it came in: no deadlocks."""
+    sql = (
+        "INSERT INTO device_minutes (device, minute, busy_ns) VALUES (?, ?, ?)"
+        " ON CONFLICT (device, minute) DO UPDATE SET busy_ns = device_minutes.busy_ns + excluded.busy_ns"
+    )
+
+    def beside(number: int) -> Callable[[Any], None]:
+        device = f"gpu{number % 5}"
+        return lambda writes: writes.execute(sql, (device, 1, 1))
+
+    ledgers = replica(), replica()
+    futures = [
+        ledgers[number % 2].record(ACME, 1, also=beside(number if number % 2 else -number))
+        for number in range(300)
+    ]
+    for future in futures:
+        future.result()
+    total = text("SELECT sum(busy_ns) FROM device_minutes")
+    assert ledgers[0]._store.read(lambda connection: connection.scalar(total)) == 300
+
+
 def test_a_server_that_says_nothing(replica: Opener, store: str, wire: TcpProxy) -> None:
     """Callers are told so in time; the hold that may have been made all the same does not stay."""
     watcher = replica()
