@@ -1,9 +1,21 @@
 """The doors' use cases, each with its permission check."""
 
+from trivet.admin.alerts import AlertOffice
+from trivet.admin.audits import AuditOffice
 from trivet.admin.keys import KeyOffice, KeyOrder
 from trivet.admin.office import Office
 from trivet.admin.offices import Offices
 from trivet.admin.overrides import OverrideOffice, OverrideOrder
 from trivet.admin.rates import RateOffice
 
-__all__ = ["KeyOffice", "KeyOrder", "Office", "Offices", "OverrideOffice", "OverrideOrder", "RateOffice"]
+__all__ = [
+    "AlertOffice",
+    "AuditOffice",
+    "KeyOffice",
+    "KeyOrder",
+    "Office",
+    "Offices",
+    "OverrideOffice",
+    "OverrideOrder",
+    "RateOffice",
+]

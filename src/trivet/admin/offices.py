@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from trivet.admin.alerts import AlertOffice
+from trivet.admin.audits import AuditOffice
 from trivet.admin.keys import KeyOffice
 from trivet.admin.office import Office
 from trivet.admin.overrides import OverrideOffice
@@ -17,3 +19,5 @@ class Offices:
     keys: KeyOffice
     overrides: OverrideOffice
     rates: RateOffice
+    alerts: AlertOffice
+    audits: AuditOffice

@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI
 
 from trivet.access import Keyring, RateLimits
-from trivet.admin import KeyOffice, Office, Offices, OverrideOffice, RateOffice
+from trivet.admin import AlertOffice, AuditOffice, KeyOffice, Office, Offices, OverrideOffice, RateOffice
 from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
 from trivet.app.machine_gpus import register_gpus, watch_gpus
@@ -44,6 +44,7 @@ from trivet.fleet.plan import EndpointPlan
 from trivet.gpu import GpuWatch, gpu_uuids
 from trivet.metering import DeviceClock, Metrics, TrivetCollector, UsageRecords
 from trivet.routing import Router
+from trivet.signals import Outbox
 from trivet.storage import StoreLock
 
 log = structlog.get_logger(__name__)
@@ -128,10 +129,11 @@ async def open_trivet(
             clock=clock,
         )
         owner_token = secrets.token_urlsafe(32)
-        offices = _offices(ledger, keyring, records, fleet, rates, clock, configured)
         collector = TrivetCollector(metrics, device_clock)
         telling = signalling(database, ledger, settings.signals, clock, delivering=with_engines)
-        (await exits.enter_async_context(telling)).register(collector)
+        signals = await exits.enter_async_context(telling)
+        signals.register(collector)
+        offices = _offices(ledger, keyring, records, fleet, rates, signals.outbox, clock, configured)
         _register_rooms(collector, fleet, breakers, ledger, gpus)
         keeper, names = Doorkeeper(keyring, owner_token), tuple(tier.name for tier in tiers)
         doors = Doors(pipeline, offices, fleet, keeper, collector, names)
@@ -164,6 +166,7 @@ def _offices(
     records: UsageRecords,
     fleet: Fleet,
     rates: RateLimits,
+    outbox: Outbox,
     clock: Clock,
     configured: Sequence[Deployment],
 ) -> Offices:
@@ -179,6 +182,8 @@ def _offices(
         ),
         OverrideOffice(ledger, clock),
         RateOffice(rates),
+        AlertOffice(ledger, outbox),
+        AuditOffice(ledger, keyring),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, TextClause, and_, select, text
 
 from trivet.budgets.balances import below_or_at
 from trivet.domain.budgets import Amounts
@@ -14,6 +14,8 @@ from trivet.storage.instants import instant_of
 from trivet.storage.schema import entries
 
 HISTORY_MAX = 10_000
+IS_RULE = text("kind IN ('limit', 'zone', 'override')")
+"""Written out as in the index, which is only used for the same words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +55,25 @@ def read_history(
     connection: Connection, scope: Scope, *, limit: int, before: int | None = None
 ) -> list[EntryRecord]:
     """Return entries of a scope and all below it, the latest first; at most HISTORY_MAX of them."""
-    query = (
-        select(entries)
-        .where(entries.c.organisation == organisation(scope), below_or_at(entries.c.scope, scope))
-        .order_by(entries.c.seq.desc())
-        .limit(max(1, min(limit, HISTORY_MAX)))
-    )
+    return _records(connection, _within(scope), limit, before)
+
+
+def read_rule_changes(
+    connection: Connection, scope: Scope | None, *, limit: int, before: int | None = None
+) -> list[EntryRecord]:
+    """Return who changed which limit, override or calendar, the latest first; None: of all organisations."""
+    where = IS_RULE if scope is None else and_(IS_RULE, _within(scope))
+    return _records(connection, where, limit, before)
+
+
+def _within(scope: Scope) -> ColumnElement[bool]:
+    return and_(entries.c.organisation == organisation(scope), below_or_at(entries.c.scope, scope))
+
+
+def _records(
+    connection: Connection, where: ColumnElement[bool] | TextClause, limit: int, before: int | None
+) -> list[EntryRecord]:
+    query = select(entries).where(where).order_by(entries.c.seq.desc()).limit(max(1, min(limit, HISTORY_MAX)))
     if before is not None:
         query = query.where(entries.c.seq < before)
     return [

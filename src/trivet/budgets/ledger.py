@@ -13,8 +13,9 @@ from typing import TypeVar
 import structlog
 from sqlalchemy import func, select
 
+from trivet.budgets.alerts import Alert, read_alerts
 from trivet.budgets.balances import read_overrides
-from trivet.budgets.history import EntryRecord, read_history
+from trivet.budgets.history import EntryRecord, read_history, read_rule_changes
 from trivet.budgets.sqlite_store import SqliteLedgerStore
 from trivet.budgets.status import (
     Limit,
@@ -295,6 +296,18 @@ class Ledger:
         return self._store.read(
             lambda connection: read_history(connection, scope, limit=limit, before=before)
         )
+
+    def rule_changes(
+        self, scope: Scope | None, *, limit: int = 100, before: int | None = None
+    ) -> list[EntryRecord]:
+        """Return who changed limits, overrides and calendars; as `history`; None: everywhere; blocks."""
+        return self._store.read(
+            lambda connection: read_rule_changes(connection, scope, limit=limit, before=before)
+        )
+
+    def alerts(self, scope: Scope | None, *, limit: int = 100) -> list[Alert]:
+        """Return the thresholds that fired for a scope and all below, the latest first; None: all; blocks."""
+        return self._store.read(lambda connection: read_alerts(connection, scope, limit=limit))
 
     def verify(self) -> VerifyReport:
         """Recompute everything from the entries and report each difference; blocks, in proportion to them."""

@@ -3,35 +3,25 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, select
 
 from trivet.budgets.balances import (
     Limit,
     View,
     alive,
-    below_or_at,
     read_balances,
     read_limits,
     read_overrides,
 )
+from trivet.budgets.burn import Burn, read_burn
 from trivet.budgets.ladder import share_used
 from trivet.budgets.rows import Balance
-from trivet.domain.budgets import WINDOW_KINDS, Amounts, BudgetCap, BudgetRow, BudgetStatus, Meter
-from trivet.domain.scopes import Scope, lineage, organisation
-from trivet.storage.instants import instant_of, ns_of
-from trivet.storage.schema import alerts, counters, entries, limits, overrides
+from trivet.domain.budgets import WINDOW_KINDS, Amounts, BudgetCap, BudgetRow, BudgetStatus
+from trivet.domain.scopes import Scope, lineage
+from trivet.storage.instants import instant_of
+from trivet.storage.schema import alerts, counters, limits, overrides
 
 __all__ = ["Limit", "View", "read_limits", "read_organisation_rows", "read_rows", "read_status"]
-
-BURN_PERIOD = timedelta(hours=1)
-RECENT_REQUESTS = 100
-"""How many of the last charges make the mean size of a request."""
-
-_USED = {
-    "tokens": entries.c.used_tokens,
-    "weighted_tokens": entries.c.used_weighted,
-    "usd_micros": entries.c.used_usd,
-}
 
 
 def read_rows(connection: Connection, view: View, below: Scope | None) -> list[BudgetRow]:
@@ -50,7 +40,8 @@ def read_status(connection: Connection, view: View, scope: Scope) -> BudgetStatu
     """Return the status of a scope under its own limits and those of the scopes above."""
     above = lineage(scope)
     balances = read_balances(connection, view, above)
-    burn = {each: burn_rates_per_hour(connection, each, view.now) for each in above}
+    recent = read_burn(connection, scope, view.now)
+    burn = {each: recent.per_hour(each) for each in above}
     breaches = [
         (breach, balance)
         for balance in balances
@@ -70,26 +61,12 @@ def read_status(connection: Connection, view: View, scope: Scope) -> BudgetStatu
         burn_rates=burn[scope],
         projected_total=projected_total(binding, _rate(burn, binding), view.now),
         breach_at=first_breach[0] if first_breach else None,
-        requests_remaining=_requests_remaining(connection, scope, balances),
+        requests_remaining=_requests_remaining(scope, recent, balances),
         thresholds=view.ladder.thresholds,
         active_alerts=found,
         overrides=tuple(read_overrides(connection, alive(view.now) & overrides.c.scope.in_(above))),
         actions=tuple(sorted(view.ladder.actions(fullest))),
     )
-
-
-def burn_rates_per_hour(connection: Connection, scope: Scope, now: datetime) -> Amounts:
-    """Return what a scope was charged during the last hour, on every meter."""
-    sums = [func.coalesce(func.sum(column), 0) for column in _USED.values()]
-    row = connection.execute(
-        select(*sums).where(
-            entries.c.organisation == organisation(scope),
-            entries.c.at_ns > ns_of(now - BURN_PERIOD),
-            entries.c.kind != "open",
-            below_or_at(entries.c.scope, scope),
-        )
-    ).one()
-    return Amounts(*(int(part) for part in row)).at_least(0)
 
 
 def projected_total(balance: Balance, rate_per_hour: float, now: datetime) -> int | None:
@@ -136,31 +113,18 @@ def _caps(connection: Connection, scope: Scope) -> tuple[BudgetCap, ...]:
     )
 
 
-def _requests_remaining(connection: Connection, scope: Scope, balances: list[Balance]) -> int | None:
-    """Return how many requests of the recent mean size still fit; None without limits or history."""
+def _requests_remaining(scope: Scope, burn: Burn, balances: list[Balance]) -> int | None:
+    """Return how many requests of the recent mean size still fit; None without limits or history.
+
+    The mean is the scope's own; where it had no charge lately, that of the nearest scope above which had.
+    """
     fitting = []
     for meter in dict.fromkeys(balance.key.meter for balance in balances if balance.limit is not None):
         rooms = [b.room for b in balances if b.key.meter == meter and b.room is not None]
-        recent = _recent_charges(scope, meter).subquery()
-        mean = connection.scalar(select(func.avg(recent.c.charged)))
+        mean = burn.mean(reversed(lineage(scope)), meter)
         if mean:
-            fitting.append(int(min(rooms) / float(mean)))
+            fitting.append(int(min(rooms) / mean))
     return min(fitting, default=None)
-
-
-def _recent_charges(scope: Scope, meter: Meter) -> Select[tuple[int]]:
-    column = _USED[meter]
-    return (
-        select(column.label("charged"))
-        .where(
-            entries.c.organisation == organisation(scope),
-            column > 0,
-            entries.c.kind != "open",
-            below_or_at(entries.c.scope, scope),
-        )
-        .order_by(entries.c.seq.desc())
-        .limit(RECENT_REQUESTS)
-    )
 
 
 def _alerts(

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from trivet.cli import (
+    alerts,
+    audit,
     bench,
     budgets,
     chat,
@@ -72,6 +74,8 @@ app.command()(init.init)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(alerts.app, name="alerts")
+app.command()(audit.audit)
 
 
 def run() -> None:

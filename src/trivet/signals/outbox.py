@@ -83,8 +83,8 @@ class Outbox:
         due = select(outbox.c.seq).where(_WAITING, outbox.c.next_ns <= now_ns).limit(1)
         return self._database.read(lambda connection: connection.scalar(due)) is not None
 
-    def put(self, organisation: Scope, kind: str, data: Mapping[str, Any]) -> "Future[None]":
-        """Enter news that no operation of the ledger enters."""
+    def put(self, organisation: Scope, kind: str, data: Mapping[str, Any]) -> "Future[str]":
+        """Enter news that no operation of the ledger enters; resolve to its delivery id."""
         now_ns = ns_of(self._clock.now())
         row = {
             "organisation": organisation,
@@ -94,11 +94,10 @@ class Outbox:
             "attempts": 0,
             "next_ns": now_ns,
         }
-
-        def run(connection: Connection) -> None:
-            connection.execute(insert(outbox).values(**row))
-
-        return self._database.transact(run)
+        enter = insert(outbox).values(**row).returning(outbox)
+        return self._database.transact(
+            lambda connection: _delivery(connection.execute(enter).one()).delivery_id
+        )
 
     def claim(self, most: int, lease: timedelta) -> "Future[list[Delivery]]":
         """Take up to `most` due items, the oldest first; whoever claims has until the lease ends."""

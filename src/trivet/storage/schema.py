@@ -175,6 +175,24 @@ entries = Table(
     Column("hash", Text, nullable=False),
     Index(None, "organisation", "seq"),
     Index(None, "organisation", "at_ns"),
+    # The charges of the last hour are read from this index alone.
+    Index(
+        "ix_entries_charges",
+        "organisation",
+        "at_ns",
+        "scope",
+        "used_tokens",
+        "used_weighted",
+        "used_usd",
+        sqlite_where=text("kind IN ('settle', 'expire', 'record', 'correct')"),
+        postgresql_where=text("kind IN ('settle', 'expire', 'record', 'correct')"),
+    ),
+    Index(
+        "ix_entries_rules",
+        "seq",
+        sqlite_where=text("kind IN ('limit', 'zone', 'override')"),
+        postgresql_where=text("kind IN ('limit', 'zone', 'override')"),
+    ),
     Index(
         "ix_entries_overrun",
         "overrun",

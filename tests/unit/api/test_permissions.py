@@ -62,6 +62,10 @@ CELLS: dict[str, Cell] = {
     "POST /api/v1/decisions/{decision_id}/outcome": Cell(
         (200, 403, 200, 200, 404, 401), {"prompt_tokens": 1, "completion_tokens": 1}
     ),
+    "GET /api/v1/alerts": Cell((200, 200, 200, 200, 404, 401), params={"scope": "acme.search"}),
+    "POST /api/v1/alerts/retry": Cell((200, 403, 403, 403, 403, 401)),
+    "POST /api/v1/alerts/test": Cell((202, 403, 403, 403, 403, 401)),
+    "GET /api/v1/audit": Cell((200, 200, 200, 403, 404, 401), params={"scope": "acme.search"}),
     "POST /api/v1/ledger/verify": Cell((200, 200, 403, 403, 403, 401)),
     # Not in the OpenAPI document, which they bypass. No engine answers here: 502 is past every door.
     "POST /v1/chat/completions": Cell((502, 403, 502, 502, 502, 401), CHAT),

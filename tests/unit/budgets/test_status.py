@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from trivet.budgets import Ledger
+from trivet.budgets.burn import CHARGES_READ
 from trivet.domain.budgets import Hold
 from trivet.domain.clock import ManualClock
 from trivet.domain.outcomes import Usage
@@ -149,3 +150,23 @@ def test_an_alert_names_its_row(ledger: Ledger) -> None:
         "fired_at": "2026-01-01T00:00:00+00:00",
         "resets_at": "2026-02-01T00:00:00+00:00",
     }
+
+
+def test_a_busy_hour_is_read_by_its_latest_charges(ledger: Ledger, clock: ManualClock) -> None:
+    """However many charges the hour had, a bounded number is read, and the rate is over their time."""
+    ledger.set_limit(ACME, "daily", None, author="me").result()
+    ledger.set_limit(ACME, "monthly", None, author="me").result()
+    for _ in range(30):
+        for _ in range(CHARGES_READ // 20):
+            charged = ledger.record(ACME, 1)
+        charged.result()
+        clock.advance(10)
+    # Twenty of the thirty rounds are read, which took 200 seconds.
+    rate = ledger.status(ACME).burn_rate_per_hour
+    assert rate == pytest.approx(CHARGES_READ * 3600 / 200, rel=0.06)
+
+
+def test_a_quiet_scope_is_judged_by_the_mean_above_it(ledger: Ledger) -> None:
+    """Who had no request lately still learns how many of the usual size would fit."""
+    ledger.record(Scope("acme.search"), 100).result()
+    assert ledger.status(Scope("acme.ads")).requests_remaining == 9

@@ -1,0 +1,62 @@
+"""Reading which thresholds have fired. They are entered by what charges; see `Books.announce`."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from trivet.budgets.balances import below_or_at
+from trivet.domain.budgets import CounterKind, Meter
+from trivet.domain.scopes import Scope
+from trivet.storage.instants import instant_of
+from trivet.storage.schema import alerts
+
+ALERTS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A threshold that settled use has passed, as it was at that moment."""
+
+    scope: Scope
+    meter: Meter
+    window: CounterKind
+    window_start: datetime
+    threshold: int
+    used: int
+    limit: int
+    at: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the alert as the API and the CLI show it."""
+        return {
+            "at": self.at.isoformat(),
+            "scope": self.scope,
+            "meter": self.meter,
+            "window": self.window,
+            "window_start": self.window_start.isoformat(),
+            "threshold": self.threshold,
+            "used": self.used,
+            "limit": self.limit,
+        }
+
+
+def read_alerts(connection: Connection, scope: Scope | None, *, limit: int) -> list[Alert]:
+    """Return what fired for a scope and all below it, the latest first; None: for all."""
+    query = select(alerts).order_by(alerts.c.at_ns.desc(), alerts.c.scope, alerts.c.percent.desc())
+    if scope is not None:
+        query = query.where(below_or_at(alerts.c.scope, scope))
+    return [
+        Alert(
+            scope=Scope(row.scope),
+            meter=row.meter,
+            window=row.window,
+            window_start=datetime.fromtimestamp(row.window_start_s, UTC),
+            threshold=row.percent,
+            used=row.used,
+            limit=row.limit_amount,
+            at=instant_of(row.at_ns),
+        )
+        for row in connection.execute(query.limit(max(1, min(limit, ALERTS_MAX))))
+    ]

@@ -1,0 +1,81 @@
+"""`trivet alerts`"""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trivet.cli.output import print_json, print_table, say
+from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
+
+if TYPE_CHECKING:
+    from trivet.sdk.client import Trivet
+
+app = typer.Typer(help="Alerts that fired, and their delivery.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_alerts(
+    scope: Annotated[
+        str | None, typer.Option(help="Only this scope and what lies below it.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many, the latest first.", min=1, max=10_000)] = 50,
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the thresholds that fired, and say whether the webhook got them.
+
+    Example:
+      trivet alerts list --scope acme
+    """
+    asked = {"limit": str(limit)} | ({"scope": scope} if scope else {})
+
+    async def fetch(trivet: "Trivet") -> dict[str, Any]:
+        return dict(await trivet.call("GET", "/api/v1/alerts", params=asked))
+
+    answer = ask(Address(url, api_key, config), fetch)
+    if as_json:
+        print_json(answer)
+        return
+    columns = ("at", "scope", "meter", "window", "threshold", "used", "limit")
+    print_table(columns, [[alert[column] for column in columns] for alert in answer["alerts"]])
+    delivery = answer["delivery"]
+    if delivery is not None:
+        say(f"{delivery['delivered']} delivered, {delivery['waiting']} waiting, {delivery['dead']} given up.")
+        if delivery["last_error"]:
+            say(
+                f"Last failure: {delivery['last_error']} `trivet alerts retry` tries what was given up again."
+            )
+
+
+@app.command()
+def retry(
+    config: ConfigOption = None, url: UrlOption = None, api_key: KeyOption = None, as_json: JsonOption = False
+) -> None:
+    """Try to deliver again what was given up. The running server does it, or the next one."""
+
+    async def post(trivet: "Trivet") -> dict[str, Any]:
+        return dict(await trivet.call("POST", "/api/v1/alerts/retry"))
+
+    answer = ask(Address(url, api_key, config), post)
+    if as_json:
+        print_json(answer)
+    else:
+        say(f"{answer['revived']} to be tried again.")
+
+
+@app.command("test")
+def send_test(
+    config: ConfigOption = None, url: UrlOption = None, api_key: KeyOption = None, as_json: JsonOption = False
+) -> None:
+    """Send a test to the webhook; `trivet alerts list` then says whether it arrived."""
+
+    async def post(trivet: "Trivet") -> dict[str, Any]:
+        return dict(await trivet.call("POST", "/api/v1/alerts/test"))
+
+    answer = ask(Address(url, api_key, config), post)
+    if as_json:
+        print_json(answer)
+    else:
+        say("In the outbox; a running server sends it within a second or two.")
