@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.conftest import WEIGHTS, House, serving, settings_for
 from trivet.config.settings import Settings
 from trivet.domain.scopes import Scope
+from trivet.lab.scratch_postgres import ScratchPostgres
 from trivet.sdk.client import Trivet
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -92,6 +93,23 @@ async def test_a_command_beside_a_running_replica(postgres_url: str, light_url: 
     assert status["status"] == "ok"
 
 
+async def test_a_store_that_goes_away(light_url: str, tmp_path: Path) -> None:
+    """While the database is gone nothing passes unmetered; when it is back all is served, nothing held."""
+    body = {"model": "light", "messages": MESSAGES, "max_tokens": 8}
+    with ScratchPostgres(durable=False) as database:
+        async with serving(replica(tmp_path, database.url(), light_url)) as house:
+            async with house.http(house.key("acme")) as http:
+                assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+                database.kill()
+                refused = await http.post("/v1/chat/completions", json=body)
+                assert refused.status_code == 503
+                assert refused.json()["error"]["code"] == "budget_store_unavailable"
+                await asyncio.to_thread(database.start)
+                assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+            assert {row.held for row in house.trivet.ledger.rows()} == {0}
+            assert house.trivet.ledger.verify().differences == ()
+
+
 def test_a_shared_store_needs_a_pepper(tmp_path: Path) -> None:
     """Else every replica would make its own, and know none of the others' keys."""
     with pytest.raises(ValueError, match=r"access\.pepper"):
@@ -99,6 +117,6 @@ def test_a_shared_store_needs_a_pepper(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="postgresql://"):
         Settings.model_validate({"store": {"url": "mysql://h/d"}, "access": {"pepper": PEPPER}})
     shown = Settings.model_validate(
-        {"store": {"url": "postgresql://u:secret@h/d"}, "access": {"pepper": PEPPER}}
+        {"store": {"url": "postgresql://u:hunter2@h/d"}, "access": {"pepper": PEPPER}}
     )
-    assert "secret" not in repr(shown)
+    assert "hunter2" not in repr(shown)
