@@ -185,11 +185,8 @@ def _let_loose(plan: Plan, urls: list[str], key: str, seen: Seen) -> None:
             mode=plan.mode,
         )
         running.append(started("tests.proofs.clients", orders))
-    for process in running:
-        told, _ = process.communicate()
-        if process.returncode:
-            raise RuntimeError("a process of clients failed")
-        seen.add(json.loads(told))
+    for tally in results_of(running):
+        seen.add(tally)
 
 
 def started(module: str, orders: Orders | LedgerOrders) -> "subprocess.Popen[bytes]":
@@ -220,14 +217,26 @@ def _call_the_ledger(plan: Plan, store: dict[str, Any], seen: Seen) -> None:
             seed=plan.seed,
         )
         running.append(started("tests.proofs.ledger_clients", orders))
-    for process in running:
-        told, _ = process.communicate()
-        if process.returncode:
-            raise RuntimeError("a process of clients failed")
-        tally = json.loads(told)
+    for tally in results_of(running):
         seen.add(tally)
         for tenant, tokens in tally["worked"].items():
             seen.worked_by[tenant] = seen.worked_by.get(tenant, 0) + tokens
+
+
+def results_of(running: Sequence["subprocess.Popen[bytes]"]) -> list[dict[str, Any]]:
+    """Wait for processes of clients and return what they tell; where one fails, all end."""
+    results = []
+    try:
+        for process in running:
+            told, _ = process.communicate()
+            if process.returncode:
+                raise RuntimeError("a process of clients failed")
+            results.append(json.loads(told))
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return results
 
 
 def limits_of(plan: Plan) -> dict[str, int]:
