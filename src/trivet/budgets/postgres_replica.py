@@ -74,10 +74,12 @@ class Replica:
         self._sweep = sweep
         self._freed = freed
         self._at_ns = at_ns
+        self._lease_s = lease_s
         self._lease_ns = int(lease_s * 1e9)
         self._beat_s = lease_s * BEAT_S / LEASE_S
         self._ending = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
+        self._gate = threading.Lock()
         self._log = structlog.get_logger(__name__)
         self._thread = threading.Thread(target=self._run, name="trivet-replica", daemon=True)
 
@@ -103,8 +105,9 @@ class Replica:
         if not self._thread.is_alive():
             return
         while self._thread.is_alive():
-            if self._connection is not None:
-                cut(self._connection)
+            with self._gate:
+                if self._connection is not None:
+                    cut(self._connection)
             self._thread.join(0.1)
         with contextlib.suppress(TrivetError, psycopg.Error):
             connection = postgres.connect(self._url, application=f"trivet-replica {self._name}")
@@ -112,6 +115,7 @@ class Replica:
                 connection.execute(_LEAVE, (self._name,))
 
     def _run(self) -> None:
+        bury_from_s = 0.0
         while not self._ending.is_set():
             try:
                 connection = postgres.connect(self._url, application=f"trivet-replica {self._name}")
@@ -120,21 +124,24 @@ class Replica:
                 continue
             self._connection = connection
             try:
-                self._live(connection)
-            except psycopg.Error as error:
+                self._live(connection, bury_from_s)
+            except (psycopg.Error, OSError, RuntimeError, ValueError, TrivetError) as error:
                 if self._ending.is_set():
                     return
+                # Whoever could not reach the store any more than we could gets time to be heard of again.
+                bury_from_s = time.monotonic() + self._lease_s
                 self._log.warning("store.replica_connection_lost", error=str(error).strip()[:200])
                 self._ending.wait(_RETRY_S)
             finally:
-                self._connection = None
+                with self._gate:
+                    self._connection = None
                 connection.close()
 
-    def _live(self, connection: psycopg.Connection[Any]) -> None:
+    def _live(self, connection: psycopg.Connection[Any], bury_from_s: float) -> None:
         connection.execute(f"LISTEN {CHANNEL}")
         while not self._ending.is_set():
             dead = self._beat(connection)
-            if dead:
+            if dead and time.monotonic() >= bury_from_s:
                 self._log.warning("budget.holds_of_a_dead_replica", holds=len(dead))
                 self._sweep(dead)
             until_s = time.monotonic() + self._beat_s

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,8 @@ class Session:
         self._number = 0
         self._lost: str | None = None
         self._connection: psycopg.Connection[Any] | None = None
+        # What is cut must not be closed meanwhile: its descriptor might be another's by then.
+        self._gate = threading.Lock()
 
     def get(self) -> psycopg.Connection[Any]:
         """Return the connection, a new one if there is none.
@@ -62,7 +65,8 @@ class Session:
 
     def drop(self) -> None:
         """Give up the connection; whether its last transaction was committed is open."""
-        connection, self._connection = self._connection, None
+        with self._gate:
+            connection, self._connection = self._connection, None
         if connection is not None:
             self._lost = self._application
             with contextlib.suppress(psycopg.Error, OSError):
@@ -70,8 +74,9 @@ class Session:
 
     def cut(self) -> None:
         """Break the connection under whoever waits for it."""
-        if self._connection is not None:
-            cut(self._connection)
+        with self._gate:
+            if self._connection is not None:
+                cut(self._connection)
 
     @property
     def _application(self) -> str:
@@ -80,7 +85,7 @@ class Session:
 
 
 def cut(connection: psycopg.Connection[Any]) -> None:
-    """Break a connection under whoever waits for it; from any thread."""
+    """Break a connection under whoever waits for it; from any thread, while nobody can close it."""
     with contextlib.suppress(psycopg.Error, OSError):
         wire = socket.socket(fileno=os.dup(connection.fileno()))
         with contextlib.closing(wire):
