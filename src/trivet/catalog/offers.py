@@ -19,6 +19,9 @@ from trivet.domain.tiers import ModelTier
 
 RATE_MIN: dict[str, float] = {ModelTier.LIGHT: 15.0, ModelTier.STANDARD: 8.0, ModelTier.HEAVY: 4.0}
 """Tokens a second of one sequence below which nobody waits for a tier; LIGHT is what people watch."""
+THINKING_RATE_FACTOR = 5.0
+"""A model that always thinks first writes some times as many tokens as its answer has; it has to be as much
+faster."""
 
 _ALWAYS_THINKING = ("thinking", "reasoning", "-r1", "qwq")
 """Words in the ids of models that cannot answer without thinking first."""
@@ -178,9 +181,13 @@ def _unfit(card: ModelCard, tier: str, demand: TierDemand) -> str | None:
         return None
     if missing:
         return f"cannot do {', '.join(missing)}"
-    if tier != ModelTier.HEAVY and any(word in card.id for word in _ALWAYS_THINKING):
+    if tier != ModelTier.HEAVY and _always_thinks(card):
         return "always thinks before it answers, which only heavy is for"
     return None
+
+
+def _always_thinks(card: ModelCard) -> bool:
+    return any(word in card.id for word in _ALWAYS_THINKING)
 
 
 class _Examiner:
@@ -266,8 +273,9 @@ class _Examiner:
             reasons.too_large(form.weights_bytes // tp, room, tp, spec.name, weights_alone=True)
             return None
         need = self.sizer.need(card, form.variant, spec, tp, self.load)
-        if need.tokens_per_s < RATE_MIN[self.tier] and self.demand.pin is None:
-            reasons.too_slow(need.tokens_per_s, self.tier)
+        least = RATE_MIN[self.tier] * (THINKING_RATE_FACTOR if _always_thinks(card) else 1.0)
+        if need.tokens_per_s < least and self.demand.pin is None:
+            reasons.too_slow(need.tokens_per_s, self.tier, least)
             return None
         if need.bytes > room:
             reasons.too_large(need.bytes, room, tp, spec.name)
@@ -294,9 +302,10 @@ class _Reasons:
             text = f"{what} {needed / GIB:.1f} GiB {where}; {max(room, 0) / GIB:.1f} can be planned"
             self._large = (missing, text)
 
-    def too_slow(self, rate: float, tier: str) -> None:
+    def too_slow(self, rate: float, tier: str, least: float) -> None:
         if self._slow is None or rate > self._slow[0]:
-            text = f"about {rate:.1f} tokens/s for one sequence; {tier} wants {RATE_MIN[tier]:g}"
+            thinks = " of a model that always thinks first" if least > RATE_MIN[tier] else ""
+            text = f"about {rate:.1f} tokens/s for one sequence; {tier} wants {least:g}{thinks}"
             self._slow = (rate, text)
 
     def closest(self) -> str:

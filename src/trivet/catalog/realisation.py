@@ -82,7 +82,8 @@ def _preference(usage: Usage, tier: str, way: Way, machine: Machine) -> tuple[fl
 
 def is_server_class(device: Device) -> bool:
     """Tell whether a GPU is one for many users."""
-    return device.spec.usable_bytes >= SERVER_CLASS_BYTES and not device.spec.unified
+    own = not device.spec.unified and not device.is_host
+    return own and device.spec.usable_bytes >= SERVER_CLASS_BYTES
 
 
 def _filled(placed: Mapping[str, Placed], usage: Usage, machine: Machine, sizer: Sizer) -> dict[str, Placed]:

@@ -102,3 +102,17 @@ def test_gpus_without_nvlink_share_no_model_that_one_of_them_holds() -> None:
     demand = read_demand(["context=16384,sequences=8,tools"])
     heavy = make_plan(read_gpus("2xRTX4090", TABLE), demand, CATALOG, TABLE).tiers["heavy"]
     assert (heavy.card.id, len(heavy.devices)) == ("gpt-oss-20b", 1)
+
+
+def test_nobody_waits_for_thoughts_on_a_cpu() -> None:
+    """A model that always thinks first is no HEAVY at ten tokens a second; without vLLM no hint at it."""
+    plan = on("cpu-64gb")
+    assert plan.tiers["heavy"].card.id == "qwen3-next-80b-a3b-instruct"
+    (reason,) = (
+        one.reason
+        for one in plan.rejected
+        if one.model == "qwen3-next-80b-a3b-thinking" and one.tier == "heavy"
+    )
+    assert "always thinks" in reason
+    assert not any("sequences=8" in note for note in plan.notes)
+    assert "deepseek-r1" in on("8xH200").tiers["heavy"].card.id
