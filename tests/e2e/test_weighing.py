@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.e2e.conftest import ENDLESS, House, serving, settings_for
@@ -113,7 +114,7 @@ async def test_a_tier_that_is_too_dear_at_first_is_served_lower(stairs: House) -
             await admin.put("/api/v1/budgets/lower", json={"weighted_tokens.daily": 4 * (prompt + 8)})
         answer = await http.post("/v1/chat/completions", json=body)
         exact = await http.post("/v1/chat/completions", json=body | {"model": "busy-heavy"})
-    assert (answer.status_code, answer.headers["x-trivet-downgraded"]) == (200, "heavy")
+    assert (answer.status_code, answer.headers["x-trivet-downgraded"]) == (200, "heavy->standard")
     assert answer.headers["x-trivet-tier"] == "standard"
     assert exact.json()["error"]["code"] in ("request_too_large", "budget_exhausted")
 
@@ -127,11 +128,52 @@ async def test_the_dearest_tier_takes_an_approval(stairs: House) -> None:
     body = {"model": "heavy", "messages": MESSAGES, "max_tokens": 8}
     async with stairs.http(stairs.key(scope)) as http:
         answer = await http.post("/v1/chat/completions", json=body)
-        exact = await http.post("/v1/chat/completions", json=body | {"model": "busy-heavy"})
-    assert (answer.status_code, answer.headers["x-trivet-downgraded"]) == (200, "heavy")
+        exact_body = body | {"model": "busy-heavy"}
+        exact = await http.post("/v1/chat/completions", json=exact_body)
+    assert (answer.status_code, answer.headers["x-trivet-downgraded"]) == (200, "heavy->standard")
     error = exact.json()["error"]
     assert (exact.status_code, error["code"]) == (403, "approval_required")
-    assert error["trivet"]["still_works"] == ["cheaper tiers", "this tier with an approved override"]
+    assert error["trivet"]["still_works"] == ["tier standard", "tier light"]
+    facts = ("scope", "meter", "window", "used", "held", "limit")
+    assert [error["trivet"][name] for name in facts[:3]] == [scope, "tokens", "daily"]
+    assert (error["trivet"]["limit"], error["trivet"]["resets_at"] is None) == (100_000, False)
+    assert 85_000 <= error["trivet"]["used"] < 86_000
+    async with stairs.http(stairs.key("boss", role="admin")) as one, stairs.http() as other:
+        asked = {"kind": "approval", "scope": scope, "reason": "an evaluation"}
+        made = (await one.post("/api/v1/overrides", json=asked)).json()
+        path = f"/api/v1/overrides/{made['override_id']}"
+        assert (await other.post(f"{path}/approve")).status_code == 200
+        async with stairs.http(stairs.key(scope)) as http:
+            assert (await http.post("/v1/chat/completions", json=exact_body)).status_code == 503
+        await one.delete(path)
+        async with stairs.http(stairs.key(scope)) as http:
+            assert (await http.post("/v1/chat/completions", json=exact_body)).status_code == 403
+
+
+async def test_priorities_as_a_budget_ends(stairs: House) -> None:
+    """A client lowers its key's priority, never raises it; batch is refused first, all but critical last."""
+    body = {"model": "standard", "messages": MESSAGES, "max_tokens": 8}
+    async with stairs.http() as admin:
+        limit = {"limit": 100_000, "critical_allowance": 5_000}
+        await admin.put("/api/v1/budgets/ending", json={"daily": limit})
+    ledger = stairs.trivet.ledger
+    ledger.record(Scope("ending"), 95_000).result()
+    usual = stairs.http(stairs.key("ending"))
+    critical = stairs.http(stairs.key("ending", priority="critical"))
+    async with usual, critical:
+
+        async def asked(http: httpx.AsyncClient, priority: str | None = None) -> tuple[int, str | None]:
+            headers = {"x-trivet-priority": priority} if priority else {}
+            answer = await http.post("/v1/chat/completions", json=body | {"model": "light"}, headers=headers)
+            return answer.status_code, answer.json().get("error", {}).get("code")
+
+        # LIGHT's engine answers 503 to everything, and STANDARD serves instead.
+        assert await asked(usual) == (200, None)
+        assert await asked(usual, "batch") == (429, "nonessential_blocked")
+        ledger.record(Scope("ending"), 5_000).result()
+        assert await asked(usual, "critical") == (429, "budget_exhausted")
+        assert await asked(critical, "interactive") == (429, "budget_exhausted")
+        assert await asked(critical) == (200, None)
 
 
 async def test_a_request_is_made_once(house: House) -> None:

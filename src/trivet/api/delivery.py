@@ -105,16 +105,18 @@ def answer_headers(answer: Answer) -> Mapping[str, str]:
     decision = run.decision
     remaining = run.budget_remaining
     clamped = {"x-trivet-max-tokens": str(decision.max_output_tokens)} if run.clamped else {}
+    served = answer.deployment.tier.name
+    downgraded = {"x-trivet-downgraded": f"{run.downgraded_from}->{served}"} if run.downgraded_from else {}
     return {
         "x-request-id": run.request_id,
         **decision_headers(decision),
-        "x-trivet-tier": answer.deployment.tier.name,
+        "x-trivet-tier": served,
         "x-trivet-model": answer.deployment.model,
         "x-trivet-attempts": str(len(run.attempts)),
         "x-trivet-budget-remaining": "unlimited" if remaining is None else str(remaining),
         **clamped,
         **run.admitted.headers,
-        **({"x-trivet-downgraded": run.downgraded_from} if run.downgraded_from else {}),
+        **downgraded,
     }
 
 

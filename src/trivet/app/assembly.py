@@ -45,7 +45,7 @@ from trivet.gpu import GpuWatch, gpu_uuids
 from trivet.metering import DeviceClock, Metrics, TrivetCollector, UsageRecords
 from trivet.routing import Router
 from trivet.signals import Outbox
-from trivet.storage import StoreLock
+from trivet.storage import Database, StoreLock
 
 log = structlog.get_logger(__name__)
 
@@ -100,8 +100,7 @@ async def open_trivet(
         recovered = ledger.recover()
         keyring = Keyring(database, settings.access, settings.store.path.expanduser(), clock)
         rates, outside_calls = RateLimits(database, clock), OutsideCalls(database, clock)
-        for upkeep in (kept_up(database, keyring, rates), tidying(keyring, outside_calls), sweeping(ledger)):
-            await exits.enter_async_context(upkeep)
+        await exits.enter_async_context(_upkeep(database, ledger, keyring, rates, outside_calls))
         device_clock = DeviceClock(clock)
         heaviest = _heaviest_at_home(tiers, configured)
         records = UsageRecords(database, clock, device_clock, tiers, baseline_tier=heaviest)
@@ -147,6 +146,15 @@ async def open_trivet(
             lock=lock,
             recovered_holds=recovered,
         )
+
+
+@asynccontextmanager
+async def _upkeep(
+    database: Database, ledger: Ledger, keyring: Keyring, rates: RateLimits, outside_calls: OutsideCalls
+) -> AsyncIterator[None]:
+    """Do what is due from time to time: learn of other replicas' changes, tidy, end what was not reported."""
+    async with kept_up(database, ledger, keyring, rates), tidying(keyring, outside_calls), sweeping(ledger):
+        yield
 
 
 def _budgeting(settings: Settings, tiers: Sequence[Tier], prices: PriceTable) -> Budgeting:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from trivet.access import Keyring, RateLimits
+from trivet.budgets import Ledger
 from trivet.config.settings import StoreSettings
 from trivet.domain.errors import StoreError
 from trivet.storage import Database, StoreLock
@@ -37,8 +38,10 @@ def opened_store(settings: StoreSettings, *, alone: bool) -> Iterator[tuple[Data
 
 
 @contextlib.asynccontextmanager
-async def kept_up(database: Database, keyring: Keyring, rates: RateLimits) -> AsyncIterator[None]:
-    """Learn of keys and rate limits that other replicas change, within seconds."""
+async def kept_up(
+    database: Database, ledger: Ledger, keyring: Keyring, rates: RateLimits
+) -> AsyncIterator[None]:
+    """Learn of keys, rate limits and approvals that other replicas change, within seconds."""
     if not database.shared:
         yield
         return
@@ -49,6 +52,7 @@ async def kept_up(database: Database, keyring: Keyring, rates: RateLimits) -> As
             with contextlib.suppress(StoreError):
                 await asyncio.to_thread(keyring.refresh)
                 await asyncio.to_thread(rates.refresh)
+                await asyncio.to_thread(ledger.refresh)
 
     task = asyncio.create_task(keep_up())
     try:

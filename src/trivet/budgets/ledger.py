@@ -6,15 +6,17 @@ The books are kept by a LedgerStore; what is here is the same over every one of 
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
 from sqlalchemy import func, select
 
 from trivet.budgets.alerts import Alert, read_alerts
+from trivet.budgets.approvals import Approvals
 from trivet.budgets.balances import read_overrides
+from trivet.budgets.following import then
 from trivet.budgets.history import EntryRecord, read_history, read_rule_changes
 from trivet.budgets.sqlite_store import SqliteLedgerStore
 from trivet.budgets.status import (
@@ -75,6 +77,8 @@ class Ledger:
             store = _books_in(database, settings, clock)
         self._store = store
         self._recovered = False
+        self._clock = clock
+        self._approvals = Approvals()
         self._turnstile = Turnstile()
         store.listen(self._turnstile.freed)
         self._log = structlog.get_logger(__name__)
@@ -92,6 +96,7 @@ class Ledger:
             return 0
         recovered = self._store.recover().result()
         self._recovered = True
+        self.refresh()
         if recovered.holds:
             self._log.warning("budget.holds_recovered", holds=recovered.holds)
         return recovered.holds
@@ -203,7 +208,7 @@ class Ledger:
 
     def expire(self) -> "Future[int]":
         """Charge in full what outside callers held and never reported in time; resolve to how many."""
-        return _then(self._store.expire(), self._expired)
+        return then(self._store.expire(), self._expired)
 
     def note(self, also: AlsoWrite) -> "Future[None]":
         """Write what belongs to no reservation, such as the outcome of a refused request."""
@@ -251,13 +256,20 @@ class Ledger:
 
     def revoke_override(self, override_id: str, *, author: str) -> "Future[Override]":
         """End an override before its time, or take back a request."""
-        return self._store.revoke_override(override_id, author=author)
+        return self._overridden(self._store.revoke_override(override_id, author=author))
 
     # Reading
 
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full the scope's budgets are and what the ladder makes of it; never blocks."""
-        return self._store.pressure(scope)
+        pressure = self._store.pressure(scope)
+        if pressure.actions and self._approvals.in_force(scope, self._clock.now()):
+            return replace(pressure, approved=True)
+        return pressure
+
+    def refresh(self) -> None:
+        """Learn anew which approvals are in force: another replica may have made some; blocks."""
+        self._approvals.learn(self.overrides())
 
     def limits(self) -> list[Limit]:
         """Return every limit that was set; blocks."""
@@ -327,7 +339,7 @@ class Ledger:
             raise
 
     def _settlement(self, closing: "Future[Closing]") -> "Future[Settlement]":
-        return _then(closing, self._closed)
+        return then(closing, self._closed)
 
     def _closed(self, closing: Closing) -> Settlement:
         """Follow up what is committed: wake who waits, report an overrun."""
@@ -361,6 +373,7 @@ class Ledger:
     def _overridden(self, future: "Future[Override]") -> "Future[Override]":
         def freed(done: "Future[Override]") -> None:
             if not done.cancelled() and done.exception() is None:
+                self._approvals.note(done.result())
                 self._turnstile.freed(done.result().scope)
 
         future.add_done_callback(freed)
@@ -376,22 +389,3 @@ def _books_in(database: Database, settings: BudgetSettings, clock: Clock) -> Led
 
     assert isinstance(database, PostgresDatabase)  # noqa: S101 - there is no other that is shared
     return PostgresLedgerStore(database, settings, clock)
-
-
-S = TypeVar("S")
-
-
-def _then(future: "Future[S]", change: Callable[[S], T]) -> "Future[T]":
-    """Return a future of what `change` makes of the result; it runs before whoever waits is told."""
-    changed: Future[T] = Future()
-    changed.set_running_or_notify_cancel()
-
-    def pass_on(done: "Future[S]") -> None:
-        error = done.exception()
-        if error is not None:
-            changed.set_exception(error)
-        else:
-            changed.set_result(change(done.result()))
-
-    future.add_done_callback(pass_on)
-    return changed

@@ -207,6 +207,8 @@ class Pressure:
     percent_used: float
     """Of the fullest limited row, settled use only."""
     actions: frozenset[LadderAction]
+    approved: bool = False
+    """Whether an approval for the dearest tier is in force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,8 @@ class Decision:
     rejected: tuple[Rejection, ...] = ()
     passed_over: str | None = None
     """The deployment that would have been chosen, had it not to be waited for; None if it was chosen."""
+    downgraded_from: str | None = None
+    """The tier that would have been the target, had the budget allowed it."""
     temperature: float | None = None
     """Default to send upstream when the caller names none."""
     max_output_tokens: int = 1024

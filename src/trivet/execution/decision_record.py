@@ -32,6 +32,7 @@ def record_of(
         "reasons": [[reason.code, reason.text] for reason in decision.reasons],
         "candidates": [[c.deployment.name, c.score, c.terms] for c in decision.candidates],
         "temperature": decision.temperature,
+        "downgraded_from": decision.downgraded_from,
         "max_output_tokens": decision.max_output_tokens,
         "prompt_tokens": decision.estimated.prompt_tokens,
         "held": asdict(reservation.amounts) | {"max_output": reservation.max_output},
@@ -71,6 +72,7 @@ def decision_of(
         reasons=tuple(Reason(code, text) for code, text in record["reasons"]),
         candidates=candidates,
         temperature=record["temperature"],
+        downgraded_from=record["downgraded_from"],
         max_output_tokens=record["max_output_tokens"],
         estimated=Estimate(record["prompt_tokens"], record["max_output_tokens"]),
     )

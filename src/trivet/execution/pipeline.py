@@ -16,6 +16,7 @@ from trivet.domain.budgets import Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision, Offer
 from trivet.domain.errors import (
+    ApprovalRequired,
     BudgetError,
     IdempotencyError,
     RateLimitExceeded,
@@ -87,7 +88,12 @@ class Pipeline:
         try:
             needs = describe(request, text_limit_chars=self._text_limit_chars)
             return self._router.decide(
-                request, needs, self._offers(), principal=principal, decision_id=uuid.uuid4().hex
+                request,
+                needs,
+                self._offers(),
+                principal=principal,
+                decision_id=uuid.uuid4().hex,
+                pressure=self._settler.pressure(principal.scope),
             )
         except TrivetError as error:
             self._metrics.refused(error.code)
@@ -115,7 +121,7 @@ class Pipeline:
         require_inference(principal)
         started_ns = self._clock.monotonic_ns()
         if request.decision_id is None:
-            taken = Taken(self.decide(request, principal))
+            taken = Taken(await self._decided(request, principal))
         else:
             taken = await self._take(request.decision_id, request, principal)
         decision = taken.decision
@@ -151,7 +157,7 @@ class Pipeline:
         Raises:
             TrivetError: see `decide`.
         """
-        decision = self.decide(request, principal)
+        decision = await self._decided(request, principal)
         self._outside.remember(decision, request, principal)
         return decision
 
@@ -163,7 +169,7 @@ class Pipeline:
         """
         require_inference(principal)
         started_ns = self._clock.monotonic_ns()
-        decision = self.decide(request, principal)
+        decision = await self._decided(request, principal)
         run = self._run(request, principal, decision, request_id=decision.decision_id, started_ns=started_ns)
         expires_at = self._outside.expiry()
         run.given_until_ns = ns_of(expires_at)
@@ -183,6 +189,25 @@ class Pipeline:
         """Settle a hold by its caller's report; see `Outside.report`."""
         require_inference(principal)
         return await self._outside.report(decision_id, report, principal, self._fleet.offers())
+
+    async def _decided(self, request: ChatRequest, principal: Principal) -> Decision:
+        """Decide; of a refusal for a budget's sake tell which budget that is."""
+        try:
+            return self.decide(request, principal)
+        except ApprovalRequired as refused:
+            refused.details = {**await self._settler.fullest(principal.scope), **refused.details}
+            raise
+
+    def _tell_what_works(self, refused: ApprovalRequired, run: Run) -> None:
+        """Name the tiers that would serve the request without the approval that the ledger asks for."""
+        tiers = self._router.cheaper_tiers(
+            run.request,
+            describe(run.request, text_limit_chars=self._text_limit_chars),
+            self._offers(),
+            principal=run.principal,
+            below=run.decision.deployment.tier.order,
+        )
+        refused.details["still_works"] = [f"tier {name}" for name in tiers]
 
     async def _take(self, decision_id: str, request: ChatRequest, principal: Principal) -> Taken:
         try:
@@ -221,6 +246,8 @@ class Pipeline:
         settlement = run.close(_status_of(error), error=refused)
         if refused is None:
             return
+        if isinstance(refused, ApprovalRequired):
+            self._tell_what_works(refused, run)
         decision = run.decision
         refused.details.update(decision_id=decision.decision_id, tier=decision.deployment.tier.name)
         if settlement is not None:

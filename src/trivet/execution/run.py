@@ -78,7 +78,7 @@ class Run:
         self.settlement: Settlement | None = None
         self.closed = False
         self.clamped = False
-        self.downgraded_from: str | None = None
+        self.downgraded_from: str | None = decision.downgraded_from
         """The tier that was chosen, where budget allowed a lower one only."""
         self.given_until_ns: int | None = None
         """Where the hold is for an outside caller: when it runs out, in nanoseconds since 1970."""

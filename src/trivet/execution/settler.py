@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import structlog
 
 from trivet.budgets import Ledger
-from trivet.domain.budgets import Amounts, Hold, Reservation, Settlement
+from trivet.domain.budgets import Amounts, Hold, Pressure, Reservation, Settlement
 from trivet.domain.errors import (
     BudgetError,
     IdempotencyError,
@@ -23,6 +23,7 @@ from trivet.domain.errors import (
     StoreUnavailable,
 )
 from trivet.domain.outcomes import Usage
+from trivet.domain.scopes import Scope
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,21 @@ class Settler:
         except TimeoutError:
             self._own(self._release_when_granted(task))
             raise _silent() from None
+
+    def pressure(self, scope: Scope) -> Pressure:
+        """Tell how full a scope's budgets are; never blocks."""
+        return self._ledger.pressure(scope)
+
+    async def fullest(self, scope: Scope) -> dict[str, Any]:
+        """Return the facts of the fullest limited row that binds a scope; empty where none is limited."""
+        status = await asyncio.to_thread(self._ledger.status, scope)
+        limited = [row for row in status.rows if row.percent_used is not None]
+        if not limited:
+            return {}
+        facts = max(limited, key=lambda row: row.percent_used or 0.0).as_json()
+        return {
+            name: facts[name] for name in ("scope", "meter", "window", "used", "held", "limit", "resets_at")
+        }
 
     async def take(self, take: Callable[[], Future[None]], reservation_id: str) -> None:
         """Take over a hold that was given to an outside caller; whoever is cancelled meanwhile gives it back.

@@ -9,7 +9,9 @@ def decision_as_json(decision: Decision) -> dict[str, Any]:
     """Return the decision with every reason, candidate and rejection. The door adds `budget`."""
     chosen = decision.deployment
     complexity, estimated = decision.complexity, decision.estimated
+    lowered = {} if decision.downgraded_from is None else {"downgraded_from": decision.downgraded_from}
     return {
+        **lowered,
         "decision_id": decision.decision_id,
         "tier": chosen.tier.name,
         "model": chosen.model,

@@ -1,11 +1,13 @@
 """The decision: which tier should serve, which deployments may, in which order, and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from trivet.config.settings import PolicySettings, RoutingSettings
+from trivet.domain.budgets import Pressure
 from trivet.domain.decisions import Candidate, Complexity, Decision, Estimate, Offer, Reason, Rejection
 from trivet.domain.engine_states import EngineState
+from trivet.domain.errors import ApprovalRequired
 from trivet.domain.requests import ChatRequest, Needs, Principal
 from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.complexity import FACTOR_WEIGHTS, ComplexityEstimator, confidence
@@ -14,18 +16,8 @@ from trivet.routing.features import prompt_ceiling_tokens
 from trivet.routing.output import output_cap
 from trivet.routing.policies import Policy, PolicyBook, TierRange, tier_range
 from trivet.routing.scoring import expected_wait_s, rank
+from trivet.routing.steering import Aim, steered
 from trivet.routing.target import find_target
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Aim:
-    """Where the request should go, before it is known what is there."""
-
-    strategy: str
-    order: int
-    range: TierRange
-    reasons: tuple[Reason, ...]
-    pinned: Deployment | None = None
 
 
 class Router:
@@ -57,6 +49,7 @@ class Router:
         *,
         principal: Principal | None,
         decision_id: str,
+        pressure: Pressure | None = None,
     ) -> Decision:
         """Choose the candidates of one request, best first, with every reason and every rejection.
 
@@ -66,6 +59,7 @@ class Router:
             offers: every deployment as the fleet sees it now, in the order of the configuration.
             principal: who asks; None where nobody's key limits anything.
             decision_id: the decision's name in records and headers.
+            pressure: how full the caller's budgets are; None: that does not count.
 
         Raises:
             ModelUnknown: `model` names nothing.
@@ -73,36 +67,31 @@ class Router:
             ContextTooLong: the prompt fits no context window that is allowed.
             PermissionDenied: the key allows none of the deployments, or not the tier asked for by name.
             NoCandidate: they are ruled out for several reasons; `details["rejected"]` lists them.
+            ApprovalRequired: a budget allows only lower tiers, and they cannot serve the request.
         """
         policy = self._book.find(needs.task_type)
         complexity = self._estimator.score(
             needs.text, needs.context_tokens, needs.agent_capabilities, needs.history_length
         )
-        aim = self._aim(request, needs.task_type, complexity, offers, principal)
-        terms = Terms(
-            needs=needs,
-            tiers=self._tiers,
-            range=aim.range,
-            local_only=request.hints.local_only,
-            principal=principal,
-            pinned=aim.pinned,
+        wanted = self._aim(request, needs.task_type, complexity, offers, principal)
+        aim = steered(wanted, self._tiers, complexity, request.hints, pressure)
+        terms = self._terms(request, needs, principal, aim.range, aim.pinned)
+        eligible, rejected = self._judged(offers, terms, aim, wanted)
+        candidates = rank(
+            eligible,
+            target_order=aim.order,
+            tier_count=len(self._tiers),
+            prefers_cheaper=aim.prefers_cheaper,
         )
-        eligible, rejected = judge(offers, terms)
-        if not eligible:
-            raise refusal(rejected, principal)
-        rejected = told(rejected, principal)
-        candidates = rank(eligible, target_order=aim.order, tier_count=len(self._tiers))
         chosen = candidates[0].deployment
         cap, output_reasons = output_cap(request.max_tokens, policy, chosen, needs)
         # A ceiling whichever candidate serves in the end, so that the hold survives a fallback.
         template_tokens = max(candidate.deployment.template_tokens for candidate in candidates)
         temperature = policy.temperature
-        recommended = self._orders[complexity.recommended_tier]
-        free = aim.strategy == "complexity" and aim.order == recommended
         return Decision(
             decision_id=decision_id,
             complexity=complexity,
-            confidence=confidence(complexity.score, self._tiers) if free else 1.0,
+            confidence=self._confidence(aim, complexity),
             policy=policy.name,
             strategy=aim.strategy,
             reasons=(
@@ -113,9 +102,76 @@ class Router:
             candidates=tuple(candidates),
             rejected=tuple(_compared(rejection, chosen) for rejection in rejected),
             passed_over=_passed_over(candidates),
+            downgraded_from=self._tiers[wanted.order].name if aim.enforced_from else None,
             temperature=chosen.tier.temperature if temperature is None else temperature,
             max_output_tokens=cap,
             estimated=Estimate(prompt_ceiling_tokens(needs, template_tokens), cap),
+        )
+
+    def _confidence(self, aim: Aim, complexity: Complexity) -> float:
+        """Return how sure the score is of its tier; wholly, where it did not choose."""
+        free = aim.strategy == "complexity" and aim.order == self._orders[complexity.recommended_tier]
+        return confidence(complexity.score, self._tiers) if free else 1.0
+
+    def _judged(
+        self, offers: Sequence[Offer], terms: Terms, aim: Aim, wanted: Aim
+    ) -> tuple[list[Offer], list[Rejection]]:
+        """Return what may serve, at least one, and what may not, as far as the caller may know."""
+        eligible, rejected = judge(offers, terms)
+        if aim.insists is not None and eligible:
+            raise self._withheld(aim.insists, wanted, terms, offers)
+        if not eligible and aim is not wanted and judge(offers, replace(terms, range=wanted.range))[0]:
+            raise self._withheld("no cheaper tier can serve this request", wanted, terms, offers)
+        if not eligible:
+            raise refusal(rejected, terms.principal)
+        return eligible, told(rejected, terms.principal)
+
+    def cheaper_tiers(
+        self,
+        request: ChatRequest,
+        needs: Needs,
+        offers: Sequence[Offer],
+        *,
+        principal: Principal | None,
+        below: int,
+    ) -> list[str]:
+        """Return the tiers below a position that could serve the request now, the dearest first."""
+        return self._serving(self._terms(request, needs, principal, TierRange(0, below - 1)), offers)
+
+    def _terms(
+        self,
+        request: ChatRequest,
+        needs: Needs,
+        principal: Principal | None,
+        among: TierRange,
+        pinned: Deployment | None = None,
+    ) -> Terms:
+        return Terms(
+            needs=needs,
+            tiers=self._tiers,
+            range=among,
+            local_only=request.hints.local_only,
+            principal=principal,
+            pinned=pinned,
+        )
+
+    def _serving(self, terms: Terms, offers: Sequence[Offer]) -> list[str]:
+        eligible, _ = judge(offers, terms)
+        ready = {offer.deployment.tier.order for offer in eligible if offer.state == EngineState.READY}
+        return [tier.name for tier in reversed(self._tiers) if tier.order in ready]
+
+    def _withheld(self, why: str, wanted: Aim, terms: Terms, offers: Sequence[Offer]) -> ApprovalRequired:
+        """Return the refusal of what a budget gives only by an approval, with the tiers that would serve."""
+        below = replace(terms, range=TierRange(0, wanted.order - 1), pinned=None)
+        works = self._serving(below, offers) if wanted.order else []
+        return ApprovalRequired(
+            f"So much of a budget is used that cheaper tiers serve instead of"
+            f" {self._tiers[wanted.order].name}, but {why}.",
+            hint=f"Ask for {' or '.join(works)}, or for an override."
+            if works
+            else "Ask for an override of kind approval.",
+            param="model",
+            details={"still_works": [f"tier {name}" for name in works]},
         )
 
     def _aim(
@@ -125,13 +181,13 @@ class Router:
         complexity: Complexity,
         offers: Sequence[Offer],
         principal: Principal | None,
-    ) -> _Aim:
+    ) -> Aim:
         """Find the target tier. A policy limits only what is routed by complexity; hints always limit."""
         target = find_target(request.model, self._tiers, offers, principal)
         if isinstance(target, Deployment):
             limits = tier_range(self._tiers, request.hints)
             reason = Reason("deployment_requested", f"The caller asked for {target.name} and nothing else.")
-            return _Aim(
+            return Aim(
                 strategy="pinned",
                 order=target.tier.order,
                 range=limits,
@@ -157,13 +213,13 @@ class Router:
             _policy_reason(task_type, policy, self._book),
         )
 
-    def _clamped(self, strategy: str, order: int, limits: TierRange, *first: Reason) -> _Aim:
+    def _clamped(self, strategy: str, order: int, limits: TierRange, *first: Reason) -> Aim:
         aimed = limits.clamp(order)
         moved: tuple[Reason, ...] = ()
         if aimed != order:
             text = f"So the target moves from {self._tiers[order].name} to {self._tiers[aimed].name}."
             moved = (Reason("target_clamped", text),)
-        return _Aim(strategy=strategy, order=aimed, range=limits, reasons=(*first, *limits.reasons, *moved))
+        return Aim(strategy=strategy, order=aimed, range=limits, reasons=(*first, *limits.reasons, *moved))
 
 
 def _policy(name: str, told: PolicySettings) -> Policy:
@@ -195,7 +251,7 @@ def _policy_reason(task_type: str | None, policy: Policy, book: PolicyBook) -> R
 
 
 def _availability_reasons(
-    aim: _Aim,
+    aim: Aim,
     tiers: Sequence[Tier],
     eligible: Sequence[Offer],
     rejected: Sequence[Rejection],

@@ -31,24 +31,31 @@ _UNAVAILABLE_RANKS: dict[str, int] = {
 _LAST_RANK = 2
 
 
-def rank(offers: Iterable[Offer], *, target_order: int, tier_count: int) -> list[Candidate]:
+def rank(
+    offers: Iterable[Offer], *, target_order: int, tier_count: int, prefers_cheaper: bool = False
+) -> list[Candidate]:
     """Return the offers as candidates, best first; equal scores keep the order given.
 
     Args:
         offers: eligible ones, in the order of the configuration.
         target_order: position of the tier that should serve, by `Tier.order`.
         tier_count: tiers in the configuration.
+        prefers_cheaper: a budget fills up: below the target before above it.
     """
-    candidates = [_scored(offer, target_order, tier_count) for offer in offers]
+    candidates = [_scored(offer, target_order, tier_count, prefers_cheaper) for offer in offers]
     return sorted(candidates, key=lambda candidate: -candidate.score)
 
 
-def score_terms(offer: Offer, *, target_order: int, tier_count: int) -> dict[str, float]:
+def score_terms(
+    offer: Offer, *, target_order: int, tier_count: int, prefers_cheaper: bool = False
+) -> dict[str, float]:
     """Return the terms of one offer.
 
     tier_fit: 1 in the target tier.
     escalation: minus the tiers above the target, where it is above.
     downgrade: minus the tiers below it, and minus all that could lie above, where it is below.
+    budget: minus twice the tiers, above the target while cheaper tiers are preferred: then a lower tier comes
+        before a higher one.
     wait: minus 1 for each WAIT_PER_TIER_S until it can serve, at most one more than there are tiers: it can
         cost more than the way to the highest tier, and never as much as the way to a lower one.
     unavailable: minus one whole range of the terms before while it is coming (loading, pulling, sleeping,
@@ -64,8 +71,9 @@ def score_terms(offer: Offer, *, target_order: int, tier_count: int) -> dict[str
         "tier_fit": 1.0 if distance == 0 else 0.0,
         "escalation": float(-max(0, distance)),
         "downgrade": float(distance - tier_count) if distance < 0 else 0.0,
+        "budget": -2.0 * tier_count if prefers_cheaper and distance > 0 else 0.0,
         "wait": 0.0 - round(min(tier_count + 1.0, (wait_s or 0.0) / WAIT_PER_TIER_S), 6),
-        "unavailable": float(-unavailable * (3 * tier_count + 3)),
+        "unavailable": float(-unavailable * ((5 if prefers_cheaper else 3) * tier_count + 3)),
         "load": 0.0 - round(LOAD_RANGE * occupancy / (1.0 + occupancy), 6),
     }
 
@@ -78,6 +86,8 @@ def expected_wait_s(offer: Offer) -> float | None:
     return offer.wait_s if comes and offer.wait_s is not None and offer.wait_s <= WAIT_MAX_S else None
 
 
-def _scored(offer: Offer, target_order: int, tier_count: int) -> Candidate:
-    terms = score_terms(offer, target_order=target_order, tier_count=tier_count)
+def _scored(offer: Offer, target_order: int, tier_count: int, prefers_cheaper: bool) -> Candidate:
+    terms = score_terms(
+        offer, target_order=target_order, tier_count=tier_count, prefers_cheaper=prefers_cheaper
+    )
     return Candidate(offer.deployment, round(math.fsum(terms.values()), 6), terms)

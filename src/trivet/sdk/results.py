@@ -59,6 +59,8 @@ class Facts:
     reason: str
     attempts: int
     budget_remaining: int | None
+    downgraded: str | None = None
+    """FROM->TO, where a budget allowed a lower tier only."""
 
     @classmethod
     def read(cls, headers: httpx.Headers) -> "Facts":
@@ -73,6 +75,7 @@ class Facts:
             reason=headers["x-trivet-reason"],
             attempts=int(headers["x-trivet-attempts"]),
             budget_remaining=None if remaining == "unlimited" else int(remaining),
+            downgraded=headers.get("x-trivet-downgraded"),
         )
 
 

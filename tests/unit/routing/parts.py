@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from trivet.config.settings import RoutingSettings
+from trivet.domain.budgets import Pressure
 from trivet.domain.decisions import Decision, Offer
 from trivet.domain.requests import Principal
 from trivet.domain.tiers import Deployment, EngineKind, Tier
@@ -73,6 +74,7 @@ def decide(
     principal: Principal | None = None,
     routing: RoutingSettings | None = None,
     tiers: Sequence[Tier] = DEFAULT_TIERS,
+    pressure: Pressure | None = None,
 ) -> Decision:
     """Send a body through all of routing: parse, describe, decide."""
     routing = routing or RoutingSettings()
@@ -84,6 +86,7 @@ def decide(
         three_offers() if offers is None else offers,
         principal=principal,
         decision_id="d-1",
+        pressure=pressure,
     )
 
 
