@@ -151,3 +151,12 @@ def test_where_models_go(tmp_path: Path, environment: dict[str, str], expected: 
     """Each program's own variables count."""
     found = doctor_machine.model_folders(environment, tmp_path)
     assert found == tuple(tmp_path / place for place in expected)
+
+
+def test_a_shared_store_is_asked(postgres_url: str) -> None:
+    """A server that does not wait for its disk is warned of, one that is not there is an error."""
+    careless = doctor_machine.shared_store(postgres_url)
+    assert (careless.state, "disk" in careless.detail) == ("warning", True)
+    gone = doctor_machine.shared_store("postgresql://user:hunter2@127.0.0.1:1/nothing")
+    assert gone.state == "error"
+    assert "hunter2" not in f"{gone.detail} {gone.fix}"
