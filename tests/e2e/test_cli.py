@@ -262,3 +262,13 @@ async def test_serve_prints_what_one_needs(server: ServerProcess) -> None:
     )
     output, _ = await process.communicate()
     assert json.loads(output)["choices"]
+
+
+def test_a_running_servers_store_is_backed_up(server: ServerProcess, tmp_path: Path) -> None:
+    """A proven copy, made beside the server; putting one back has to wait until it ends."""
+    copy = tmp_path / "copy.db"
+    copied = as_json("store", "backup", str(copy), "--config", str(server.config))
+    assert copied["size_bytes"] == copy.stat().st_size
+    refused = trivet("store", "restore", str(copy), "--config", str(server.config))
+    assert refused.returncode == 4
+    assert server.url in refused.stderr

@@ -9,7 +9,7 @@ import typer
 
 from trivet.cli import doctor_engines, doctor_machine
 from trivet.cli.exits import FAILED
-from trivet.cli.findings import Finding, State, error, ok, told
+from trivet.cli.findings import Finding, State, error, ok, told, warning
 from trivet.cli.output import print_json, print_table, say
 from trivet.cli.own_machine import look
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
@@ -171,12 +171,13 @@ def _is_here(url: str) -> bool:
 
 
 def _service(address: Address) -> Iterator[Finding]:
-    async def examine(trivet: "Trivet") -> tuple[dict[str, Any], dict[str, Any]]:
+    async def examine(trivet: "Trivet") -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         deployments = await trivet.call("GET", "/api/v1/deployments")
-        return deployments, await trivet.call("POST", "/api/v1/ledger/verify")
+        proof = await trivet.call("POST", "/api/v1/ledger/verify")
+        return deployments, proof, await trivet.call("GET", "/api/v1/alerts", params={"limit": "1"})
 
     try:
-        deployments, proof = ask(address, examine, with_engines=True)
+        deployments, proof, alerts = ask(address, examine, with_engines=True)
     except TrivetError as fault:
         yield told("service", "error", str(fault), otherwise="Start it: `trivet serve`.")
         return
@@ -186,6 +187,19 @@ def _service(address: Address) -> Iterator[Finding]:
         yield ok("ledger", note)
     else:
         yield error("ledger", f"{note}; they do not agree", "`trivet ledger verify` names each difference.")
+    if alerts["delivery"] is not None:
+        yield _delivery(alerts["delivery"])
+
+
+def _delivery(delivery: dict[str, Any]) -> Finding:
+    note = f"{delivery['delivered']} delivered, {delivery['waiting']} waiting, {delivery['dead']} given up"
+    if not delivery["dead"] and delivery["last_error"] is None:
+        return ok("alerts", note)
+    return warning(
+        "alerts",
+        f"{note}; {delivery['last_error'] or 'no reason was kept'}",
+        "Correct `signals.webhook_url` or its receiver; then `trivet alerts retry`.",
+    )
 
 
 def _engine(engine: dict[str, Any]) -> Finding:

@@ -26,6 +26,7 @@ from trivet.cli import (
     report,
     route,
     serve,
+    store,
 )
 from trivet.cli.exits import exit_status
 from trivet.domain.errors import TrivetError
@@ -76,6 +77,7 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(alerts.app, name="alerts")
 app.command()(audit.audit)
+app.add_typer(store.app, name="store")
 
 
 def run() -> None:
