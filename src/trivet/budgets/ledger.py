@@ -27,7 +27,7 @@ from trivet.budgets.status import (
     read_status,
 )
 from trivet.budgets.store import AlsoWrite, Closing, LedgerStore, OverrideRequest
-from trivet.budgets.turnstile import Turnstile
+from trivet.budgets.turnstile import Line, Turnstile
 from trivet.budgets.verify import VerifyReport, verify
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import (
@@ -123,14 +123,16 @@ class Ledger:
         """
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + wait_s
-        line = self._turnstile.line_of(hold.scope) if wait_s > 0 else None
+        # What is critical stands behind nobody: an allowance may be there for it alone.
+        in_line = wait_s > 0 and hold.priority != "critical"
+        line = self._turnstile.line_of(hold) if in_line else None
         if line is None:
             try:
                 return await self._reserve_or_undo(hold, reservation_id, final=wait_s <= 0)
             except BudgetContended as contended:
                 if wait_s <= 0:
                     raise
-                line = Scope(contended.details["scope"])
+                line = Line.of(contended.details)
         waiter = self._turnstile.join(line)
         try:
             while True:
@@ -144,7 +146,7 @@ class Ledger:
                 except BudgetContended as contended:
                     if last:
                         raise
-                    self._turnstile.change(waiter, Scope(contended.details["scope"]))
+                    self._turnstile.change(waiter, Line.of(contended.details))
         finally:
             self._turnstile.leave(waiter)
 

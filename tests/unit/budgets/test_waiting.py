@@ -1,11 +1,12 @@
 """Waiting for tokens that others hold: in order, not longer than agreed, leaving nothing behind."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from trivet.budgets import Ledger
-from trivet.domain.budgets import Hold, Reservation
+from trivet.domain.budgets import Amounts, Hold, Reservation
 from trivet.domain.errors import BudgetContended, BudgetExhausted
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
@@ -187,3 +188,37 @@ async def test_a_cancelled_reservation_leaves_no_hold(ledger: Ledger, steps: int
     held = {row.held for row in ledger.rows(ACME)}
     assert held == ({0} if task.cancelled() else {100})
     assert ledger.verify().ok
+
+
+async def test_a_session_keeps_nobody_else_waiting(ledger: Ledger) -> None:
+    """Who waits for a session's own budget is in the way of that session alone."""
+    await asyncio.wrap_future(ledger.set_limit(ACME, "session", 100, author="me"))
+    of_session = Hold(scope=SEARCH, prompt=Amounts(100, 100), session="s")
+    await ledger.reserve_or_wait(of_session, reservation_id="first", wait_s=0)
+    second = asyncio.ensure_future(ledger.reserve_or_wait(of_session, reservation_id="second", wait_s=LONG_S))
+    await come_to_rest(ledger)
+    plain = start(ledger, SEARCH, 100, "plain")
+    other = asyncio.ensure_future(
+        ledger.reserve_or_wait(replace(of_session, session="t"), reservation_id="other", wait_s=LONG_S)
+    )
+    await come_to_rest(ledger)
+    assert (plain.done(), other.done(), second.done()) == (True, True, False)
+    await end(ledger, "first")
+    assert (await second).amount == 100
+
+
+async def test_the_critical_stand_behind_nobody(ledger: Ledger) -> None:
+    """A critical request takes its allowance while others wait for the ordinary budget."""
+    await asyncio.wrap_future(ledger.set_limit(ACME, "daily", 1000, author="me", allowance=100))
+    await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="first", wait_s=0)
+    waiting = start(ledger, ACME, 100, "waiting")
+    await come_to_rest(ledger)
+    critical = Hold(scope=ACME, prompt=Amounts(100, 100), priority="critical")
+    granted = asyncio.ensure_future(
+        ledger.reserve_or_wait(critical, reservation_id="critical", wait_s=LONG_S)
+    )
+    await come_to_rest(ledger)
+    assert (granted.done(), waiting.done()) == (True, False)
+    await end(ledger, "critical")
+    await end(ledger, "first")
+    assert (await waiting).amount == 100
