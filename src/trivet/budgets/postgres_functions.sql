@@ -309,6 +309,13 @@ BEGIN
                 END IF;
             END IF;
             IF answer.status <> 'done' THEN
+                IF answer.status = 'exists' THEN
+                    FOR i IN first_cap .. last_cap LOOP
+                        k := _caps[i];
+                        answer.used := answer.used || CASE WHEN k = 0 THEN 0 ELSE c_used[k] END;
+                        answer.held := answer.held || CASE WHEN k = 0 THEN 0 ELSE c_held[k] END;
+                    END LOOP;
+                END IF;
                 IF answer.status <> 'repeated' THEN
                     answer.facts := to_jsonb(stored);
                 END IF;

@@ -8,11 +8,12 @@ from structlog.testing import capture_logs
 from tests.unit.budgets.stores import ledger_on
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings
-from trivet.domain.budgets import Amounts, Hold
+from trivet.domain.budgets import Amounts, Hold, Idempotency
 from trivet.domain.clock import ManualClock
 from trivet.domain.errors import (
     BudgetContended,
     BudgetExhausted,
+    IdempotencyInFlight,
     PriceUnknown,
     RequestMalformed,
     RequestTooLarge,
@@ -310,3 +311,13 @@ def test_no_output_tokens_have_no_amounts(ledger: Ledger) -> None:
     hold = Hold(scope=ACME, prompt=Amounts(50, 50), output=Amounts(5000, 5000))
     with pytest.raises(RequestMalformed):
         ledger.reserve(hold, reservation_id="r").result()
+
+
+def test_a_hold_with_an_idempotency_key_can_be_asked_for_again(ledger: Ledger) -> None:
+    """Asking again by the same id, as after a lost connection, repeats no request: it is the same hold."""
+    hold = asks(10, 20, idempotency=Idempotency("key", "digest"))
+    first = ledger.reserve(hold, reservation_id="r").result()
+    assert ledger.reserve(hold, reservation_id="r").result() == first
+    with pytest.raises(IdempotencyInFlight):
+        ledger.reserve(hold, reservation_id="another").result()
+    assert rows(ledger)["tokens", "daily"] == (0, 30)
