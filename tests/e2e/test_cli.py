@@ -272,3 +272,29 @@ def test_a_running_servers_store_is_backed_up(server: ServerProcess, tmp_path: P
     refused = trivet("store", "restore", str(copy), "--config", str(server.config))
     assert refused.returncode == 4
     assert server.url in refused.stderr
+
+
+def test_keys_rates_and_overrides(server: ServerProcess) -> None:
+    """What operators do with keys, rate limits and overrides works on the command line."""
+    config = ("--config", str(server.config))
+    key = as_json("keys", "create", "doors.ana", "--daily", "500", "--priority", "batch", *config)
+    assert (key["scope"], key["priority"]) == (f"doors.ana.key-{key['key_id']}", "batch")
+    assert as_json("keys", "priority", key["key_id"], "critical", *config)["priority"] == "critical"
+    rotated = as_json("keys", "rotate", key["key_id"], "--overlap-hours", "1", *config)
+    assert (rotated["replaces"], rotated["scope"]) == (key["key_id"], key["scope"])
+    assert as_json("rates", "set", "doors", "--rpm", "60", *config)["requests_per_minute"] == 60
+    assert as_json("rates", "list", *config)["limits"][0]["scope"] == "doors"
+    assert "doors" in trivet("rates", "list", *config).stdout
+    assert as_json("rates", "clear", "doors", *config) == {"scope": "doors", "cleared": True}
+    chief = as_json("keys", "create", "boss", "--role", "admin", *config)["key"]
+    as_json("budgets", "set", "doors", "--daily", "1000", *config)
+    asked = as_json(
+        *("overrides", "request", "doors", "--amount", "50", "--reason", "a test", *config),
+        environ={"TRIVET_API_KEY": chief},
+    )
+    assert asked["state"] == "requested"
+    own = trivet("overrides", "approve", asked["override_id"], *config, environ={"TRIVET_API_KEY": chief})
+    assert (own.returncode, "cannot decide" in own.stderr) == (5, True)
+    assert as_json("overrides", "approve", asked["override_id"], *config)["state"] == "approved"
+    assert asked["override_id"] in trivet("overrides", "list", "--scope", "doors", *config).stdout
+    assert as_json("overrides", "revoke", asked["override_id"], *config)["state"] == "revoked"

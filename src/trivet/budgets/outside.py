@@ -73,11 +73,6 @@ class OutsideCalls:
         now_ns = self._now_ns()
 
         def op(connection: Connection) -> None:
-            mine = connection.execute(
-                update(outside_calls)
-                .where(outside_calls.c.decision_id == decision_id, outside_calls.c.taken_by.is_(None))
-                .values(taken_by="execution")
-            )
             held = connection.execute(
                 update(reservations)
                 .where(
@@ -87,7 +82,14 @@ class OutsideCalls:
                 )
                 .values(expires_ns=until_ns)
             )
-            if not mine.rowcount or not held.rowcount:
+            if not held.rowcount:
+                raise _spent(connection, decision_id)
+            mine = connection.execute(
+                update(outside_calls)
+                .where(outside_calls.c.decision_id == decision_id, outside_calls.c.taken_by.is_(None))
+                .values(taken_by="execution")
+            )
+            if not mine.rowcount:
                 raise _spent(connection, decision_id)
 
         return self._database.transact(op)
