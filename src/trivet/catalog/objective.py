@@ -35,6 +35,8 @@ SHARE: Mapping[str, float] = {ModelTier.LIGHT: 0.20, ModelTier.STANDARD: 0.25, M
 SIZE_SHARE: Mapping[str, float] = {ModelTier.LIGHT: 0.10, ModelTier.STANDARD: 0.25, ModelTier.HEAVY: 0.85}
 """How much the size prior counts beside the published figure."""
 CPU_PLACE = 0.35
+CROWDED_PLACE = 0.8
+"""Of a GPU where Ollama serves more sequences than it is meant for, because vLLM finds less room there."""
 FAMILY_FACTOR = 1.10
 LIGHT_SHARE_MAX = 1 / 3
 """LIGHT has at most this share of HEAVY's active parameters: a tier that costs as much saves nothing."""

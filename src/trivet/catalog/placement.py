@@ -10,7 +10,7 @@ from trivet.catalog.demand import TIERS, Demand
 from trivet.catalog.machine import GpuKinds, Machine, gpu_machine, host_machine
 from trivet.catalog.machine_notes import machine_notes
 from trivet.catalog.model_card import Catalog
-from trivet.catalog.objective import CPU_PLACE, FAMILY_FACTOR, GOODNESS, SERVED, Access
+from trivet.catalog.objective import CPU_PLACE, CROWDED_PLACE, FAMILY_FACTOR, GOODNESS, SERVED, Access
 from trivet.catalog.offers import Offer, TierOffers, tier_offers
 from trivet.catalog.plan import DevicePlan, Mode, Plan, TierPlan
 from trivet.catalog.realisation import Placed, is_server_class, realise
@@ -19,6 +19,8 @@ from trivet.catalog.sizing import BATCHED_TOKENS, OLLAMA_SEQUENCES_MAX, Sizer, d
 from trivet.domain.gpus import Inventory
 from trivet.domain.tiers import ModelTier
 
+CROWDED_SEQUENCES_MAX = 8
+"""So many sequences Ollama may serve where vLLM finds too little room; with more each would crawl."""
 _UTILIZATION_STEPS = 100_000
 _WORTH_MAX = 100.0 * FAMILY_FACTOR
 
@@ -44,6 +46,13 @@ def make_plan(
     machine = gpu_machine(inventory, table)
     offers = _offers(demand, catalog, machine, sizer)
     chosen = choose(machine, _by_tier(offers), sleepers=_sleepers(demand)) if machine.devices else None
+    crowded = _crowded(demand)
+    if machine.devices and crowded is not None:
+        on_ollama = _offers(crowded, catalog, machine, sizer)
+        above = chosen.objective if chosen else 0.0
+        found = choose(machine, _by_tier(on_ollama), place=CROWDED_PLACE, above=above)
+        if found is not None:
+            offers, chosen = on_ollama, found
     # On the CPU a plan counts for less; it is looked for only where it could still win.
     pinned = any(one.pin is not None for one in demand.tiers.values())
     most = len(demand.tiers) * SERVED + GOODNESS * CPU_PLACE * _WORTH_MAX
@@ -55,6 +64,18 @@ def make_plan(
         if on_host is not None or not machine.devices:
             machine, offers, chosen = host, host_offers, on_host
     return _plan(inventory, demand, machine, offers, chosen, sizer)
+
+
+def _crowded(demand: Demand) -> Demand | None:
+    """Return the demand for Ollama alone where it asks for more sequences than Ollama is meant for.
+
+    vLLM's own needs leave little of a small GPU, and many users on Ollama there are better off than on a CPU.
+    """
+    most = max(one.sequences for one in demand.tiers.values())
+    either = any(one.engines > {"ollama"} for one in demand.tiers.values())
+    if not (either and OLLAMA_SEQUENCES_MAX < most <= CROWDED_SEQUENCES_MAX):
+        return None
+    return demand.changed(None, engines=frozenset({"ollama"}))
 
 
 def _sleepers(demand: Demand) -> frozenset[str]:
@@ -187,6 +208,13 @@ def _notes(demand: Demand, machine: Machine, tiers: Mapping[str, TierPlan]) -> l
         notes.append(
             f"{' and '.join(few)}: on Ollama for few users at once; for many plan with --demand sequences=8."
         )
+    if not machine.on_cpu and any(
+        tier.variant.engine == "ollama"
+        and tier.sequences > OLLAMA_SEQUENCES_MAX
+        and "vllm" in demand[name].engines
+        for name, tier in tiers.items()
+    ):
+        notes.append("On Ollama, although many at once are vLLM's work: vLLM finds too little room here.")
     light, heavy = tiers.get(ModelTier.LIGHT), tiers.get(ModelTier.HEAVY)
     if light and heavy and 3 * light.card.active_params > heavy.card.active_params:
         notes.append(

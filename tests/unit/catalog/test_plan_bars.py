@@ -116,3 +116,13 @@ def test_nobody_waits_for_thoughts_on_a_cpu() -> None:
     assert "always thinks" in reason
     assert not any("sequences=8" in note for note in plan.notes)
     assert "deepseek-r1" in on("8xH200").tiers["heavy"].card.id
+
+
+def test_many_sequences_on_a_small_gpu_are_not_sent_to_the_cpu() -> None:
+    """Where vLLM finds no room for three tiers Ollama serves them on the GPU, and that is said."""
+    demand = read_demand(["sequences=8"])
+    for gpus, engine in (("RTX4060", "ollama"), ("RTX4090", "vllm"), ("L40S", "vllm")):
+        plan = make_plan(read_gpus(gpus, TABLE), demand, CATALOG, TABLE)
+        assert plan.mode != "cpu"
+        assert {tier.variant.engine for tier in plan.tiers.values()} == {engine}
+        assert any("vLLM finds too little room" in note for note in plan.notes) == (engine == "ollama")

@@ -34,7 +34,7 @@ def test_a_model_has_its_parser(model: str, parser: str | None) -> None:
 def test_tools_on_vllm_need_a_parser() -> None:
     """Where tools are asked for, a model whose calls vLLM cannot read is Ollama's alone."""
     plan = make_plan(
-        read_gpus("H100", TABLE), read_demand(["sequences=8,tools"]), Catalog([dense_card(32)]), TABLE
+        read_gpus("H100", TABLE), read_demand(["sequences=16,tools"]), Catalog([dense_card(32)]), TABLE
     )
     assert plan.tiers == {}
     assert {one.reason for one in plan.rejected} == {"vLLM has no parser for its tool calls"}
