@@ -68,7 +68,11 @@ def savings(
 @app.command()
 def usage(
     by: Annotated[
-        str, typer.Option(help="tier, deployment, model, task_type, worker, scope, policy, key, hour, day.")
+        str,
+        typer.Option(
+            help="tier, deployment, model, task_type, worker, organisation, scope, key, task, session,"
+            " policy, hour, day, week, month; several with commas."
+        ),
     ] = "tier",
     since: Since = "30d",
     scope: ScopeOption = None,

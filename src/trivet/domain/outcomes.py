@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from trivet.domain.budgets import Amounts
 from trivet.domain.decisions import Decision
 from trivet.domain.requests import Hints
 from trivet.domain.scopes import Scope
@@ -65,6 +66,8 @@ class Outcome:
     usage: Usage | None = None
     """Usage charged to the tenant; None when nothing was."""
     error_code: str | None = None
+    charged: Amounts = field(default_factory=Amounts)
+    """What was charged on every meter."""
 
     @property
     def fallbacks(self) -> int:

@@ -236,6 +236,7 @@ class Outside:
             ended_ns=ended_ns,
             status="ok" if report.ok else "failed",
             usage=usage,
+            charged=charged,
         )
         settlement = await self._settled(
             self._settler.settle(decision_id, usage, charged, lambda: self._row_writer(outcome))

@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from trivet.access import Admitted
-from trivet.domain.budgets import Hold, Reservation, Settlement
+from trivet.domain.budgets import Amounts, Hold, Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Candidate, Decision
 from trivet.domain.errors import ApprovalRequired, BudgetError, EngineTimeout, PriceUnknown, TrivetError
@@ -249,14 +249,18 @@ class Run:
             usage=usage,
             error_code=error.code if error else None,
         )
-        task = self._settle(usage, lambda: self._row_writer(outcome))
+        if usage is not None:
+            outcome.charged = self._tariff.charge(usage)
+        task = self._settle(usage, outcome.charged, lambda: self._row_writer(outcome))
         try:
             self._announce(outcome)
         except Exception as fault:  # noqa: BLE001 - listeners get copies, and may fail without loss
             log.warning("announcement.failed", error=type(fault).__name__)
         return task
 
-    def _settle(self, usage: Usage | None, also: MakeAlso) -> asyncio.Task[Settlement | None] | None:
+    def _settle(
+        self, usage: Usage | None, charged: Amounts, also: MakeAlso
+    ) -> asyncio.Task[Settlement | None] | None:
         if self.reservation is None:
             self._settler.note(also)
             return None
@@ -264,7 +268,6 @@ class Run:
         if usage is None:
             task = self._settler.release(self.reservation.reservation_id, also)
         else:
-            charged = self._tariff.charge(usage)
             task = self._settler.settle(self.reservation.reservation_id, usage, charged, also)
         task.add_done_callback(self._settled)
         return task

@@ -16,11 +16,13 @@ _INSERT_OUTCOME = """
     INSERT INTO outcomes (
         request_id, at_ns, organisation, scope, key_id, decision_id, task_type, task_id, worker, session,
         policy, complexity, stream, tier, deployment, model, status, attempts, fallbacks, prompt_tokens,
-        completion_tokens, usage_source, latency_ms, first_token_ms, error_code, reasons
+        completion_tokens, usage_source, weighted_tokens, usd_micros, latency_ms, first_token_ms, error_code,
+        reasons
     ) VALUES (
         :request_id, :at_ns, :organisation, :scope, :key_id, :decision_id, :task_type, :task_id, :worker,
         :session, :policy, :complexity, :stream, :tier, :deployment, :model, :status, :attempts, :fallbacks,
-        :prompt_tokens, :completion_tokens, :usage_source, :latency_ms, :first_token_ms, :error_code, :reasons
+        :prompt_tokens, :completion_tokens, :usage_source, :weighted_tokens, :usd_micros, :latency_ms,
+        :first_token_ms, :error_code, :reasons
     ) ON CONFLICT (request_id) DO NOTHING
 """
 _INSERT_ATTEMPT = """
@@ -72,6 +74,8 @@ def outcome_row(outcome: Outcome, anchor: WallAnchor) -> Row:
         "prompt_tokens": usage.prompt_tokens if usage else 0,
         "completion_tokens": usage.completion_tokens if usage else 0,
         "usage_source": usage.source if usage else None,
+        "weighted_tokens": outcome.charged.weighted_tokens,
+        "usd_micros": outcome.charged.usd_micros,
         "latency_ms": (outcome.ended_ns - outcome.started_ns) / 1e6,
         "first_token_ms": None if first_token_ns is None else (first_token_ns - outcome.started_ns) / 1e6,
         "error_code": outcome.error_code,

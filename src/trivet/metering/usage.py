@@ -94,13 +94,14 @@ class UsageRecords:
         """Return usage of the requests that ended in [since, until). Blocks.
 
         Each row holds its group's values (`hour` and `day` as ISO text in UTC), then requests, ok, cut,
-        failed, refused, cancelled, fallbacks, prompt_tokens, completion_tokens (as charged), device_s
-        (grouped by where it was spent: a failed attempt's time stands at its own tier, deployment and
-        model), latency_p50_ms and latency_mean_ms (of ok requests; None without any).
+        failed, refused, cancelled, fallbacks, prompt_tokens, completion_tokens, weighted_tokens and
+        usd_micros (as charged), device_s (grouped by where it was spent: a failed attempt's
+        time stands at its own tier, deployment and model), latency_p50_ms and latency_mean_ms (of ok
+        requests; None without any).
 
         Raises:
             RequestMalformed: a dimension is not one of tier, deployment, model, task_type, worker, scope,
-                policy, key, hour, day.
+                organisation, task, session, policy, key, hour, day, week, month.
         """
         where = ended_in(epoch_ns_of(since), epoch_ns_of(until), scope)
         return self._database.read(lambda connection: usage_rows(connection, group_by, where))

@@ -1,10 +1,12 @@
-"""Usage by any of ten dimensions, read from the records."""
+"""Usage by any of fifteen dimensions, read from the records."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Connection, Text, and_, case, func, literal_column, or_, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.scopes import Scope
@@ -12,6 +14,29 @@ from trivet.storage.schema import attempts, outcomes
 
 HOUR_NS = 3_600_000_000_000
 DAY_NS = 24 * HOUR_NS
+WEEK_NS = 7 * DAY_NS
+_SUNDAYS_NS = 3 * DAY_NS
+"""1970 began on a Thursday, three days after a Monday."""
+
+
+class month_of(FunctionElement[str]):  # noqa: N801 - it is written like a function
+    """The month of an instant in nanoseconds, such as 2026-11, in UTC."""
+
+    name = "month_of"
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(month_of, "sqlite")
+def _month_in_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    return f"strftime('%Y-%m', ({compiler.process(element.clauses, **options)}) / 1000000000, 'unixepoch')"
+
+
+@compiles(month_of, "postgresql")
+def _month_in_postgres(element: Any, compiler: Any, **options: Any) -> str:
+    instant = f"to_timestamp(({compiler.process(element.clauses, **options)}) / 1000000000)"
+    return f"to_char({instant} AT TIME ZONE 'UTC', 'YYYY-MM')"
+
 
 _OF_REQUEST: dict[str, ColumnElement[Any]] = {
     "tier": outcomes.c.tier,
@@ -23,6 +48,12 @@ _OF_REQUEST: dict[str, ColumnElement[Any]] = {
     "policy": outcomes.c.policy,
     "key": outcomes.c.key_id,
     "hour": outcomes.c.at_ns - outcomes.c.at_ns % literal_column(str(HOUR_NS)),
+    "week": outcomes.c.at_ns
+    - (outcomes.c.at_ns + literal_column(str(_SUNDAYS_NS))) % literal_column(str(WEEK_NS)),
+    "month": month_of(outcomes.c.at_ns),
+    "organisation": outcomes.c.organisation,
+    "task": outcomes.c.task_id,
+    "session": outcomes.c.session,
     "day": outcomes.c.at_ns - outcomes.c.at_ns % literal_column(str(DAY_NS)),
 }
 # Device time belongs to where it was spent, which for a failed attempt is not where the request was served.
@@ -40,6 +71,8 @@ _NOTHING: dict[str, Any] = {
     "fallbacks": 0,
     "prompt_tokens": 0,
     "completion_tokens": 0,
+    "weighted_tokens": 0,
+    "usd_micros": 0,
     "device_s": 0.0,
     "latency_p50_ms": None,
     "latency_mean_ms": None,
@@ -98,6 +131,8 @@ def _totals(connection: Connection, names: list[str], where: ColumnElement[bool]
         "fallbacks": func.coalesce(func.sum(outcomes.c.fallbacks), 0),
         "prompt_tokens": func.coalesce(func.sum(outcomes.c.prompt_tokens), 0),
         "completion_tokens": func.coalesce(func.sum(outcomes.c.completion_tokens), 0),
+        "weighted_tokens": func.coalesce(func.sum(outcomes.c.weighted_tokens), 0),
+        "usd_micros": func.coalesce(func.sum(outcomes.c.usd_micros), 0),
     }
     rows = connection.execute(select(*dimensions, *figures.values()).where(where).group_by(*dimensions))
     width = len(dimensions)
@@ -146,6 +181,6 @@ def _latencies(connection: Connection, names: list[str], where: ColumnElement[bo
 def _shown(name: str, value: Any) -> Any:
     if name == "hour":
         return datetime.fromtimestamp(value // 1_000_000_000, UTC).isoformat()
-    if name == "day":
+    if name in ("day", "week"):
         return datetime.fromtimestamp(value // 1_000_000_000, UTC).date().isoformat()
     return value

@@ -352,6 +352,8 @@ outcomes = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("usage_source", Text, nullable=True, comment="engine | counted | ceiling"),
+    Column("weighted_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("usd_micros", BigInteger, nullable=False, server_default="0"),
     Column("latency_ms", Float, nullable=True),
     Column("first_token_ms", Float, nullable=True),
     Column("error_code", Text, nullable=True),

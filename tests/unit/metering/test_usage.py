@@ -289,6 +289,9 @@ def test_usage_by_tier_puts_device_time_where_it_was_spent(house: House) -> None
         (["model"], [("big-model", 1), ("cloud-model", 1), ("light-model", 1), ("small-model", 1)]),
         (["deployment"], [("big", 1), ("cloud", 1), ("light", 1), ("small", 1)]),
         (["policy", "key"], [("normal", "key-1", 4)]),
+        (["organisation"], [("acme", 3), ("umbrella", 1)]),
+        (["week"], [("2025-12-29", 4)]),
+        (["month"], [("2026-01", 4)]),
         (["hour"], [("2026-01-01T12:00:00+00:00", 4)]),
         (
             ["day", "tier"],
