@@ -151,6 +151,20 @@ async def test_a_hold_is_refused_as_the_request_would_be(house: House) -> None:
     assert await held_and_used(house, "tight") == (0, 0)
 
 
+async def test_a_rate_limit_leaves_the_hold_where_it_is(house: House) -> None:
+    """Whoever is told to come later finds it then."""
+    async with house.http(house.key("slowly")) as http, house.http() as admin:
+        decision = await routed(http)
+        await admin.put("/api/v1/rate-limits/slowly", json={"requests_per_minute": 0})
+        named = {"x-trivet-decision-id": decision["decision_id"]}
+        refused = await http.post("/v1/chat/completions", json=BODY, headers=named)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert (await held_and_used(house, "slowly"))[0] > 0
+        await admin.delete("/api/v1/rate-limits/slowly")
+        assert (await http.post("/v1/chat/completions", json=BODY, headers=named)).status_code == 200
+    assert (await held_and_used(house, "slowly"))[0] == 0
+
+
 @pytest.fixture(scope="module")
 async def hasty(
     tiny_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from trivet.access import Admitted
 from trivet.budgets.outside import OutsideCall, OutsideCalls
 from trivet.domain.budgets import Reservation, Settlement
 from trivet.domain.clock import Clock
@@ -70,6 +71,7 @@ class Taken:
     """A decision to be executed now; with its hold and what that was made at, if it has one."""
 
     decision: Decision
+    admitted: Admitted
     reservation: Reservation | None = None
     tariff: Tariff | None = None
 
@@ -157,10 +159,15 @@ class Outside:
         needs: Needs,
         principal: Principal,
         offers: Sequence[Offer],
+        *,
+        admit: Callable[[Decision], Admitted],
     ) -> Taken:
         """Return a decision of the caller's tenant to execute it now; a held one can be taken once.
 
+        `admit` asks the rate limits, before a hold is taken: whoever is refused may come again for it.
+
         Raises:
+            RateLimitExceeded: too much at once.
             NotFound: there is none, or not the caller's.
             DecisionSpent: it was executed or reported already, or has run out.
             RequestMalformed: the body does not fit what was decided on and held.
@@ -173,16 +180,10 @@ class Outside:
                     hint="POST /api/v1/route decides anew.",
                     param="x-trivet-decision-id",
                 )
-            return Taken(
-                refit(
-                    recent.decision,
-                    request,
-                    needs,
-                    principal,
-                    asked_model=recent.asked_model,
-                    held_output=None,
-                )
+            decision = refit(
+                recent.decision, request, needs, principal, asked_model=recent.asked_model, held_output=None
             )
+            return Taken(decision, admit(decision))
         call = await self._find(decision_id, principal)
         deployments: dict[str, Deployment] = {offer.deployment.name: offer.deployment for offer in offers}
         reservation = reservation_of(decision_id, call.scope, call.facts)
@@ -195,10 +196,15 @@ class Outside:
             held_output=reservation.max_output,
         )
         until_ns = ns_of(self._clock.now()) + int(self._deadline_s * 1e9)
-        await self._settler.take(
-            lambda: self._calls.take_to_execute(decision_id, until_ns=until_ns), decision_id
-        )
-        return Taken(decision, reservation, tariff_of(call.facts))
+        admitted = admit(decision)
+        try:
+            await self._settler.take(
+                lambda: self._calls.take_to_execute(decision_id, until_ns=until_ns), decision_id
+            )
+        except BaseException:
+            admitted.end(0)
+            raise
+        return Taken(decision, admitted, reservation, tariff_of(call.facts))
 
     async def report(
         self, decision_id: str, report: Report, principal: Principal, offers: Sequence[Offer]

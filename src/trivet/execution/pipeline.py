@@ -121,11 +121,14 @@ class Pipeline:
         require_inference(principal)
         started_ns = self._clock.monotonic_ns()
         if request.decision_id is None:
-            taken = Taken(await self._decided(request, principal))
+            decided = await self._decided(request, principal)
+            taken = Taken(decided, self._admit(request, principal, decided))
         else:
             taken = await self._take(request.decision_id, request, principal)
         decision = taken.decision
-        run = self._run(request, principal, decision, request_id=request_id, started_ns=started_ns)
+        run = self._run(
+            request, principal, decision, taken.admitted, request_id=request_id, started_ns=started_ns
+        )
         if taken.reservation is not None and taken.tariff is not None:
             run.adopt(taken.reservation, taken.tariff)
         try:
@@ -170,7 +173,11 @@ class Pipeline:
         require_inference(principal)
         started_ns = self._clock.monotonic_ns()
         decision = await self._decided(request, principal)
-        run = self._run(request, principal, decision, request_id=decision.decision_id, started_ns=started_ns)
+        run = self._run(
+            *(request, principal, decision, self._admit(request, principal, decision)),
+            request_id=decision.decision_id,
+            started_ns=started_ns,
+        )
         expires_at = self._outside.expiry()
         run.given_until_ns = ns_of(expires_at)
         try:
@@ -212,9 +219,17 @@ class Pipeline:
     async def _take(self, decision_id: str, request: ChatRequest, principal: Principal) -> Taken:
         try:
             needs = describe(request, text_limit_chars=self._text_limit_chars)
-            return await self._outside.take(decision_id, request, needs, principal, self._fleet.offers())
+            return await self._outside.take(
+                decision_id,
+                request,
+                needs,
+                principal,
+                self._fleet.offers(),
+                admit=lambda decision: self._admit(request, principal, decision),
+            )
         except TrivetError as error:
-            self._metrics.refused(error.code)
+            if not isinstance(error, RateLimitExceeded):  # which is counted where it is raised
+                self._metrics.refused(error.code)
             raise
 
     def _run(
@@ -222,6 +237,7 @@ class Pipeline:
         request: ChatRequest,
         principal: Principal,
         decision: Decision,
+        admitted: Admitted,
         *,
         request_id: str,
         started_ns: int,
@@ -237,7 +253,7 @@ class Pipeline:
             started_ns=started_ns,
             row_writer=self._records.writer,
             announce=self.announce,
-            admitted=self._admit(request, principal, decision),
+            admitted=admitted,
         )
 
     async def _broken_off(self, run: Run, error: BaseException) -> None:
