@@ -271,6 +271,7 @@ class Carrier:
         for told in answers:
             self._observe(told.at_ns)
         self._bounds.refresh(self._books.calendar.now_ns())
+        self._books.forget_all_fullness()
 
 
 def _write(connection: psycopg.Connection[Any], beside: Sequence[Recorded]) -> None:

@@ -218,7 +218,7 @@ class PostgresLedgerStore:
     ) -> "Future[None]":
         """Set a limit."""
         return self._changing(
-            scope,
+            (scope, meter, kind),
             lambda writes: self._rules.set_limit(
                 writes, scope, meter, kind, amount, allowance=allowance, author=author
             ),
@@ -227,19 +227,23 @@ class PostgresLedgerStore:
     def clear_limit(self, scope: Scope, meter: Meter, kind: LimitKind, *, author: str) -> "Future[None]":
         """Remove a scope's own limit."""
         return self._changing(
-            scope, lambda writes: self._rules.clear_limit(writes, scope, meter, kind, author)
+            (scope, meter, kind),
+            lambda writes: self._rules.clear_limit(writes, scope, meter, kind, author),
         )
 
     def set_time_zone(self, organisation: Scope, zone: str, *, author: str) -> "Future[None]":
         """Set the zone of an organisation's calendar."""
         changed = self._changing(
-            organisation, lambda writes: self._rules.set_zone(writes, organisation, zone, author)
+            None, lambda writes: self._rules.set_zone(writes, organisation, zone, author)
         )
         return then(changed, lambda found: self._calendar.set_zone(organisation, found))
 
     def request_override(self, request: OverrideRequest) -> "Future[Override]":
         """Enter a request."""
-        return self._changing(request.scope, lambda writes: self._rules.request(writes, request))
+        return self._changing(
+            (request.scope, request.meter, request.window),
+            lambda writes: self._rules.request(writes, request),
+        )
 
     def decide_override(self, override_id: str, *, approve: bool, decider: str) -> "Future[Override]":
         """Approve or deny a request."""
@@ -293,10 +297,12 @@ class PostgresLedgerStore:
         if future.exception() is None and future.result().first:
             self._freed(future.result().scope)
 
-    def _changing(self, scope: Scope | None, operation: Callable[[Writes], T]) -> "Future[T]":
+    def _changing(
+        self, row: tuple[Scope, Meter, LimitKind] | None, operation: Callable[[Writes], T]
+    ) -> "Future[T]":
         future = self._database.write(operation)
-        if scope is not None:
-            future.add_done_callback(lambda _: self._books.forget_fullness(scope))
+        if row is not None:
+            future.add_done_callback(lambda _: self._books.forget_fullness(*row))
         return future
 
     def _on_connected(self, connection: psycopg.Connection[Any]) -> None:

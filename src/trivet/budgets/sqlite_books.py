@@ -13,6 +13,7 @@ from trivet.budgets.sqlite_bounds import Bounds
 from trivet.domain.budgets import (
     WINDOW_KINDS,
     Amounts,
+    LimitKind,
     Meter,
     Pressure,
 )
@@ -142,9 +143,15 @@ class Books:
         )
         return Pressure(fullest, self.ladder.actions(fullest))
 
-    def forget_fullness(self, scope: Scope) -> None:
-        """Learn anew how full a scope's rows are: a limit of it changes."""
-        self._fullness.pop(scope, None)
+    def forget_fullness(self, scope: Scope, meter: Meter, kind: LimitKind) -> None:
+        """Learn anew how full a row is: what bounds it changes."""
+        rows = self._fullness.get(scope)
+        if rows is not None:
+            rows.pop((meter, kind), None)
+
+    def forget_all_fullness(self) -> None:
+        """Learn anew how full every row is: another replica has changed what bounds them."""
+        self._fullness.clear()
 
     def note_fullness(self, cap: Cap, used: int) -> None:
         """Remember how full a limited row of a calendar window is."""

@@ -51,27 +51,26 @@ class Limiting:
             "author": author,
         }
         books.append(connection, Entry(at_ns=now_ns, kind="limit", scope=scope, detail=as_detail(facts)))
-        books.forget_fullness(scope)
+        books.forget_fullness(scope, meter, kind)
         if amount is None or kind not in WINDOW_KINDS:
             return
-        key = RowKey(scope, meter, kind, "", *books.calendar.windows(scope, now_ns)[kind])
         if (meter, kind) not in TRACKED:
+            key = RowKey(scope, meter, kind, "", *books.calendar.windows(scope, now_ns)[kind])
             self._open(connection, key, now_ns)
-        cap = books.bounds.cap(connection, key, now_ns)
-        if cap is not None:
-            books.announce(connection, books.balances(connection, [cap]), None, now_ns)
+        self._announce_passed(connection, scope, meter, kind, now_ns)
 
     def clear_limit(
         self, connection: Writes, scope: Scope, meter: Meter, kind: LimitKind, author: str
     ) -> None:
         """Remove a scope's own limit, so that the default counts again; nothing if it has none."""
         check_kind(meter, kind)
+        self._books.forget_fullness(scope, meter, kind)
         if connection.execute(statements.CLEAR_LIMIT, (scope, meter, kind)).rowcount:
             facts = {"meter": meter, "window": kind, "cleared": True, "author": author}
             now_ns = self._books.calendar.now_ns()
             entry = Entry(at_ns=now_ns, kind="limit", scope=scope, detail=as_detail(facts))
             self._books.append(connection, entry)
-        self._books.forget_fullness(scope)
+            self._announce_passed(connection, scope, meter, kind, now_ns)
 
     def set_zone(self, connection: Writes, owner: Scope, zone: str, author: str) -> ZoneInfo:
         """Set the zone of an organisation's calendar and return it.
@@ -92,10 +91,24 @@ class Limiting:
                 param="time_zone",
             ) from error
         now_ns = self._books.calendar.now_ns()
+        # The windows of now are those of the old zone, also where nobody has asked for them yet.
+        self._books.calendar.windows(owner, now_ns)
         connection.execute(statements.SET_ZONE, (owner, zone, author, now_ns))
         detail = as_detail({"time_zone": zone, "author": author})
         self._books.append(connection, Entry(at_ns=now_ns, kind="zone", scope=owner, detail=detail))
         return found
+
+    def _announce_passed(
+        self, connection: Writes, scope: Scope, meter: Meter, kind: LimitKind, now_ns: int
+    ) -> None:
+        """Announce what current use passes of the limit that counts from now on, its own or the default."""
+        books = self._books
+        if kind not in WINDOW_KINDS:
+            return
+        key = RowKey(scope, meter, kind, "", *books.calendar.windows(scope, now_ns)[kind])
+        cap = books.bounds.cap(connection, key, now_ns)
+        if cap is not None:
+            books.announce(connection, books.balances(connection, [cap]), None, now_ns)
 
     def _open(self, connection: Writes, key: RowKey, now_ns: int) -> None:
         """Begin to keep a counter in the midst of its window, as if it had been kept from the start.

@@ -118,7 +118,7 @@ class Overriding:
         self._books.append(
             connection, Entry(at_ns=now_ns, kind="override", scope=override.scope, detail=detail)
         )
-        self._books.forget_fullness(override.scope)
+        self._books.forget_fullness(override.scope, override.meter, override.window)
         return override
 
     def _check_amount_beyond(self, connection: Writes, asked: OverrideRequest, now_ns: int) -> None:

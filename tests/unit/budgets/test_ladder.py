@@ -71,6 +71,23 @@ def test_a_lowered_limit_announces_what_is_passed(ledger: Ledger, database: Data
     assert [percent for _, _, percent in announced(database)] == [50, 70, 80]
 
 
+def test_a_cleared_limit_announces_what_is_passed_of_the_default(ledger: Ledger, database: Database) -> None:
+    """Falling back to a lower default tells at once; no later charge would cross what is passed already."""
+    ledger.set_limit(ACME, "daily", 5000, author="me").result()
+    ledger.record(ACME, 860).result()
+    assert announced(database) == []
+    ledger.clear_limit(ACME, "daily", author="me").result()
+    assert [percent for _, _, percent in announced(database)] == [50, 70, 80, 85]
+
+
+def test_a_limit_of_another_kind_takes_no_pressure_away(strict: Ledger) -> None:
+    """While one limit is edited, what is known of the others stays known."""
+    strict.record(SEARCH, 860).result()
+    assert strict.pressure(SEARCH).percent_used == 86.0
+    strict.set_limit(ACME, "weekly", 100_000, author="me").result()
+    assert strict.pressure(SEARCH).percent_used == 86.0
+
+
 def test_a_new_configuration_announces_what_is_passed(clock: ManualClock) -> None:
     """When a start finds a lower default, what is passed is told then."""
     with Database.open(None) as database:

@@ -351,6 +351,17 @@ def test_what_is_written_beside_waits_for_new_rules(replica: Opener, verb: str) 
     assert here.verify().differences == ()
 
 
+def test_a_limit_cleared_elsewhere_weighs_no_more(replica: Opener) -> None:
+    """A replica does not go on preferring cheaper tiers for a limit that another one has removed."""
+    here, there = replica(), replica()
+    here.set_limit(ACME, "weekly", 1000, author="me").result()
+    here.record(ACME, 860).result()
+    assert here.pressure(ACME).percent_used == 86.0
+    there.clear_limit(ACME, "weekly", author="me").result()
+    here.record(ACME, 1).result()
+    assert here.pressure(ACME).percent_used < 10
+
+
 amount = st.integers(0, 40)
 
 
