@@ -53,12 +53,13 @@ class DecisionDoor:
             scope, receive, self._doorkeeper, body_limit_bytes=self._body_limit_bytes
         )
         held: dict[str, Any] = {}
+        # Read first: once a hold is given out nothing may come between it and the answer.
+        status = await self._office.budget_status(principal, principal.scope)
         if reserve:
             promise = await self._pipeline.reserve(request, principal)
             decision, held = promise.decision, promise.as_json()
         else:
             decision = await self._pipeline.route(request, principal)
-        status = await self._office.budget_status(principal, principal.scope)
         return {**decision_as_json(decision), **held, "budget": _budget_impact(decision, request.n, status)}
 
 
