@@ -87,9 +87,10 @@ class History:
         if refusal.used + refusal.held + minimum_hold <= refusal.limit:
             return "the least useful hold fitted"
         row = (refusal.row_scope, refusal.window)
-        if not self._stood(row, refusal):
+        refused_ns = self._refused_at(row, refusal)
+        if refused_ns is None:
             return "the books never stood like that while it was asked"
-        if refusal.code == "budget_contended" and self._freed_in_time(row, refusal):
+        if refusal.code == "budget_contended" and self._freed_in_time(row, refusal, refused_ns):
             return "every hold that it waited for had ended within 2 s"
         return None
 
@@ -98,20 +99,23 @@ class History:
         before = standings[-1] if standings else Standing(0, 0, 0)
         standings.append(Standing(at_ns, before.used + used, before.held + held))
 
-    def _stood(self, row: Row, refusal: Refusal) -> bool:
+    def _refused_at(self, row: Row, refusal: Refusal) -> int | None:
+        """Return when the books last stood as it says, while it was asked; None if they never did."""
+        found = None
         standings = [Standing(0, 0, 0), *self.standings[row]]
         for index, each in enumerate(standings):
             if each.at_ns > refusal.received_ns + SLACK_NS:
                 break
-            until_ns = standings[index + 1].at_ns if index + 1 < len(standings) else refusal.received_ns
+            last = index + 1 == len(standings)
+            until_ns = refusal.received_ns if last else standings[index + 1].at_ns
             if until_ns + SLACK_NS < refusal.sent_ns:
                 continue
             if (each.used, each.held) == (refusal.used, refusal.held):
-                return True
-        return False
+                found = max(each.at_ns, refusal.sent_ns)
+        return found
 
-    def _freed_in_time(self, row: Row, refusal: Refusal) -> bool:
-        since_ns = max(refusal.sent_ns, refusal.received_ns - WAIT_NS - SLACK_NS)
+    def _freed_in_time(self, row: Row, refusal: Refusal, refused_ns: int) -> bool:
+        since_ns = max(refusal.sent_ns, refused_ns - WAIT_NS)
         waited_for = [
             life
             for life in self.lives.values()

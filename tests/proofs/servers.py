@@ -59,6 +59,12 @@ def write_config(path: Path, *, engine_url: str, store: Mapping[str, Any], ladde
     path.write_text(yaml.safe_dump(tree))
 
 
+def heed_signals() -> None:
+    """Let whoever ends a proof end what it started: SIGTERM, and SIGINT even in the background, unwind."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
 def make_admin_key(database: Database, store_path: Path) -> str:
     """Make a key that may speak for every scope, in a store that nobody owns yet."""
     keyring = Keyring(database, AccessSettings(pepper=PEPPER), store_path, SystemClock())

@@ -23,7 +23,7 @@ from tests.proofs.clients import PROMPT_BYTES, Orders, Refusal
 from tests.proofs.ledger_clients import MINIMUM_OUTPUT, PROMPT, LedgerOrders
 from tests.proofs.oracle import History, false_refusals
 from tests.proofs.provenance import REPOSITORY, provenance
-from tests.proofs.servers import Server, make_admin_key, write_config
+from tests.proofs.servers import Server, heed_signals, make_admin_key, write_config
 from trivet.budgets.verify import verify
 from trivet.domain.budgets import LimitKind
 from trivet.lab.scratch_postgres import ScratchPostgres
@@ -309,6 +309,7 @@ def is_clean(figures: dict[str, Any]) -> bool:
 def main() -> None:
     """Run one storm; exit with 1 if it did not reach the bars."""
     plan, as_json = parsed()
+    heed_signals()
     figures = storm(plan)
     if as_json:
         print(json.dumps(figures))

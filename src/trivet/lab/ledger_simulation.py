@@ -6,6 +6,7 @@ first day ends in the middle of it. Run it by `scripts/simulate-ledger`.
 """
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -142,7 +143,11 @@ class Simulation:
         if self._outside:
             await asyncio.wait(set(self._outside))
         await asyncio.sleep(12)
-        await asyncio.wrap_future(self._ledger.expire())
+        swept = False
+        while not swept:
+            with contextlib.suppress(StoreError):
+                await asyncio.wrap_future(self._ledger.expire())
+                swept = True
         await self._settler.drain()
 
     async def _end(self) -> None:
