@@ -1,7 +1,7 @@
 """What a scope and those above it were charged lately. Bounded: the answer costs the same on a busy day.
 
-The latest charges of the organisation are read from an index that holds all of it, at most an hour's and at
-most CHARGES_READ of them. Rates are over the time that these cover.
+The latest charges of the organisation are read by an index of their own, at most an hour's and at most
+CHARGES_READ of them. Rates are over the time that these cover.
 """
 
 from collections.abc import Iterable

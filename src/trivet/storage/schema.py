@@ -175,7 +175,7 @@ entries = Table(
     Column("hash", Text, nullable=False),
     Index(None, "organisation", "seq"),
     Index(None, "organisation", "at_ns"),
-    # The charges of the last hour are read from this index alone.
+    # For the latest charges of an organisation, without a look at its holds.
     Index(
         "ix_entries_charges",
         "organisation",
