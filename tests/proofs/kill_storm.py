@@ -115,8 +115,12 @@ def _kill_again_and_again(plan: KillPlan, server: Server, store: Path, toll: Tol
             toll.recoveries_s.append(server.start())
         else:
             where = places[(toll.count // 2) % len(places)]
-            toll.recoveries_s.append(server.start(f"{where}:{dice.randint(1, 25)}"))
-            _look(store, toll)
+            begun = time.monotonic()
+            server.launch(f"{where}:{dice.randint(5, 40)}")
+            _wait_for_death_or_readiness(server)
+            if server.process is not None and server.process.poll() is None:
+                toll.recoveries_s.append(time.monotonic() - begun)
+                _look(store, toll)
             _wait_for_death(server)
             how = where if server.process is not None and server.process.poll() is not None else "random"
             server.kill()
