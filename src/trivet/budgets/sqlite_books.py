@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from trivet.budgets import sqlite_statements as statements
+from trivet.budgets.balances import View
 from trivet.budgets.calendar import LedgerCalendar
 from trivet.budgets.entries import FIRST_HASH, Entry, chained
 from trivet.budgets.ladder import Ladder, share_used
@@ -36,6 +37,16 @@ class Books:
         self.owner = "0"
         # How full each limited row is: end of its window in seconds, percent. Read from any thread.
         self._fullness: dict[Scope, dict[tuple[Meter, str], tuple[int, float]]] = {}
+
+    def view(self) -> View:
+        """Return the instant and the rules that a reading made now stands under."""
+        now_ns = self.calendar.now_ns()
+        return View(
+            now=instant_of(now_ns),
+            windows=lambda scope: self.calendar.windows(scope, now_ns),
+            defaults=self.defaults,
+            ladder=self.ladder,
+        )
 
     def find(self, connection: Writes, reservation_id: str) -> Stored | None:
         """Return a reservation, whatever became of it; None when there is none."""

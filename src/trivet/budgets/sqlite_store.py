@@ -25,7 +25,6 @@ from trivet.domain.clock import Clock
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import Database
-from trivet.storage.instants import instant_of
 
 T = TypeVar("T")
 
@@ -184,13 +183,7 @@ class SqliteLedgerStore:
 
     def view(self) -> View:
         """Return what a reading is made under."""
-        now_ns = self._calendar.now_ns()
-        return View(
-            now=instant_of(now_ns),
-            windows=lambda scope: self._calendar.windows(scope, now_ns),
-            defaults=self._books.defaults,
-            ladder=self._books.ladder,
-        )
+        return self._books.view()
 
     def read(self, op: Callable[[Connection], T]) -> T:
         """Read on one snapshot; blocks."""

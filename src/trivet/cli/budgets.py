@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trivet.cli.output import grouped, print_json, print_table, say
-from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
+from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, ScopeArgument, UrlOption, ask
 
 if TYPE_CHECKING:
     from trivet.sdk.client import Trivet
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Token budgets of organisations, teams and users.", no_args_is_help=True, rich_markup_mode=None
 )
-
-ScopeArgument = Annotated[str, typer.Argument(help="Dotted slug: acme, acme.search, acme.search.ana.")]
 
 
 @app.command("list")

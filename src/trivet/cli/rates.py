@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trivet.cli.output import print_json, print_table, say
-from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
+from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, ScopeArgument, UrlOption, ask
 
 if TYPE_CHECKING:
     from trivet.sdk.client import Trivet
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Rate limits of organisations, teams, users and keys.", no_args_is_help=True, rich_markup_mode=None
 )
-
-ScopeArgument = Annotated[str, typer.Argument(help="Dotted slug: acme, acme.search, acme.search.ana.")]
 
 
 @app.command("list")

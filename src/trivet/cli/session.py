@@ -27,6 +27,7 @@ KeyOption = Annotated[
     str | None,
     typer.Option("--api-key", envvar="TRIVET_API_KEY", help="API key for the server.", show_default=False),
 ]
+ScopeArgument = Annotated[str, typer.Argument(help="Dotted slug: acme, acme.search, acme.search.ana.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
