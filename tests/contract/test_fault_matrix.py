@@ -14,9 +14,9 @@ from trivet.domain.errors import (
     EngineBroken,
     EngineBusy,
     EngineError,
+    EngineLoading,
     EngineRejected,
     EngineTimeout,
-    EngineUnavailable,
     StreamIncomplete,
 )
 from trivet.domain.tiers import TransportKind
@@ -27,7 +27,7 @@ HASTY = CallLimits(total_s=20.0, first_content_s=0.5, idle_s=0.5)
 BEFORE_CONTENT: list[tuple[str, type[EngineError], int | None]] = [
     ("503", EngineBusy, 503),
     ("429", EngineBusy, 429),
-    ("503-loading", EngineUnavailable, 503),
+    ("503-loading", EngineLoading, 503),
     ("500", EngineBroken, 500),
     ("html502", EngineBroken, 502),
     ("redirect", EngineBroken, 302),

@@ -131,11 +131,11 @@ async def test_falls_through_every_fault(faulty: House, stream: bool) -> None:
 
 
 async def test_everything_fails(faulty: House) -> None:
-    """When no candidate works the error lists what was tried, without addresses."""
+    """When no candidate works the error lists what was tried, also twice, without addresses."""
     status, body = await pinned(faulty, "gone")
     error = json.loads(body)["error"]
     assert status == 502
-    assert [attempt["deployment"] for attempt in error["trivet"]["attempts"]] == ["gone"]
+    assert [attempt["deployment"] for attempt in error["trivet"]["attempts"]] == ["gone", "gone"]
     assert "127.0.0.1" not in json.dumps(error)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from trivet.api.asgi import ClientGone, Receive, Scope, Send, new_request_id
+from trivet.api.attempt_path import path_told
 from trivet.api.auth import Doorkeeper
 from trivet.api.delivery import STOPPING, Delivery
 from trivet.api.reading import read_chat
@@ -81,10 +82,13 @@ def _decided_headers(error: TrivetError) -> dict[str, str]:
     """Return what is known of the decision when a request fails after it."""
     if "decision_id" not in error.details:
         return {}
+    attempts = error.details.get("attempts", ())
+    path = {"x-trivet-attempt-path": path_told(attempts)} if attempts else {}
     return {
         "x-trivet-decision-id": error.details["decision_id"],
         "x-trivet-tier": error.details["tier"],
-        "x-trivet-attempts": str(len(error.details.get("attempts", ()))),
+        "x-trivet-attempts": str(len(attempts)),
+        **path,
     }
 
 

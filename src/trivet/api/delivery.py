@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 
 from trivet.api.asgi import ClientGone, Send, send_part, send_whole, start_stream
+from trivet.api.attempt_path import path_of
 from trivet.api.errors import error_event
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import EngineError, EngineUnavailable, TrivetError
@@ -113,6 +114,7 @@ def answer_headers(answer: Answer) -> Mapping[str, str]:
         "x-trivet-tier": served,
         "x-trivet-model": answer.deployment.model,
         "x-trivet-attempts": str(len(run.attempts)),
+        "x-trivet-attempt-path": path_of(run.attempts),
         "x-trivet-budget-remaining": "unlimited" if remaining is None else str(remaining),
         **clamped,
         **run.admitted.headers,

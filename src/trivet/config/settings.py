@@ -220,6 +220,8 @@ class ExecutionSettings(Section):
     first_content_timeout_s: PositiveFloat = 120.0
     idle_timeout_s: PositiveFloat = 30.0
     max_attempts: PositiveInt = 4
+    retry_pause_max_s: Annotated[float, Field(ge=0)] = 30.0
+    """An engine that asks for a longer pause is not waited for; the caller is told instead."""
     breaker_consecutive_failures: PositiveInt = 5
     breaker_open_s: PositiveFloat = 5.0
     breaker_open_max_s: PositiveFloat = 60.0

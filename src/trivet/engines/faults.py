@@ -16,6 +16,7 @@ from trivet.domain.errors import (
     EngineBusy,
     EngineError,
     EngineIncapable,
+    EngineLoading,
     EngineRejected,
     EngineTimeout,
     EngineUnavailable,
@@ -35,6 +36,13 @@ _CONTEXT_OVERFLOW = re.compile(
     r"|longer than the context length|input length exceeds the context length",  # Ollama
     re.IGNORECASE,
 )
+_WINDOW = re.compile(
+    r"maximum context length is (\d{1,9})"  # vLLM, OpenAI
+    r"|max_model_len=(\d{1,9})"  # vLLM
+    r"|available context size \((\d{1,9})",  # llama.cpp
+    re.IGNORECASE,
+)
+"""The window's size in tokens, where an engine names it."""
 # llama.cpp answers a request that it cannot read, or has no means for, with 500, as if it had failed itself.
 _REQUESTS_FAULT = re.compile(
     r"Failed to parse (?:messages|tools)|\[json\.exception\.|Unknown reasoning format"
@@ -85,8 +93,9 @@ def fault_from_status(
     if status == 429 or (status in (425, 503, 529) and not _LOADING.search(message)):
         wait_s = retry_after_s(headers, now=now)
         return EngineBusy(f"The engine is busy ({status}){said}", status=status, retry_after_s=wait_s)
-    if status == 503:
-        return EngineUnavailable("The engine is still loading its model.", status=status)
+    if status in (425, 503, 529):
+        wait_s = retry_after_s(headers, now=now)
+        return EngineLoading("The engine is still loading its model.", status=status, retry_after_s=wait_s)
     if status in (401, 403):
         return EngineBroken(
             f"The engine refused Trivet's credentials ({status}).", status=status, hint=API_KEY_HINT
@@ -107,6 +116,7 @@ def fault_from_status(
                 status=status,
                 hint=SHORTEN_HINT,
                 param="messages",
+                details=_window_in(message),
             )
         return EngineRejected(f"The engine refused the request ({status}){said}", status=status)
     if 300 <= status < 400:
@@ -188,6 +198,11 @@ def retry_after_s(headers: Mapping[str, str] | None, *, now: datetime | None = N
             return None
         wait_s = max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - (now or datetime.now(UTC))).total_seconds())
     return wait_s if wait_s <= RETRY_AFTER_LIMIT_S else None
+
+
+def _window_in(message: str) -> dict[str, int]:
+    found = _WINDOW.search(message)
+    return {"context_tokens": int(next(filter(None, found.groups())))} if found else {}
 
 
 def _stop(said: str) -> str:

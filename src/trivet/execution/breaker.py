@@ -17,6 +17,7 @@ RATE_WINDOW_NS = 30_000_000_000
 RATE_MINIMUM = 10
 RATE_THRESHOLD = 0.5
 PROBES_TO_CLOSE = 3
+ORIGINS_KEPT = 256
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class Breaker:
         self._clock = clock
         self._dice = dice
         self._recent: deque[tuple[int, bool]] = deque(maxlen=256)
+        self._origins: dict[int, int] = {}
         self._consecutive = 0
         self._opened_times = 0
         self._open_until_ns: int | None = None
@@ -81,9 +83,18 @@ class Breaker:
             if self._probe_successes >= PROBES_TO_CLOSE:
                 self._close()
 
-    def failed(self, leave: Pass) -> None:
-        """Record that the endpoint failed the request."""
+    def failed(self, leave: Pass, *, origin: int | None = None) -> None:
+        """Record that the endpoint failed the request.
+
+        Args:
+            leave: what let the request through.
+            origin: set where the request itself may be the cause. The same one counts once in a while, so
+                that a client which repeats an odd request does not close the way for all others.
+        """
         now_ns = self._clock.monotonic_ns()
+        if origin is not None and self._was_seen(origin, now_ns):
+            self.returned(leave)
+            return
         self._recent.append((now_ns, False))
         self._consecutive += 1
         if self._spend(leave) or (self._open_until_ns is None and self._too_many(now_ns)):
@@ -92,6 +103,15 @@ class Breaker:
     def returned(self, leave: Pass) -> None:
         """Record nothing: the client left, or the request itself was at fault."""
         self._spend(leave)
+
+    def _was_seen(self, origin: int, now_ns: int) -> bool:
+        seen_ns = self._origins.get(origin)
+        if seen_ns is not None and now_ns - seen_ns <= RATE_WINDOW_NS:
+            return True
+        if len(self._origins) >= ORIGINS_KEPT:
+            self._origins.clear()
+        self._origins[origin] = now_ns
+        return False
 
     def _spend(self, leave: Pass) -> bool:
         if not leave.probe:

@@ -4,7 +4,10 @@ Before the first content byte the next candidate may be tried; after it, never: 
 are not spliced onto the first one's.
 """
 
+import asyncio
 import contextlib
+import json
+import random
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -31,6 +34,9 @@ from trivet.domain.requests import ChatRequest
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import CallLimits, EngineCall, Reply, Transport
 from trivet.execution.breaker import Breaker, Breakers, Pass
+from trivet.execution.conditions import Conditions
+from trivet.execution.itinerary import Itinerary, Stop
+from trivet.execution.retry_budget import RetryBudgets
 from trivet.execution.upstream import upstream_body
 from trivet.execution.verdict import most_telling
 from trivet.fleet import Fleet
@@ -39,6 +45,8 @@ from trivet.metering import DeviceClock, Metrics
 log = structlog.get_logger(__name__)
 
 MINIMUM_WITNESSES = 2
+LONG_PAUSE_S = 1.0
+"""A stream's client is shown signs of life in a pause longer than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +95,7 @@ class RunningAttempt:
     def first_content(self) -> None:
         """Record that the engine produced content: the endpoint works."""
         self.attempt.first_token_ns = self._chain.clock.monotonic_ns()
+        self._chain.conditions.answered(self.attempt.deployment.name)
         self.breaker.succeeded(self._leave)
 
     def end(self, error: EngineError | None = None, *, cancelled: bool = False) -> None:
@@ -99,6 +108,7 @@ class RunningAttempt:
         self.error = error
         if error is not None:
             attempt.error_code = error.code
+            self._chain.conditions.failed(attempt.deployment.name, error)
         elif cancelled:
             attempt.error_code = "cancelled"
         self._lease.close()
@@ -108,10 +118,15 @@ class RunningAttempt:
         elif attempt.first_token_ns is not None or not self.suspect:
             self.breaker.failed(self._leave)
 
-    def judge(self, *, guilty: bool) -> None:
-        """Give the verdict on a suspect, once it is known how others answered the same request."""
+    def judge(self, *, guilty: bool, origin: int | None = None) -> None:
+        """Give the verdict on a suspect, once it is known how others answered the same request.
+
+        Args:
+            guilty: whether the engine is to blame.
+            origin: what the request can be known by, where nobody else can bear witness.
+        """
         if guilty:
-            self.breaker.failed(self._leave)
+            self.breaker.failed(self._leave, origin=origin)
         else:
             self.breaker.returned(self._leave)
 
@@ -139,6 +154,7 @@ class Chain:
         metrics: Metrics,
         settings: ExecutionSettings,
         clock: Clock,
+        dice: random.Random | None = None,
     ) -> None:
         self._fleet = fleet
         self.breakers = breakers
@@ -146,6 +162,9 @@ class Chain:
         self.metrics = metrics
         self._settings = settings
         self.clock = clock
+        self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
+        self._retries = RetryBudgets(clock)
+        self.conditions = Conditions(clock, longest_busy_s=settings.breaker_open_max_s)
 
     async def first_content(self, course: "Course") -> tuple[Reply, RunningAttempt]:
         """Return the first reply that has content, with its attempt still running.
@@ -156,40 +175,59 @@ class Chain:
             EngineError: no candidate produced content; it is the most telling of their errors.
         """
         failed: list[RunningAttempt] = []
-        deadline_error: EngineTimeout | None = None
-        retry_after_s: float | None = None
-        attempts, last = course.attempts, len(course.decision.candidates) - 1
-        for index, candidate in enumerate(course.decision.candidates):
-            if len(attempts) >= self._settings.max_attempts:
-                break
-            if self._left_s(course) <= 0:
-                deadline_error = EngineTimeout(f"The deadline of {self._settings.deadline_s:g} s has passed.")
-                break
-            try:
-                if not await course.weigh(candidate.deployment):
+        way = Itinerary.of(
+            course.decision.candidates,
+            self.conditions,
+            self._retries,
+            self._dice,
+            self._settings.retry_pause_max_s,
+        )
+        shut: dict[Deployment, float] = {}
+        try:
+            while (stop := await self._next_stop(way, course)) is not None:
+                if not await course.weigh(stop.deployment):
                     continue
-                running = await self._begin(candidate.deployment, course, last=index == last)
+                running = await self._begin(stop.deployment, course, last=stop.last)
                 if running is None:
-                    breaker = self.breakers.of(candidate.deployment.name)
-                    retry_after_s = min(breaker.retry_after_s or 1.0, retry_after_s or 3600.0)
+                    shut[stop.deployment] = self.breakers.of(stop.deployment.name).retry_after_s or 1.0
                     continue
                 reply = await self._dispatch(running, course)
-            except BaseException:
-                self._judge(failed, guilty=False)  # no verdict can follow: give the passes back
-                raise
-            if reply is not None:
-                self._judge(failed, guilty=True)
-                return reply, running
-            failed.append(running)
-            if running.error is not None and not running.error.retryable:
-                break
-        # Where every engine answered the same request with a fault, the request is the likelier cause;
-        # one tenant's odd request must not close the way for all others.
-        self._judge(
-            failed, guilty=len(failed) < MINIMUM_WITNESSES or not all(each.suspect for each in failed)
-        )
+                if reply is not None:
+                    self._judge(failed, guilty=True)
+                    return reply, running
+                failed.append(running)
+                assert running.error is not None  # noqa: S101 - or there was a reply
+                if not running.error.retryable:
+                    break
+                way.failed(stop.deployment, running.error)
+        except BaseException:
+            self._judge(failed, guilty=False)  # no verdict can follow: give the passes back
+            raise
+        self._judge_without_answer(failed, course)
+        raise self._verdict(failed, way, course, shut)
+
+    async def _next_stop(self, way: Itinerary, course: "Course") -> Stop | None:
+        """Return where to go next, once it is time to; None: there is nowhere, or no time."""
+        left_s = self._left_s(course)
+        if left_s <= 0 or len(course.attempts) >= self._settings.max_attempts:
+            return None
+        stop = way.following(left_s, begun=bool(course.attempts))
+        if stop is not None and stop.pause_s:
+            if stop.pause_s > LONG_PAUSE_S:
+                course.on_wait()
+            await asyncio.sleep(stop.pause_s)
+        return stop
+
+    def _verdict(
+        self, failed: list[RunningAttempt], way: Itinerary, course: "Course", shut: dict[Deployment, float]
+    ) -> EngineError:
         errors = [each.error for each in failed if each.error is not None]
-        raise most_telling([*errors, *([deadline_error] if deadline_error else [])], attempts, retry_after_s)
+        if way.left_alone is not None:
+            errors.append(way.left_alone)
+        if self._left_s(course) <= 0:
+            errors.append(EngineTimeout(f"The deadline of {self._settings.deadline_s:g} s has passed."))
+        shut |= dict.fromkeys(way.refused, 1.0)
+        return most_telling(errors, course.attempts, course.decision, shut)
 
     async def _begin(self, deployment: Deployment, course: "Course", *, last: bool) -> RunningAttempt | None:
         """Wait for the deployment's model if it is not in memory; then the attempt begins, no earlier.
@@ -264,10 +302,25 @@ class Chain:
     def _left_s(self, course: "Course") -> float:
         return self._settings.deadline_s - (self.clock.monotonic_ns() - course.started_ns) / 1e9
 
-    def _judge(self, failed: list[RunningAttempt], *, guilty: bool) -> None:
+    def _judge(self, failed: list[RunningAttempt], *, guilty: bool, origin: int | None = None) -> None:
         for each in failed:
             if each.suspect:
-                each.judge(guilty=guilty)
+                each.judge(guilty=guilty, origin=origin)
+
+    def _judge_without_answer(self, failed: list[RunningAttempt], course: "Course") -> None:
+        """Judge the engines of a request that none of them answered.
+
+        Where several answered it with a fault, and nothing else happened, the request is the likelier cause:
+        one tenant's odd request must not close the way for all others. Where one engine stands alone, the
+        request counts against it once, however often it is repeated.
+        """
+        suspects = {each.attempt.deployment.name for each in failed if each.suspect}
+        if not suspects:
+            return
+        if len(suspects) >= MINIMUM_WITNESSES and all(each.suspect for each in failed):
+            self._judge(failed, guilty=False)
+        else:
+            self._judge(failed, guilty=True, origin=fingerprint(course.request))
 
     @property
     def full_time_s(self) -> float:
@@ -283,3 +336,8 @@ class Chain:
             first_content_s=min(left_s, self._settings.first_content_timeout_s),
             idle_s=self._settings.idle_timeout_s,
         )
+
+
+def fingerprint(request: ChatRequest) -> int:
+    """Return what a request can be known again by, within this process."""
+    return hash(json.dumps(request.body, sort_keys=True))

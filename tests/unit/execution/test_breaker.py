@@ -116,6 +116,40 @@ def test_a_client_that_leaves_says_nothing(breaker: Breaker, clock: ManualClock)
     assert passed(breaker).probe
 
 
+def test_an_odd_request_counts_once(breaker: Breaker) -> None:
+    """A request that may itself be the cause of the fault opens nothing, however often it is repeated."""
+    for _ in range(40):
+        breaker.failed(passed(breaker), origin=1)
+        breaker.succeeded(passed(breaker))
+        breaker.failed(passed(breaker), origin=1)
+    assert breaker.state == "closed"
+
+
+def test_different_requests_count_each(breaker: Breaker) -> None:
+    """Five different requests that an engine answers with a fault, with no answer between, open it."""
+    for origin in range(5):
+        breaker.failed(passed(breaker), origin=origin)
+    assert breaker.state == "open"
+
+
+def test_an_odd_request_counts_again_later(breaker: Breaker, clock: ManualClock) -> None:
+    """What lies longer back than the rate's window is forgotten of a request, too."""
+    for _ in range(5):
+        clock.advance(31)
+        breaker.failed(passed(breaker), origin=1)
+    assert breaker.state == "open"
+
+
+def test_an_odd_probe_is_given_back(breaker: Breaker, clock: ManualClock) -> None:
+    """A probe that is known to be odd neither opens the breaker again nor keeps it from being tried."""
+    for origin in range(5):
+        breaker.failed(passed(breaker), origin=origin)
+    clock.advance(5.1)
+    breaker.failed(passed(breaker), origin=4)
+    assert breaker.state == "half_open"
+    assert passed(breaker).probe
+
+
 def test_each_deployment_has_its_own(clock: ManualClock) -> None:
     """One endpoint's failures do not close the way to another."""
     breakers = Breakers(ExecutionSettings(), clock, random.Random(1))

@@ -1,0 +1,22 @@
+"""What was tried for a request, as a header tells it: `light/qwen:timeout, standard/llama:ok`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from trivet.domain.outcomes import Attempt
+
+
+def path_of(attempts: Sequence[Attempt]) -> str:
+    """Return the attempts in order: tier, deployment, and `ok` or the error's code without `upstream_`."""
+    return ", ".join(
+        _step(each.deployment.tier.name, each.deployment.name, each.error_code) for each in attempts
+    )
+
+
+def path_told(attempts: Iterable[Mapping[str, Any]]) -> str:
+    """Return the same of the attempts that an error lists in its details."""
+    return ", ".join(_step(each["tier"], each["deployment"], each["code"]) for each in attempts)
+
+
+def _step(tier: str, deployment: str, code: str | None) -> str:
+    return f"{tier}/{deployment}:{'ok' if code is None else code.removeprefix('upstream_')}"

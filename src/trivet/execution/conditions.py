@@ -1,0 +1,67 @@
+"""What requests found at the endpoints lately. Shared by all requests, known to this process only.
+
+The breaker says whether an endpoint may be asked at all; this says which of several is asked first, and which
+tries count as repeated ones.
+"""
+
+from dataclasses import dataclass
+
+from trivet.domain.clock import Clock
+from trivet.domain.errors import ContextOverflow, EngineBusy, EngineError, EngineIncapable, EngineRejected
+
+DOUBTFUL_AFTER = 2
+"""So many failures with no success between them, whatever they were, make an endpoint doubtful."""
+
+
+@dataclass(slots=True)
+class Condition:
+    """One endpoint's, as the last answers tell."""
+
+    failures_in_row: int = 0
+    busy_until_ns: int = 0
+    """Until then it wants to be left alone: it said so with `Retry-After`."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Tell whether its last answers were all failures, so that one more try is likely to be, too."""
+        return self.failures_in_row >= DOUBTFUL_AFTER
+
+
+class Conditions:
+    """The conditions of all endpoints. For the event loop's thread."""
+
+    def __init__(self, clock: Clock, *, longest_busy_s: float) -> None:
+        """Take the clock, and how long an engine's `Retry-After` is believed: one that errs must not rest."""
+        self._clock = clock
+        self._longest_busy_s = longest_busy_s
+        self._by_name: dict[str, Condition] = {}
+
+    def of(self, name: str) -> Condition:
+        """Return the condition of a deployment's endpoint."""
+        condition = self._by_name.get(name)
+        if condition is None:
+            condition = self._by_name[name] = Condition()
+        return condition
+
+    def busy_s(self, name: str) -> float:
+        """Return for how many seconds an endpoint still wants to be left alone; 0: it may be asked."""
+        until_ns = self.of(name).busy_until_ns
+        return 0.0 if until_ns == 0 else max(0.0, (until_ns - self._clock.monotonic_ns()) / 1e9)
+
+    def answered(self, name: str) -> None:
+        """Note that an endpoint produced content."""
+        condition = self.of(name)
+        condition.failures_in_row = 0
+        condition.busy_until_ns = 0
+
+    def failed(self, name: str, error: EngineError) -> None:
+        """Note what an endpoint said instead of content."""
+        if isinstance(error, EngineRejected | EngineIncapable | ContextOverflow):
+            return  # it works; the request was not for it
+        condition = self.of(name)
+        condition.failures_in_row += 1
+        # Of what Trivet itself expects, such as how long a model takes to load, the fleet keeps account.
+        if isinstance(error, EngineBusy) and error.status is not None and error.retry_after_s:
+            busy_s = min(error.retry_after_s, self._longest_busy_s)
+            until_ns = self._clock.monotonic_ns() + int(busy_s * 1e9)
+            condition.busy_until_ns = max(condition.busy_until_ns, until_ns)
