@@ -100,7 +100,7 @@ class History:
         standings.append(Standing(at_ns, before.used + used, before.held + held))
 
     def _refused_at(self, row: Row, refusal: Refusal) -> int | None:
-        """Return when the books last stood as it says, while it was asked; None if they never did."""
+        """Return until when the books last stood as it says, while it was asked; None if they never did."""
         found = None
         standings = [Standing(0, 0, 0), *self.standings[row]]
         for index, each in enumerate(standings):
@@ -111,7 +111,7 @@ class History:
             if until_ns + SLACK_NS < refusal.sent_ns:
                 continue
             if (each.used, each.held) == (refusal.used, refusal.held):
-                found = max(each.at_ns, refusal.sent_ns)
+                found = max(refusal.sent_ns, min(until_ns, refusal.received_ns))
         return found
 
     def _freed_in_time(self, row: Row, refusal: Refusal, refused_ns: int) -> bool:

@@ -43,7 +43,7 @@ def grant(balances: Sequence[Balance], hold: Hold, now_ns: int, *, final: bool) 
     if settled >= hold.min_output:
         useful = hold.max_output if settled >= hold.max_output else hold.min_output
         tight = [b for b in balances if _fit(b, b.used + b.held, hold) < useful]
-        return contended(min(tight, key=lambda b: (b.ceiling or 0) - b.used - b.held), obstacles)
+        return contended(sorted(tight, key=lambda b: (b.ceiling or 0) - b.used - b.held), obstacles)
     spent = [b for b in balances if _fit(b, b.used, hold) < hold.min_output]
     lasting = max(spent, key=lambda b: (b.key.end_s, b.used - (b.ceiling or 0)))
     return exhausted(lasting, obstacles)

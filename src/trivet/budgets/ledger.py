@@ -5,7 +5,7 @@ The books are kept by a LedgerStore; what is here is the same over every one of 
 """
 
 import asyncio
-import contextlib
+import math
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
@@ -27,8 +27,9 @@ from trivet.budgets.status import (
     read_status,
 )
 from trivet.budgets.store import AlsoWrite, Closing, LedgerStore, OverrideRequest
-from trivet.budgets.turnstile import Line, Turnstile
+from trivet.budgets.turnstile import Turnstile
 from trivet.budgets.verify import VerifyReport, verify
+from trivet.budgets.waiting import Attempt, Waiting
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import (
     Amounts,
@@ -43,7 +44,7 @@ from trivet.domain.budgets import (
     Settlement,
 )
 from trivet.domain.clock import Clock
-from trivet.domain.errors import BudgetContended, StoreError
+from trivet.domain.errors import StoreError
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import Database
@@ -80,6 +81,7 @@ class Ledger:
         self._clock = clock
         self._approvals = Approvals()
         self._turnstile = Turnstile()
+        self._waiting = Waiting(self._turnstile, store.lasting)
         store.listen(self._turnstile.freed)
         self._log = structlog.get_logger(__name__)
         self.overrun_tokens = 0
@@ -113,42 +115,27 @@ class Ledger:
         """
         return self._store.reserve(hold, reservation_id, final=final)
 
-    async def reserve_or_wait(self, hold: Hold, *, reservation_id: str, wait_s: float) -> Reservation:
-        """Reserve; while others' holds are in the way, wait in line for up to `wait_s` seconds.
+    async def reserve_or_wait(
+        self,
+        hold: Hold,
+        *,
+        reservation_id: str,
+        wait_s: float,
+        within_s: float = math.inf,
+        attempt: Attempt | None = None,
+    ) -> Reservation:
+        """Reserve; while others' holds are in the way, wait in line; see `budgets.waiting`.
 
-        A caller that is cancelled leaves no hold behind.
+        A caller that is cancelled leaves no hold behind. `attempt` asks instead of `reserve`.
 
         Raises:
-            BudgetError: as `reserve`; BudgetContended only after the wait and a last try.
+            BudgetError: as `reserve`; BudgetContended only after a wait that was in vain.
         """
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + wait_s
-        # What is critical stands behind nobody: an allowance may be there for it alone.
-        in_line = wait_s > 0 and hold.priority != "critical"
-        line = self._turnstile.line_of(hold) if in_line else None
-        if line is None:
-            try:
-                return await self._reserve_or_undo(hold, reservation_id, final=wait_s <= 0)
-            except BudgetContended as contended:
-                if wait_s <= 0:
-                    raise
-                line = Line.of(contended.details)
-        waiter = self._turnstile.join(line)
-        try:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(deadline_s):
-                        await waiter.turn.wait()
-                last = loop.time() >= deadline_s
-                waiter.turn.clear()
-                try:
-                    return await self._reserve_or_undo(hold, reservation_id, final=last)
-                except BudgetContended as contended:
-                    if last:
-                        raise
-                    self._turnstile.change(waiter, Line.of(contended.details))
-        finally:
-            self._turnstile.leave(waiter)
+
+        async def reserve(*, final: bool) -> Reservation:
+            return await self._reserve_or_undo(hold, reservation_id, final=final)
+
+        return await self._waiting.reserve(hold, attempt or reserve, wait_s=wait_s, within_s=within_s)
 
     def reweight(
         self,

@@ -13,6 +13,7 @@ from trivet.budgets.calendar import LedgerCalendar, read_standing
 from trivet.budgets.futures import all_of, pass_on, then
 from trivet.budgets.idempotency import KEPT_NS
 from trivet.budgets.ladder import Ladder
+from trivet.budgets.open_holds import lasting
 from trivet.budgets.postgres_bounds import SharedBounds, StoreClock
 from trivet.budgets.postgres_carrier import Carrier
 from trivet.budgets.postgres_functions import install
@@ -21,7 +22,7 @@ from trivet.budgets.postgres_operations import Operation
 from trivet.budgets.postgres_replica import LEASE_S, Replica
 from trivet.budgets.postgres_rules import Rules
 from trivet.budgets.postgres_session import STORE_TIME, store_time_ns
-from trivet.budgets.rows import DefaultLimits, check_amount, check_amounts, check_hold
+from trivet.budgets.rows import DefaultLimits, RowKey, check_amount, check_amounts, check_hold
 from trivet.budgets.sqlite_books import Books
 from trivet.budgets.status import View
 from trivet.budgets.store import AlsoWrite, Closing, OverrideRequest, Recovered
@@ -183,6 +184,10 @@ class PostgresLedgerStore:
             verb="record", scope=scope, charged=charged, note=note, token=secrets.token_hex(8)
         )
         return self._submit(operation, lambda: check_amounts(charged, "tokens"), also)
+
+    def lasting(self, rows: Sequence[RowKey], since_ns: int) -> "Future[RowKey | None]":
+        """Look for holds that last."""
+        return self._database.transact(lambda connection: lasting(connection, rows, since_ns))
 
     def expire(self) -> "Future[tuple[Closing, ...]]":
         """Charge what was never reported."""

@@ -1,10 +1,11 @@
 """Refusals in words. Three kinds of too little, never mixed, and policy; each with what would help."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
 
-from trivet.budgets.rows import Balance, Cap, least_room, reset_of
+from trivet.budgets.rows import Balance, Cap, RowKey, least_room, reset_of
 from trivet.domain.budgets import Hold, Meter
 from trivet.domain.errors import (
     ApprovalRequired,
@@ -69,10 +70,35 @@ def exhausted(balance: Balance, obstacles: Obstacles) -> BudgetExhausted:
     )
 
 
-def contended(balance: Balance, obstacles: Obstacles) -> BudgetContended:
-    """Say that open holds are in the way."""
+@dataclass(frozen=True, slots=True)
+class Contention:
+    """Every row that open holds make too tight, the tightest first."""
+
+    balances: tuple[Balance, ...]
+    obstacles: Obstacles
+
+    @property
+    def at_ns(self) -> int:
+        """Return when it was like this, in nanoseconds since 1970 on the store's clock."""
+        return self.obstacles.now_ns
+
+    @property
+    def rows(self) -> tuple[RowKey, ...]:
+        """Return which rows they are."""
+        return tuple(balance.key for balance in self.balances)
+
+    def naming(self, row: RowKey) -> BudgetContended:
+        """Return the refusal that names this one of the rows."""
+        first = [balance for balance in self.balances if balance.key == row]
+        others = [balance for balance in self.balances if balance.key != row]
+        return contended((*first, *others), self.obstacles)
+
+
+def contended(tight: Sequence[Balance], obstacles: Obstacles) -> BudgetContended:
+    """Say that open holds are in the way; of the rows that they make too tight the first one is named."""
+    balance = tight[0]
     unit = UNITS[balance.key.meter]
-    return BudgetContended(
+    refusal = BudgetContended(
         f"The {_name(balance)} of {balance.ceiling} {unit} is held by requests that are running:"
         f" {balance.used} used, {balance.held} held;"
         f" this one may need {obstacles.requested(balance.key.meter)}.",
@@ -80,6 +106,8 @@ def contended(balance: Balance, obstacles: Obstacles) -> BudgetContended:
         retry_after_s=CONTENDED_RETRY_S,
         details=_details(balance, obstacles),
     )
+    refusal.contention = Contention(tuple(tight), obstacles)
+    return refusal
 
 
 def approval_required(balance: Balance, percent: int, hold: Hold) -> ApprovalRequired:

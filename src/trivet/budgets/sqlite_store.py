@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 from zoneinfo import ZoneInfo
@@ -11,7 +11,8 @@ from sqlalchemy import Connection
 
 from trivet.budgets.calendar import LedgerCalendar, read_standing
 from trivet.budgets.ladder import Ladder
-from trivet.budgets.rows import DefaultLimits
+from trivet.budgets.open_holds import lasting
+from trivet.budgets.rows import DefaultLimits, RowKey
 from trivet.budgets.sqlite_books import Books
 from trivet.budgets.sqlite_limits import Limiting
 from trivet.budgets.sqlite_overrides import Overriding
@@ -105,6 +106,10 @@ class SqliteLedgerStore:
     def record(self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None) -> "Future[Closing]":
         """Charge what no hold preceded."""
         return self._closing(lambda connection: self._settling.record(connection, scope, charged, note), also)
+
+    def lasting(self, rows: Sequence[RowKey], since_ns: int) -> "Future[RowKey | None]":
+        """Look for holds that last."""
+        return self._database.transact(lambda connection: lasting(connection, rows, since_ns))
 
     def expire(self) -> "Future[tuple[Closing, ...]]":
         """Charge what was never reported."""

@@ -5,7 +5,7 @@ are the same in every store; `budgets/sqlite_*` runs them in Python on the write
 run them as functions of its own. A verb's future fails with the errors named here, or StoreUnavailable.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from trivet.budgets.rows import RowKey
 from trivet.budgets.status import View
 from trivet.domain.budgets import (
     Amounts,
@@ -120,6 +121,10 @@ class LedgerStore(Protocol):
 
     def record(self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None) -> "Future[Closing]":
         """Charge what no hold preceded, whether it fits or not."""
+        ...
+
+    def lasting(self, rows: Sequence[RowKey], since_ns: int) -> "Future[RowKey | None]":
+        """Tell on which of the rows a hold stands now that was made by `since_ns`: on the first such."""
         ...
 
     def expire(self) -> "Future[tuple[Closing, ...]]":

@@ -231,6 +231,9 @@ class BudgetContended(BudgetError):
 
     code = "budget_contended"
 
+    contention: Any = None
+    """The rows in the way, as the ledger knows them: it decides by them whether the wait is over."""
+
 
 class RequestTooLarge(BudgetError):
     """The request's ceiling exceeds the whole limit, even of an empty window."""

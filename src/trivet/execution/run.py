@@ -123,6 +123,7 @@ class Run:
                 self.reservation = await self._settler.hold(
                     self._asked(cap),
                     wait_s=self._budget.wait_s,
+                    within_s=self._left_s(),
                     reservation_id=self.decision.decision_id if self.given_until_ns else None,
                 )
             except BudgetError as refused:
@@ -139,6 +140,11 @@ class Run:
             self.clamped = True
             granted = self.reservation.max_output // self.request.n
             self.decision = replace(self.decision, max_output_tokens=granted)
+
+    def _left_s(self) -> float:
+        """Return how much of its time the request has left."""
+        spent_ns = self._clock.monotonic_ns() - self.started_ns
+        return max(0.0, self._budget.deadline_s - spent_ns / 1e9)
 
     def _asked(self, cap: int) -> Hold:
         tier, hints = self.decision.deployment.tier, self.request.hints

@@ -5,6 +5,7 @@ in a plain call that cannot be interrupted, and the settler's own task carries i
 """
 
 import asyncio
+import math
 import sqlite3
 import uuid
 from collections.abc import Callable, Coroutine
@@ -17,7 +18,6 @@ from trivet.budgets import Ledger
 from trivet.domain.budgets import Amounts, Hold, Pressure, Reservation, Settlement
 from trivet.domain.errors import (
     BudgetError,
-    IdempotencyError,
     RequestError,
     StoreError,
     StoreUnavailable,
@@ -41,30 +41,39 @@ class Settler:
         self._ledger = ledger
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def hold(self, hold: Hold, *, wait_s: float, reservation_id: str | None = None) -> Reservation:
-        """Reserve; a caller that is cancelled meanwhile leaves no hold behind.
+    async def hold(
+        self, hold: Hold, *, wait_s: float, within_s: float = math.inf, reservation_id: str | None = None
+    ) -> Reservation:
+        """Reserve; a caller that is cancelled meanwhile leaves no hold behind, and no place in a line.
 
         Args:
             hold: what is asked.
-            wait_s: how long to wait for others' holds.
+            wait_s: how long to wait for the same holds of others.
+            within_s: how long to wait for others' holds in all.
             reservation_id: its name; by default one of its own.
 
         Raises:
             BudgetError: the hold was refused.
             StoreUnavailable: the ledger did not answer; nothing may pass unmetered.
         """
-        reservation_id = reservation_id or uuid.uuid4().hex
-        task = self._own(self._ledger.reserve_or_wait(hold, reservation_id=reservation_id, wait_s=wait_s))
-        try:
-            async with asyncio.timeout(wait_s + STORE_TIMEOUT_S):
-                return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # Nobody waits any more, but the hold may still be granted: release it when it is.
-            self._own(self._release_when_granted(task))
-            raise
-        except TimeoutError:
-            self._own(self._release_when_granted(task))
-            raise _silent() from None
+        name = reservation_id or uuid.uuid4().hex
+
+        async def attempt(*, final: bool) -> Reservation:
+            granting = asyncio.wrap_future(self._ledger.reserve(hold, reservation_id=name, final=final))
+            try:
+                async with asyncio.timeout(STORE_TIMEOUT_S):
+                    return await asyncio.shield(granting)
+            except asyncio.CancelledError:
+                # Nobody waits any more, but the hold may still be granted: release it when it is.
+                self._own(self._release_when_granted(granting))
+                raise
+            except TimeoutError:
+                self._own(self._release_when_granted(granting))
+                raise _silent() from None
+
+        return await self._ledger.reserve_or_wait(
+            hold, reservation_id=name, wait_s=wait_s, within_s=within_s, attempt=attempt
+        )
 
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full a scope's budgets are; never blocks."""
@@ -148,10 +157,10 @@ class Settler:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _release_when_granted(self, task: asyncio.Task[Reservation]) -> None:
+    async def _release_when_granted(self, granting: "asyncio.Future[Reservation]") -> None:
         try:
-            reservation = await task
-        except (BudgetError, IdempotencyError, StoreError):
+            reservation = await granting
+        except (BudgetError, RequestError, StoreError):
             return
         await self._carry_out(
             lambda extra: self._ledger.release(reservation.reservation_id, also=extra), _nothing_to_write

@@ -8,7 +8,6 @@ first day ends in the middle of it. Run it by `scripts/simulate-ledger`.
 import asyncio
 import contextlib
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +26,7 @@ from trivet.domain.errors import (
     StoreError,
 )
 from trivet.domain.outcomes import Usage
-from trivet.domain.scopes import Scope, organisation
+from trivet.domain.scopes import Scope
 from trivet.execution.settler import Settler
 from trivet.lab.ledger_judge import WEIGHTED, Judge, Verdict, judged, noted, ns_of
 from trivet.lab.virtual_store import Medium, StoreFaults, VirtualDatabase
@@ -75,7 +74,6 @@ class Simulation:
         self._limits = _limits(world)
         self._judge = Judge(world.seed, self._clock, self._medium.connection, self._limits)
         self.verdict = self._judge.verdict
-        self._asking: Counter[str] = Counter()
         self._left = world.requests
         self._limited = False
         self._outside: set[asyncio.Task[None]] = set()
@@ -112,7 +110,6 @@ class Simulation:
         if not self._limited:
             self._set_limits()
         self._settler = Settler(self._ledger)
-        self._asking.clear()
         self._database.begin()
 
     async def _life(self) -> None:
@@ -259,24 +256,20 @@ class Simulation:
             priority=priority,
             expires_at_ns=until_ns,
         )
-        alone = not self._asking[organisation(hold.scope)]
         asked_ns = ns_of(self._clock.now())
-        self._asking[organisation(hold.scope)] += 1
         try:
             held = await self._settler.hold(hold, wait_s=WAIT_S)
         except BudgetError as refused:
-            self._refused(refused, asked_ns, alone=alone)
+            self._refused(refused, asked_ns)
             return None
         except StoreError:
             self.verdict.unavailable += 1
             return None
-        finally:
-            self._asking[organisation(hold.scope)] -= 1
         self.verdict.granted += 1
         self.verdict.clamped += held.clamped
         return held
 
-    def _refused(self, refused: BudgetError, asked_ns: int, *, alone: bool) -> None:
+    def _refused(self, refused: BudgetError, asked_ns: int) -> None:
         verdict = self.verdict
         self._judge.note(refused.code)
         if isinstance(refused, BudgetExhausted):
@@ -285,8 +278,7 @@ class Simulation:
             verdict.too_large += 1
         elif isinstance(refused, BudgetContended):
             verdict.contended += 1
-            if alone:
-                self._judge.check_wait(refused, asked_ns)
+            self._judge.check_wait(refused, asked_ns)
         else:
             verdict.policy += 1
 
