@@ -127,6 +127,15 @@ async def _stopped_by(stop: asyncio.Event | None, server: _Server) -> AsyncItera
         waiting.cancel()
 
 
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return uvloop's loop, which costs less for each request; asyncio's own where there is no uvloop."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 def bind(server: ServerSettings) -> socket.socket:
     """Return a listening socket at the configured address.
 
@@ -134,7 +143,9 @@ def bind(server: ServerSettings) -> socket.socket:
         ConfigError: the address cannot be had.
     """
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named since asyncio sets TCP_NODELAY only where it is, and what is accepted inherits it:
+    # without, an answer's body waits up to 40 ms for the client's acknowledgement of its head.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((server.host, server.port))

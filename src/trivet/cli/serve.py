@@ -47,6 +47,7 @@ def serve(
     """
     from trivet.app import serve as serve_until_stopped
     from trivet.app.logs import configure_logging
+    from trivet.app.server import new_event_loop
     from trivet.config.load import load_settings
     from trivet.domain import failpoints
 
@@ -57,7 +58,8 @@ def serve(
     if exit_with_stdin:
         threading.Thread(target=_stop_with_standard_input, name="lifeline", daemon=True).start()
     say(f"Configuration: {loaded.path or 'environment and defaults'}. Starting engines ...")
-    asyncio.run(serve_until_stopped(loaded.settings, started=_announce_json if as_json else _announce))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(serve_until_stopped(loaded.settings, started=_announce_json if as_json else _announce))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is settled: a late signal changes nothing any more
 

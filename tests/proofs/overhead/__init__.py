@@ -1,0 +1,1 @@
+"""What Trivet costs beside a bare relay and the LiteLLM proxy: `scripts/bench-overhead`."""
