@@ -19,6 +19,7 @@ from trivet.budgets.sqlite_overrides import Overriding
 from trivet.budgets.sqlite_reserving import Reserving
 from trivet.budgets.sqlite_settling import Settling
 from trivet.budgets.status import View
+from trivet.budgets.steady_clock import SteadyClock
 from trivet.budgets.store import AlsoWrite, Closing, OverrideRequest, Recovered
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import Amounts, Hold, LimitKind, Meter, Override, Pressure, Reservation
@@ -52,7 +53,9 @@ class SqliteLedgerStore:
             settling: the operations that end holds; likewise.
         """
         self._database = database
-        calendar = LedgerCalendar(clock, ZoneInfo(settings.time_zone), database.read(read_standing))
+        calendar = LedgerCalendar(
+            SteadyClock(clock), ZoneInfo(settings.time_zone), database.read(read_standing)
+        )
         books = Books(calendar, DefaultLimits.of(settings), Ladder(settings))
         self._calendar = calendar
         self._books = books
