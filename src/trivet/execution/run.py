@@ -11,16 +11,16 @@ from trivet.access import Admitted
 from trivet.domain.budgets import Amounts, Hold, Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Candidate, Decision
-from trivet.domain.errors import ApprovalRequired, BudgetError, EngineTimeout, PriceUnknown, TrivetError
+from trivet.domain.errors import ApprovalRequired, BudgetError, PriceUnknown, TrivetError
 from trivet.domain.failpoints import reach
-from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus, Usage, UsageSource
+from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus, Usage
 from trivet.domain.prices import Prices
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Reply
+from trivet.execution.charging import Bill, Charges
 from trivet.execution.settler import AlsoWrite, MakeAlso, Settler
 from trivet.execution.tariff import Tariff
-from trivet.execution.upstream import believable
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +88,9 @@ class Run:
         self._budget = budget
         self._kept: dict[str, Tariff] = {}
         self._tariff = Tariff.of(decision.deployment, budget.prices)
+        # By deployment, as they were when its use was allowed; prices may change under way.
+        self._tariffs = {decision.deployment.name: self._tariff}
+        self._held = Amounts()
         # Whether the ladder let the hold use the dearest tier; it asks, whatever that tier weighs.
         self._held_for_dearest = False
         self._clock = clock
@@ -103,7 +106,8 @@ class Run:
         """Take a hold that was made before, at its prices of then."""
         self.reservation = reservation
         self._tariff = tariff
-        self._kept[self.decision.deployment.name] = tariff
+        self._kept[self.decision.deployment.name] = self._tariffs[self.decision.deployment.name] = tariff
+        self._held = reservation.amounts
         self._held_for_dearest = self._is_dearest(self.decision.deployment)
 
     async def hold(self) -> None:
@@ -135,6 +139,8 @@ class Run:
                     self.downgraded_from = self.downgraded_from or before.name
                 self.decision = replace(self.decision, candidates=others)
                 self._tariff = Tariff.of(self.decision.deployment, self._budget.prices)
+        self._held = self.reservation.amounts
+        self._tariffs[self.decision.deployment.name] = self._tariff
         self._held_for_dearest = self._is_dearest(self.decision.deployment)
         if self.reservation.max_output < cap:
             self.clamped = True
@@ -188,28 +194,33 @@ class Run:
         held = self.reservation
         tariff = self._kept.get(deployment.name) or Tariff.of(deployment, self._budget.prices)
         dearest = self._is_dearest(deployment)
+        self._tariffs[deployment.name] = tariff
         if held is None or (tariff == self._tariff and (self._held_for_dearest or not dearest)):
             return True
         if held.dollars_limited and not tariff.price.known:
             log.info("candidate.price_unknown", deployment=deployment.name)
             return False
-        before = self._tariff
+        before, held_before = self._tariff, self._held
+        prompt = tariff.prompt(self.decision.estimated.prompt_tokens)
+        output = tariff.output(held.max_output, prompt_tokens=self.decision.estimated.prompt_tokens)
+        # Should this be cut short, nobody knows which of both is held: the lesser amounts surely are.
+        self._held = held_before.at_most(prompt + output)
         if before.is_dearer_than(tariff):
-            # Should this be cut short, nobody knows which of both is held: the cheaper one surely is.
             self._tariff = tariff
         try:
-            await self._settler.reweight(
+            again = await self._settler.reweight(
                 held.reservation_id,
-                tariff.prompt(self.decision.estimated.prompt_tokens),
-                tariff.output(held.max_output, prompt_tokens=self.decision.estimated.prompt_tokens),
+                prompt,
+                output,
                 tier=deployment.tier.name,
                 dearest=dearest,
             )
         except BudgetError as refused:
             log.info("candidate.too_dear", deployment=deployment.name, code=refused.code)
-            self._tariff = before
+            self._tariff, self._held = before, held_before
             return False
         self._tariff, self._held_for_dearest = tariff, dearest
+        self._held = again.amounts
         return True
 
     def _is_dearest(self, deployment: Deployment) -> bool:
@@ -237,10 +248,12 @@ class Run:
         if self.closed:
             return None
         self.closed = True
-        usage = self._charge(status, reply)
+        charges = self._charges(status, reply)
+        usage = charges.usage
         self.admitted.end(usage.total_tokens if usage is not None else 0)
-        if usage is not None and self.attempts:
-            self.attempts[-1].usage = usage
+        for charge in (*charges.earlier, charges.last):
+            if charge is not None:
+                charge.attempt.usage = charge.usage
         outcome = Outcome(
             request_id=self.request_id,
             key_id=self.principal.key_id,
@@ -256,7 +269,7 @@ class Run:
             error_code=error.code if error else None,
         )
         if usage is not None:
-            outcome.charged = self._tariff.charge(usage)
+            outcome.charged = charges.charged
         task = self._settle(usage, outcome.charged, lambda: self._row_writer(outcome))
         try:
             self._announce(outcome)
@@ -282,52 +295,18 @@ class Run:
         if not task.cancelled() and task.exception() is None:
             self.settlement = task.result()
 
-    def _charge(self, status: OutcomeStatus, reply: Reply | None) -> Usage | None:
-        """Return what the tenant owes: the engine's word if believable, else a bound on what it did."""
+    def _charges(self, status: OutcomeStatus, reply: Reply | None) -> Charges:
+        """Return what the tenant owes for each attempt."""
         if self.reservation is None or not self.attempts:
-            return None
-        usage = self._charge_of_reply(reply) if reply is not None else self._charge_without_reply(status)
-        unseen = self._unseen_prompts(skip_last=reply is None and usage is not None)
-        if not unseen:
-            return usage
-        usage = usage or Usage(0, 0, "ceiling")
-        # The hold is a ceiling for one attempt's work; what silent attempts read is charged up to it.
-        room = max(0, self.reservation.amount - usage.total_tokens)
-        return replace(usage, prompt_tokens=usage.prompt_tokens + min(room, unseen), source="ceiling")
-
-    def _charge_of_reply(self, reply: Reply) -> Usage:
-        deployment = self.attempts[-1].deployment
-        prompt_ceiling = self.decision.estimated.prompt_tokens
-        told = believable(
-            reply.usage,
-            output_ceiling=max(self.output_cap, reply.content_bytes),
-            context_tokens=max(deployment.context_tokens, prompt_ceiling),
-            content_events=reply.content_events,
+            return Charges()
+        bill = Bill(
+            decision=self.decision,
+            stream=self.request.stream,
+            output_cap=self.output_cap,
+            held=self._held,
+            tariffs=self._tariffs,
         )
-        if told is not None:
-            return told
-        source: UsageSource = "counted" if self.request.stream else "ceiling"
-        # A token is at least one byte of what carries it.
-        return Usage(prompt_ceiling, min(self.output_cap, reply.content_bytes), source)
-
-    def _charge_without_reply(self, status: OutcomeStatus) -> Usage | None:
-        """Return the charge of a request whose client left, or whose engine fell silent, before content.
-
-        The engine was at work, unless the client left while no attempt was under way: between two of them,
-        or waiting for a model to be loaded. A plain answer shows nothing of how far it came, so its whole
-        ceiling is charged: else timing out would be a way to free tokens.
-        """
-        left_at_work = status == "cancelled" and self.attempts[-1].error_code == "cancelled"
-        if not left_at_work and self.attempts[-1].error_code != EngineTimeout.code:
-            return None
-        return Usage(
-            self.decision.estimated.prompt_tokens, 0 if self.request.stream else self.output_cap, "ceiling"
-        )
-
-    def _unseen_prompts(self, *, skip_last: bool) -> int:
-        attempts = self.attempts[:-1] if skip_last else self.attempts
-        silent = [attempt for attempt in attempts if attempt.error_code == EngineTimeout.code]
-        return self.decision.estimated.prompt_tokens * len(silent)
+        return bill.charges(self.attempts, status, reply)
 
 
 def _lies_in_the_tier(refused: BudgetError) -> bool:
