@@ -166,6 +166,21 @@ class Keyring:
         expected = self._nobody if record is None else record.digest
         if not hmac.compare_digest(self._digest(text), expected) or record is None:
             raise KeyInvalid("This API key is not known here.", hint="`trivet keys create` makes a key.")
+        return self._used(record)
+
+    def principal_of(self, key_id: str) -> Principal:
+        """Return who holds the key of this id, for work that it ordered earlier; this is a use of it.
+
+        Raises:
+            KeyInvalid: it is unknown, revoked or expired.
+        """
+        record = self._index.get(key_id)
+        if record is None:
+            raise KeyInvalid("This API key is not known here.", hint="Ask for a new one.")
+        return self._used(record)
+
+    def _used(self, record: KeyRecord) -> Principal:
+        key_id = record.key_id
         if record.revoked_at is not None:
             raise KeyInvalid(f"The API key {key_id} was revoked.", hint="Ask for a new one.")
         if record.expires_at is not None and record.expires_at <= self._clock.now():

@@ -2,6 +2,7 @@
 
 from trivet.admin.alerts import AlertOffice
 from trivet.admin.audits import AuditOffice
+from trivet.admin.batches import BatchOffice
 from trivet.admin.keys import KeyOffice, KeyOrder
 from trivet.admin.office import Office
 from trivet.admin.offices import Offices
@@ -11,6 +12,7 @@ from trivet.admin.rates import RateOffice
 __all__ = [
     "AlertOffice",
     "AuditOffice",
+    "BatchOffice",
     "KeyOffice",
     "KeyOrder",
     "Office",

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from trivet.admin.alerts import AlertOffice
 from trivet.admin.audits import AuditOffice
+from trivet.admin.batches import BatchOffice
 from trivet.admin.keys import KeyOffice
 from trivet.admin.office import Office
 from trivet.admin.overrides import OverrideOffice
@@ -21,3 +22,4 @@ class Offices:
     rates: RateOffice
     alerts: AlertOffice
     audits: AuditOffice
+    batches: BatchOffice

@@ -6,13 +6,15 @@ from fastapi import FastAPI
 from starlette.routing import Route
 
 from trivet.admin import Offices
-from trivet.api import administration, observation, outcome_routes
+from trivet.api import administration, batch_routes, observation, outcome_routes
 from trivet.api.auth import Doorkeeper
+from trivet.api.batch_routes import BATCH_PATH, BatchDoor
 from trivet.api.chat import ChatCompletions
 from trivet.api.faults import install_fault_pages
 from trivet.api.guard import Guard
 from trivet.api.replies import LastResort
 from trivet.api.routing import DecisionDoor, ModelList
+from trivet.config.batch_settings import BatchSettings
 from trivet.config.settings import BudgetSettings, ServerSettings
 from trivet.execution import Pipeline
 from trivet.fleet import Fleet
@@ -20,6 +22,8 @@ from trivet.metering import TrivetCollector
 from trivet.version import __version__
 
 DECIDE_PATH = "/api/v1/route"
+OWN_DOORS = frozenset({("POST", DECIDE_PATH), ("POST", BATCH_PATH)})
+"""What checks keys and bodies for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Doors:
     doorkeeper: Doorkeeper
     collector: TrivetCollector
     tier_names: tuple[str, ...]
+    batch: BatchSettings
 
 
 def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSettings) -> FastAPI:
@@ -64,10 +69,23 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         Route("/v1/models", LastResort(models), methods=["GET"]),
         Route("/v1/models/{name:path}", LastResort(models), methods=["GET"]),
         Route(DECIDE_PATH, LastResort(decide), methods=["POST"]),
+        Route(BATCH_PATH, LastResort(_batch_door(doors, server, budgets)), methods=["POST"]),
     ]
     app.include_router(outcome_routes.router(doors.pipeline))
     app.include_router(administration.router(doors.offices))
+    app.include_router(batch_routes.router(doors.offices.batches))
     app.include_router(observation.router(doors.fleet, doors.collector))
-    app.add_middleware(Guard, doorkeeper=doors.doorkeeper, own_doors=frozenset({DECIDE_PATH}))
+    app.add_middleware(Guard, doorkeeper=doors.doorkeeper, own_doors=OWN_DOORS)
     install_fault_pages(app, exhausted_status=budgets.exhausted_status)
     return app
+
+
+def _batch_door(doors: Doors, server: ServerSettings, budgets: BudgetSettings) -> BatchDoor:
+    return BatchDoor(
+        doors.offices.batches,
+        doors.pipeline if doors.fleet.offers() else None,
+        doors.doorkeeper,
+        settings=doors.batch,
+        line_limit_bytes=server.body_limit_bytes,
+        exhausted_status=budgets.exhausted_status,
+    )

@@ -38,7 +38,11 @@ def header_map(scope: Scope) -> dict[str, str]:
 
 
 async def read_body(
-    receive: Receive, *, limit_bytes: int, hint: str = "Send less, or raise server.body_limit_bytes."
+    receive: Receive,
+    *,
+    limit_bytes: int,
+    hint: str = "Send less, or raise server.body_limit_bytes.",
+    timeout_s: float = BODY_TIMEOUT_S,
 ) -> bytes:
     """Read the whole body within its bounds of size and time.
 
@@ -46,6 +50,7 @@ async def read_body(
         receive: gives the parts.
         limit_bytes: the most that it may hold.
         hint: what to do about a body that holds more.
+        timeout_s: how long it may take.
 
     Raises:
         BodyTooLarge, RequestMalformed, ClientGone
@@ -53,7 +58,7 @@ async def read_body(
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -66,7 +71,7 @@ async def read_body(
                 if not message.get("more_body", False):
                     return b"".join(parts)
     except TimeoutError:
-        raise RequestMalformed(f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
+        raise RequestMalformed(f"The body did not arrive within {timeout_s:g} s.") from None
 
 
 def parse_json(body: bytes) -> Any:

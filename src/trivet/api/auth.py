@@ -10,6 +10,7 @@ from trivet.domain.requests import Principal
 from trivet.domain.scopes import Scope, parse_scope
 
 OWNER_SCOPE = Scope("default")
+OWNER_KEY_ID = "owner"
 
 
 class Doorkeeper:
@@ -22,7 +23,7 @@ class Doorkeeper:
     def __init__(self, keyring: Keyring, owner_token: str) -> None:
         self._keyring = keyring
         self._owner_token = owner_token.encode()
-        self._owner = Principal(key_id="owner", scope=OWNER_SCOPE, role="admin")
+        self.owner = Principal(key_id=OWNER_KEY_ID, scope=OWNER_SCOPE, role="admin")
 
     def principal(self, headers: Mapping[str, str]) -> Principal:
         """Return the caller.
@@ -35,7 +36,7 @@ class Doorkeeper:
         """
         key = _key_text(headers)
         if key is not None and hmac.compare_digest(key.encode("utf-8", "replace"), self._owner_token):
-            caller = self._owner
+            caller = self.owner
         else:
             caller = self._keyring.authenticate(key)
         wanted = headers.get("x-trivet-scope")

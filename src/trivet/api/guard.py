@@ -40,8 +40,10 @@ Caller = Annotated[Principal, Depends(_caller)]
 class Guard:
     """Pure ASGI: admits callers of `/api/` by their key and bounds what they send; others just pass."""
 
-    def __init__(self, app: Application, doorkeeper: Doorkeeper, own_doors: frozenset[str]) -> None:
-        """Take the application behind, and the paths that check for themselves."""
+    def __init__(
+        self, app: Application, doorkeeper: Doorkeeper, own_doors: frozenset[tuple[str, str]]
+    ) -> None:
+        """Take the application behind, and the methods and paths that check for themselves."""
         self._application = app
         self._doorkeeper = doorkeeper
         self._own_doors = own_doors
@@ -51,7 +53,7 @@ class Guard:
         if (
             scope["type"] != "http"
             or not scope["path"].startswith(PREFIX)
-            or scope["path"] in self._own_doors
+            or (scope["method"], scope["path"]) in self._own_doors
         ):
             await self._application(scope, receive, send)
             return

@@ -11,9 +11,19 @@ import structlog
 from fastapi import FastAPI
 
 from trivet.access import Keyring, RateLimits
-from trivet.admin import AlertOffice, AuditOffice, KeyOffice, Office, Offices, OverrideOffice, RateOffice
+from trivet.admin import (
+    AlertOffice,
+    AuditOffice,
+    BatchOffice,
+    KeyOffice,
+    Office,
+    Offices,
+    OverrideOffice,
+    RateOffice,
+)
 from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
+from trivet.app.batching import batching
 from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.app.predictions import predict
 from trivet.app.signalling import signalling
@@ -132,10 +142,15 @@ async def open_trivet(
         telling = signalling(database, ledger, settings.signals, clock, delivering=with_engines)
         signals = await exits.enter_async_context(telling)
         signals.register(collector)
-        offices = _offices(ledger, keyring, records, fleet, rates, signals.outbox, clock, configured)
-        _register_rooms(collector, fleet, breakers, ledger, gpus)
         keeper, names = Doorkeeper(keyring, owner_token), tuple(tier.name for tier in tiers)
-        doors = Doors(pipeline, offices, fleet, keeper, collector, names)
+        behind = batching(database, pipeline, fleet, keyring, keeper, settings.batch, clock)
+        batches = await exits.enter_async_context(behind)
+        batches.register(collector)
+        offices = _offices(
+            *(ledger, keyring, records, fleet, rates, signals.outbox, batches.office, clock, configured)
+        )
+        _register_rooms(collector, fleet, breakers, ledger, gpus)
+        doors = Doors(pipeline, offices, fleet, keeper, collector, names, settings.batch)
         yield OpenTrivet(
             settings=settings,
             application=build_application(doors, settings.server, settings.budgets),
@@ -175,6 +190,7 @@ def _offices(
     fleet: Fleet,
     rates: RateLimits,
     outbox: Outbox,
+    batches: BatchOffice,
     clock: Clock,
     configured: Sequence[Deployment],
 ) -> Offices:
@@ -192,6 +208,7 @@ def _offices(
         RateOffice(rates),
         AlertOffice(ledger, outbox),
         AuditOffice(ledger, keyring),
+        batches,
     )
 
 

@@ -9,6 +9,7 @@ import typer
 from trivet.cli import (
     alerts,
     audit,
+    batch,
     bench,
     budgets,
     chat,
@@ -62,6 +63,7 @@ app.command()(demo.demo)
 app.command()(serve.serve)
 app.command()(chat.chat)
 app.command()(route.route)
+app.add_typer(batch.app, name="batch")
 app.add_typer(report.app, name="report")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(overrides.app, name="overrides")

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
+from trivet.config.batch_settings import BatchSettings
 from trivet.config.section import PositiveFloat, PositiveInt, Section
 from trivet.config.signal_settings import PricingSettings, SignalSettings
 from trivet.domain.budgets import LadderAction
@@ -309,6 +310,7 @@ class Settings(Section):
     pricing: PricingSettings = PricingSettings()
     signals: SignalSettings = SignalSettings()
     execution: ExecutionSettings = ExecutionSettings()
+    batch: BatchSettings = BatchSettings()
     fleet: FleetSettings = FleetSettings()
     catalog: CatalogSettings = CatalogSettings()
     metering: MeteringSettings = MeteringSettings()

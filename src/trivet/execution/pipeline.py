@@ -15,6 +15,7 @@ from trivet.budgets.outside import OutsideCalls
 from trivet.domain.budgets import Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision, Offer
+from trivet.domain.engine_states import EngineState
 from trivet.domain.errors import (
     ApprovalRequired,
     BudgetError,
@@ -29,7 +30,7 @@ from trivet.domain.requests import ChatRequest, Principal
 from trivet.execution.answer import Answer
 from trivet.execution.chain import Chain, Course
 from trivet.execution.outside import Outside, Promise, Report, Taken
-from trivet.execution.run import Budgeting, Run
+from trivet.execution.run import Budgeting, Keep, Run
 from trivet.execution.settler import Settler
 from trivet.fleet import Fleet
 from trivet.metering import Metrics, UsageRecords
@@ -79,8 +80,10 @@ class Pipeline:
             clock=clock,
         )
 
-    def decide(self, request: ChatRequest, principal: Principal) -> Decision:
+    def decide(self, request: ChatRequest, principal: Principal, *, patient: bool = False) -> Decision:
         """Describe the request and choose its candidates; nothing is held and nothing is sent.
+
+        `patient`: of models that share memory none is preferred because it happens to be there.
 
         Raises:
             ModelUnknown, ContextTooLong, NoCandidate, PermissionDenied, RequestMalformed
@@ -90,7 +93,7 @@ class Pipeline:
             return self._router.decide(
                 request,
                 needs,
-                self._offers(),
+                [_awake(offer) for offer in self._offers()] if patient else self._offers(),
                 principal=principal,
                 decision_id=uuid.uuid4().hex,
                 pressure=self._settler.pressure(principal.scope),
@@ -106,10 +109,14 @@ class Pipeline:
         *,
         request_id: str,
         on_wait: Callable[[Decision], None] | None = None,
+        decision: Decision | None = None,
+        keep: Keep | None = None,
     ) -> Answer:
         """Serve the request; return once the first content has arrived (a plain answer: all of it).
 
         `on_wait` is called with the decision when a model must be waited for, perhaps several times.
+        `decision` was made by `decide` just now; else it is made here. `keep` gives a write for the
+        transaction that charges for a whole plain answer.
 
         The answer must be closed by the caller. Cancelling this call cancels the work upstream; what
         was held is settled or released in every case.
@@ -121,7 +128,7 @@ class Pipeline:
         require_inference(principal)
         started_ns = self._clock.monotonic_ns()
         if request.decision_id is None:
-            decided = await self._decided(request, principal)
+            decided = decision or await self._decided(request, principal)
             taken = Taken(decided, self._admit(request, principal, decided))
         else:
             taken = await self._take(request.decision_id, request, principal)
@@ -129,6 +136,7 @@ class Pipeline:
         run = self._run(
             request, principal, decision, taken.admitted, request_id=request_id, started_ns=started_ns
         )
+        run.keep = keep
         if taken.reservation is not None and taken.tariff is not None:
             run.adopt(taken.reservation, taken.tariff)
         try:
@@ -305,6 +313,13 @@ class Pipeline:
             latency_ms=round((outcome.ended_ns - outcome.started_ns) / 1e6, 1),
             code=outcome.error_code,
         )
+
+
+def _awake(offer: Offer) -> Offer:
+    """Return a model that shares memory as if it were there, unless something is wrong with it."""
+    if offer.deployment.swap_group is None or offer.state in (EngineState.FAILED, EngineState.DOWN, "open"):
+        return offer
+    return replace(offer, state=EngineState.READY, in_flight=0, wait_s=0.0)
 
 
 def _unheard() -> None:

@@ -1,6 +1,7 @@
 """One request on its way: what is known of it, and what is booked when it ends, however it ends."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -31,6 +32,10 @@ class Announce(Protocol):
     def __call__(self, outcome: Outcome) -> None:
         """Take note of the outcome."""
         ...
+
+
+Keep = Callable[[Outcome, Reply], AlsoWrite]
+"""Return a write for the transaction that charges for a whole plain answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,8 @@ class Run:
         """Where the hold is for an outside caller: when it runs out, in nanoseconds since 1970."""
         self.admitted = admitted or Admitted()
         """What the rate limits say; ended with the run."""
+        self.keep: Keep | None = None
+        """What is to be written with the charge for a whole answer."""
         self._settler = settler
         self._budget = budget
         self._kept: dict[str, Tariff] = {}
@@ -270,12 +277,24 @@ class Run:
         )
         if usage is not None:
             outcome.charged = charges.charged
-        task = self._settle(usage, outcome.charged, lambda: self._row_writer(outcome))
+        task = self._settle(usage, outcome.charged, lambda: self._records_of(outcome, reply))
         try:
             self._announce(outcome)
         except Exception as fault:  # noqa: BLE001 - listeners get copies, and may fail without loss
             log.warning("announcement.failed", error=type(fault).__name__)
         return task
+
+    def _records_of(self, outcome: Outcome, reply: Reply | None) -> AlsoWrite:
+        write = self._row_writer(outcome)
+        if self.keep is None or reply is None or outcome.status != "ok":
+            return write
+        keep = self.keep(outcome, reply)
+
+        def both(connection: sqlite3.Connection) -> None:
+            write(connection)
+            keep(connection)
+
+        return both
 
     def _settle(
         self, usage: Usage | None, charged: Amounts, also: MakeAlso

@@ -1,7 +1,7 @@
 """`Trivet`: one class for Trivet in this process and for a server elsewhere."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
@@ -12,6 +12,7 @@ from trivet.config.load import load_settings
 from trivet.config.settings import Settings
 from trivet.domain.errors import RequestMalformed, ServerUnreachable
 from trivet.sdk.address import checked_key, document_in, path_part, server_address
+from trivet.sdk.batches import Batches
 from trivet.sdk.results import Completion, CompletionStream, Facts, Route, error_from
 
 Messages = str | Sequence[Mapping[str, Any]]
@@ -235,16 +236,37 @@ class Trivet:
         path: str,
         *,
         json: Any = None,
+        content: bytes | None = None,
         params: Mapping[str, str] | None = None,
         scope: str | None = None,
     ) -> Any:
         """Call any route of the HTTP API and return its JSON; None where it has no body.
 
+        What is sent is `json`, or the bytes of `content` as they are.
+
         Raises:
             TrivetError: the server's error; ServerUnreachable when nobody answers.
         """
-        response = await self._send(method, path, json=json, params=params, scope=scope)
+        response = await self._send(method, path, json=json, content=content, params=params, scope=scope)
         return document_in(response) if response.content else None
+
+    async def lines(self, path: str) -> AsyncIterator[str]:
+        """Yield the lines of a route that answers with JSON lines, as they come.
+
+        Raises:
+            TrivetError: as `call`.
+        """
+        response = await self._send("GET", path, stream=True)
+        try:
+            async for line in response.aiter_lines():
+                yield line
+        finally:
+            await response.aclose()
+
+    @property
+    def batches(self) -> Batches:
+        """Return the face of batches: submit, status, results, wait, cancel."""
+        return Batches(self)
 
     async def _send(
         self,
@@ -252,6 +274,7 @@ class Trivet:
         path: str,
         *,
         json: Any = None,
+        content: bytes | None = None,
         params: Mapping[str, str] | None = None,
         scope: str | None = None,
         stream: bool = False,
@@ -261,7 +284,9 @@ class Trivet:
             raise RuntimeError("Use Trivet as a context manager: `async with Trivet.open(...) as trivet:`.")
         told = {**(headers or {}), **({"x-trivet-scope": scope} if scope else {})}
         try:
-            request = self._http.build_request(method, path, json=json, params=params, headers=told)
+            request = self._http.build_request(
+                method, path, json=json, content=content, params=params, headers=told
+            )
         except ValueError as error:
             # Half a surrogate pair, a scope that is no ASCII, a float that JSON cannot write.
             raise RequestMalformed(f"The request cannot be written: {error}.") from error

@@ -13,20 +13,13 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     Table,
     Text,
     text,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from trivet.storage import batch_schema  # noqa: F401 - a page of its own; whoever has these tables has those too
+from trivet.storage.metadata import metadata as metadata  # noqa: PLC0414 - it is looked for here
 
 # SQLite numbers rows by itself only in a column that is exactly INTEGER.
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")

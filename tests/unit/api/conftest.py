@@ -28,16 +28,17 @@ class Rooms:
         api_key: str | None = None,
         *,
         json: Any = None,
+        raw: bytes | None = None,
         params: dict[str, str] | None = None,
     ) -> httpx.Response:
-        """Send a request with the key, by default the owner's; its JSON in ASCII, which may hold anything."""
+        """Send a request with the key, by default the owner's; its JSON in ASCII, or bytes as they are."""
         transport = httpx.ASGITransport(self.trivet.application, raise_app_exceptions=False)
         headers = {
             "authorization": f"Bearer {api_key or self.trivet.owner_token}",
             "content-type": "application/json",
         }
         async with httpx.AsyncClient(transport=transport, base_url="http://trivet", headers=headers) as http:
-            content = None if json is None else json_text.dumps(json)
+            content = raw if json is None else json_text.dumps(json)
             return await http.request(method, path, content=content, params=params)
 
     def key(self, scope: str, **limits: Any) -> str:
