@@ -112,14 +112,10 @@ async def open_trivet(
         rates, outside_calls = RateLimits(database, clock), OutsideCalls(database, clock)
         await exits.enter_async_context(_upkeep(database, ledger, keyring, rates, outside_calls))
         device_clock = DeviceClock(clock)
-        heaviest = _heaviest_at_home(tiers, configured)
-        records = UsageRecords(database, clock, device_clock, tiers, baseline_tier=heaviest)
-        records.prune(settings.metering.retention_days)
+        records = _records(database, settings, clock, device_clock, tiers, configured)
         exits.callback(records.flush)
         metrics = Metrics()
-        state_dir = state_dir_of(settings) if deployments else None
-        plans = await _plans(settings, deployments, inventory)
-        fleet = await exits.enter_async_context(Fleet(plans, settings.fleet, state_dir, clock=clock))
+        fleet = await exits.enter_async_context(await _fleet(settings, deployments, inventory, clock))
         breakers = Breakers(settings.execution, clock)
         chain = Chain(fleet, breakers, device_clock, metrics, settings.execution, clock)
         settler = Settler(ledger)
@@ -216,6 +212,30 @@ def _heaviest_at_home(tiers: Sequence[Tier], deployments: Sequence[Deployment]) 
     """Return the dearest tier that works on devices of ours: what savings are compared with."""
     at_home = {deployment.tier.name for deployment in deployments if deployment.devices}
     return next((tier.name for tier in reversed(tiers) if tier.name in at_home), None)
+
+
+def _records(
+    database: Database,
+    settings: Settings,
+    clock: Clock,
+    device_clock: DeviceClock,
+    tiers: Sequence[Tier],
+    configured: Sequence[Deployment],
+) -> UsageRecords:
+    """Build the usage records, and forget those that were kept long enough."""
+    heaviest = _heaviest_at_home(tiers, configured)
+    records = UsageRecords(database, clock, device_clock, tiers, baseline_tier=heaviest)
+    records.prune(settings.metering.retention_days)
+    return records
+
+
+async def _fleet(
+    settings: Settings, deployments: Sequence[Deployment], inventory: Inventory, clock: Clock
+) -> Fleet:
+    """Build the fleet; its engines start when it is entered."""
+    state_dir = state_dir_of(settings) if deployments else None
+    plans = await _plans(settings, deployments, inventory)
+    return Fleet(plans, settings.fleet, state_dir, clock=clock)
 
 
 async def _plans(
