@@ -1,18 +1,17 @@
-"""Kill a server under load again and again and judge the books: `scripts/kill-storm`.
+"""Kill a server under load again and again and judge the books: `scripts/kill-storm`, on SQLite.
 
 The engine and the clients live on. Every other life is ended at a random moment, the others at a named
 failpoint, from the first to the last; a life that is to die `during_sweep` dies while it charges what the one
-before it held.
+before it held. Two replicas on PostgreSQL: `replica_kills`.
 """
 
-import argparse
 import contextlib
-import json
+import math
 import random
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from tests.doubles.programs import Programs
 from tests.proofs.clients import OUTPUTS, Orders
 from tests.proofs.provenance import provenance
-from tests.proofs.servers import Server, heed_signals, make_admin_key, write_config
+from tests.proofs.servers import Server, make_admin_key, write_config
 from tests.proofs.storm import ask, minimum_hold, started
 from trivet.budgets.verify import verify
 from trivet.domain.failpoints import FAILPOINTS
@@ -41,8 +40,9 @@ class KillPlan:
 
     kills: int
     seed: int
+    store: str = "sqlite"
     clients: int = 16
-    minutes: float = 600.0
+    within_s: float = math.inf
     """After which no further life begins."""
 
 
@@ -80,9 +80,9 @@ def kill_storm(plan: KillPlan) -> dict[str, Any]:
             )
             write_config(server.config, engine_url=engine.url, store={"path": str(store)})
             server.start()
-            limits = _set_limits(server.url, key, plan.kills)
+            limits = set_limits(server.url, key, plan.kills)
             least = minimum_hold(server.url, key)
-            with _load(plan, server.url, key):
+            with load(plan, [server.url], key):
                 _kill_again_and_again(plan, server, store, toll)
             server.kill()
             toll.recoveries_s.append(server.start())
@@ -92,13 +92,17 @@ def kill_storm(plan: KillPlan) -> dict[str, Any]:
         finally:
             server.kill()
             programs.stop()
-        return _judge(plan, store, limits, worked, least, toll)
+        with Database.open(store) as database:
+            intact = database.read(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar())
+            if intact != "ok":
+                toll.violations.append(f"integrity_check: {intact}")
+            return judge(plan, database, limits, worked, least, toll)
 
 
 def _kill_again_and_again(plan: KillPlan, server: Server, store: Path, toll: Toll) -> None:
     dice = random.Random(plan.seed)
     places = [each for each in FAILPOINTS if each != "during_sweep"]
-    give_up = time.monotonic() + plan.minutes * 60
+    give_up = time.monotonic() + plan.within_s
     while toll.count < plan.kills and time.monotonic() < give_up:
         time.sleep(dice.uniform(0.05, LIFE_MAX_S))
         server.kill()
@@ -108,7 +112,7 @@ def _kill_again_and_again(plan: KillPlan, server: Server, store: Path, toll: Tol
         if (toll.count // 2) % len(FAILPOINTS) == 0:
             # Dies in its recovery, if there was so much to recover; whatever follows recovers it anew.
             server.launch(f"during_sweep:{dice.randint(1, 4)}")
-            _wait_for_death_or_readiness(server)
+            wait_for_death_or_readiness(server)
             how = "random" if server.process is not None and server.process.poll() is None else "during_sweep"
             server.kill()
             toll.killed(how)
@@ -117,7 +121,7 @@ def _kill_again_and_again(plan: KillPlan, server: Server, store: Path, toll: Tol
             where = places[(toll.count // 2) % len(places)]
             begun = time.monotonic()
             server.launch(f"{where}:{dice.randint(5, 40)}")
-            _wait_for_death_or_readiness(server)
+            wait_for_death_or_readiness(server)
             if server.process is not None and server.process.poll() is None:
                 toll.recoveries_s.append(time.monotonic() - begun)
                 _look(store, toll)
@@ -135,7 +139,8 @@ def _wait_for_death(server: Server) -> None:
         time.sleep(0.01)
 
 
-def _wait_for_death_or_readiness(server: Server) -> None:
+def wait_for_death_or_readiness(server: Server) -> None:
+    """Return once a server is ready for requests, or dead."""
     while server.process is not None and server.process.poll() is None and not server.is_ready():
         time.sleep(0.01)
 
@@ -157,62 +162,65 @@ def _look(store: Path, toll: Toll) -> None:
         toll.violations.append(f"{beyond} rows are beyond their limit after {toll.count} kills")
 
 
-def _judge(
-    plan: KillPlan, store: Path, limits: dict[str, int], worked: dict[str, int], least: int, toll: Toll
+def judge(
+    plan: KillPlan,
+    database: Database,
+    limits: dict[str, int],
+    worked: dict[str, int],
+    least: int,
+    toll: Toll,
+    *,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    with Database.open(store) as database:
-        report = database.read(verify)
-        intact = database.read(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar())
-        used = {
-            row[0]: row[1]
-            for row in database.read(
-                lambda c: c.exec_driver_sql(
-                    "SELECT scope, used FROM counters WHERE window = 'total' AND meter = 'tokens'"
-                ).fetchall()
-            )
-        }
-        expired = database.read(
-            lambda c: c.exec_driver_sql(
-                "SELECT count(*), coalesce(sum(used_tokens), 0) FROM entries WHERE kind = 'expire'"
-            ).one()
-        )
-        held = database.read(
-            lambda c: c.exec_driver_sql("SELECT count(*) FROM reservations WHERE state = 'held'").scalar()
-        )
+    """Return the figures of a storm that is over, on either store, with `more` among them."""
+
+    def rows(sql: str) -> list[Any]:
+        return database.read(lambda connection: list(connection.exec_driver_sql(sql).fetchall()))
+
+    report = database.read(verify)
+    used = dict(
+        tuple(row)
+        for row in rows("SELECT scope, used FROM counters WHERE \"window\" = 'total' AND meter = 'tokens'")
+    )
+    ((charged, charged_tokens),) = rows(
+        "SELECT count(*), coalesce(sum(used_tokens), 0) FROM entries WHERE kind = 'expire'"
+    )
+    ((held,),) = rows("SELECT count(*) FROM reservations WHERE state = 'held'")
     violations = list(toll.violations)
+    recoveries_s = sorted(toll.recoveries_s) or [0.0]
     if not report.ok:
         violations.append(f"verify: {report.differences[:3]}")
-    if intact != "ok":
-        violations.append(f"integrity_check: {intact}")
     if held:
         violations.append(f"{held} holds are open at the end")
     short = {org: (used.get(org, 0), tokens) for org, tokens in worked.items() if used.get(org, 0) < tokens}
     if short:
         violations.append(f"charged less than the engine worked: {short}")
     return {
+        "store": plan.store,
         "kills": toll.count,
         "kills_asked_for": plan.kills,
         "overspend": sum(max(0, tokens - limits.get(org, 0)) for org, tokens in worked.items()),
         "violations": len(violations),
         "overcharge_per_kill": round(
-            (sum(used.get(org, 0) for org in worked) - sum(worked.values())) / toll.count, 1
+            (sum(used.get(org, 0) for org in worked) - sum(worked.values())) / max(1, toll.count), 1
         ),
-        "max_recovery_s": round(max(toll.recoveries_s), 3),
-        "median_recovery_s": round(sorted(toll.recoveries_s)[len(toll.recoveries_s) // 2], 3),
+        "max_recovery_s": round(recoveries_s[-1], 3),
+        "median_recovery_s": round(recoveries_s[len(recoveries_s) // 2], 3),
         "overcharge_bound": plan.clients * (least - 64 + max(OUTPUTS)),
-        "holds_charged_in_full": expired[0],
-        "tokens_charged_in_full": expired[1],
+        "holds_charged_in_full": int(charged),
+        "tokens_charged_in_full": int(charged_tokens),
         "tokens_worked": sum(worked.values()),
         "organisations_exhausted": sum(used.get(org, 0) + least > limit for org, limit in limits.items()),
         "entries": report.entries,
         "by_place": toll.kills,
+        **(more or {}),
         "violation_examples": violations[:5],
         **provenance(plan.seed),
         "clients": plan.clients,
     }
 
 
-def _set_limits(url: str, key: str, kills: int) -> dict[str, int]:
+def set_limits(url: str, key: str, kills: int) -> dict[str, int]:
     """Limit as many organisations as the clients may come to."""
     limits = {f"{ORGANISATION}{number}": LIMIT for number in range(kills + 5)}
     for scope, amount in limits.items():
@@ -221,10 +229,10 @@ def _set_limits(url: str, key: str, kills: int) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _load(plan: KillPlan, url: str, key: str) -> Iterator[None]:
+def load(plan: KillPlan, urls: list[str], key: str) -> Iterator[None]:
     """Keep the clients busy while the block runs."""
     orders = Orders(
-        urls=[url],
+        urls=urls,
         key=key,
         organisation=ORGANISATION,
         scopes=list(SCOPES),
@@ -240,27 +248,3 @@ def _load(plan: KillPlan, url: str, key: str) -> Iterator[None]:
         process.communicate(timeout=60)
     if process.returncode:
         raise RuntimeError("the clients failed")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the kills; exit with 1 if a bar is missed (that on recovery is told, not judged: it is the
-    machine's, too)."""
-    parser = argparse.ArgumentParser(prog="scripts/kill-storm", description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--minutes", type=float, default=600.0, help="kill no more after so long")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    told = vars(parser.parse_args(arguments))
-    as_json = told.pop("json")
-    heed_signals()
-    figures = kill_storm(KillPlan(**told))
-    if as_json:
-        print(json.dumps(figures))
-    else:
-        print("\n".join(f"{name:24} {value}" for name, value in figures.items()))
-    raise SystemExit(0 if figures["overspend"] == figures["violations"] == 0 else 1)
-
-
-if __name__ == "__main__":
-    main()

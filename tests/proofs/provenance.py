@@ -27,10 +27,14 @@ def provenance(seed: int) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the checked-out commit, marked if there are changes on top; empty outside of a checkout."""
+    """Return the checked-out commit, marked if there are changes on top; empty outside of a checkout.
+
+    Results that are being written are no change of the code.
+    """
     try:
         name = _git("rev-parse", "HEAD")
-        return name + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/proofs")
+        return name + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 

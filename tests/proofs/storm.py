@@ -36,6 +36,8 @@ SCOPES = tuple(f"{team}.u{user}" for team in TEAMS for user in range(4))
 WINDOW: LimitKind = "total"
 """Has no end, so that no storm runs over midnight."""
 TOKENS_A_CLIENT = 900
+CLIENTS_WITHIN_S = 1_200.0
+"""After which clients that have not come to their end are a failure of the storm."""
 HONEST_FAILURES = {"budget_store_unavailable", "503 budget_store_unavailable"}
 """What a store that is too slow for its load makes of a request: counted, but no fault of the books."""
 
@@ -228,7 +230,7 @@ def results_of(running: Sequence["subprocess.Popen[bytes]"]) -> list[dict[str, A
     results = []
     try:
         for process in running:
-            told, _ = process.communicate()
+            told, _ = process.communicate(timeout=CLIENTS_WITHIN_S)
             if process.returncode:
                 raise RuntimeError("a process of clients failed")
             results.append(json.loads(told))

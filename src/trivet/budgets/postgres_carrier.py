@@ -15,6 +15,7 @@ from trivet.budgets.sqlite_books import Books
 from trivet.budgets.store import Closing
 from trivet.domain.budgets import Amounts, Settlement
 from trivet.domain.errors import NotFound, StoreError, StoreUnavailable, TrivetError
+from trivet.domain.failpoints import reach
 from trivet.domain.scopes import Scope, organisation
 from trivet.storage import postgres
 
@@ -161,8 +162,11 @@ class Carrier:
             connection.execute("BEGIN")
             _write(connection, beside)
             answers = self._ask(connection, batch) if batch.operations else None
+            reach("inside_commit")
             connection.execute("COMMIT")
-            return [] if answers is None else [Told(*row[1:]) for row in answers.fetchall()]
+            told = [] if answers is None else [Told(*row[1:]) for row in answers.fetchall()]
+        reach("after_commit")
+        return told
 
     def _send(self, connection: psycopg.Connection[Any], batch: Batch) -> list[Told]:
         return [Told(*row[1:]) for row in self._ask(connection, batch).fetchall()]

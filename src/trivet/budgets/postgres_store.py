@@ -30,6 +30,7 @@ from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import Amounts, Hold, LimitKind, Meter, Override, Pressure, Reservation
 from trivet.domain.clock import Clock
 from trivet.domain.errors import TrivetError
+from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.instants import ns_of
@@ -286,7 +287,11 @@ class PostgresLedgerStore:
         return operation.future
 
     def _expiring(self, reservation_ids: Sequence[str]) -> "list[Future[Closing]]":
-        return [self._submit(Operation(verb="expire", reservation_id=one), None) for one in reservation_ids]
+        expiring = []
+        for one in reservation_ids:
+            expiring.append(self._submit(Operation(verb="expire", reservation_id=one), None))
+            reach("during_sweep")
+        return expiring
 
     def _sweep(self, reservation_ids: Sequence[str]) -> None:
         for future in self._expiring(reservation_ids):
