@@ -6,11 +6,11 @@ import gc
 import json
 import math
 import re
-import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from trivet.domain.errors import BodyTooLarge, RequestMalformed
+from trivet.domain.ids import new_id
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -19,6 +19,8 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_TIMEOUT_S = 30.0
+HEADER_CHARS_MAX = 500
+_ALWAYS = ((b"cache-control", b"no-store"), (b"vary", b"Authorization"))
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -29,7 +31,7 @@ class ClientGone(Exception):
 
 def new_request_id() -> str:
     """Return a name for a request; always Trivet's own, never the client's."""
-    return uuid.uuid4().hex
+    return new_id()
 
 
 def header_map(scope: Scope) -> dict[str, str]:
@@ -180,11 +182,13 @@ async def send_part(send: Send, data: bytes, *, more: bool = True) -> None:
 
 
 def _start(status: int, headers: Mapping[str, str]) -> Message:
-    encoded = [(b"cache-control", b"no-store"), (b"vary", b"Authorization")]
-    encoded += [(name.encode("latin-1"), clean_header(value)) for name, value in headers.items()]
+    encoded = [*_ALWAYS, *((name.encode("latin-1"), clean_header(value)) for name, value in headers.items())]
     return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
 def clean_header(value: str) -> bytes:
     """Make any text safe as a header value: ASCII, no control characters, at most 500 bytes."""
-    return "".join(c if " " <= c <= "~" else "?" for c in value[:500]).encode("ascii")
+    value = value[:HEADER_CHARS_MAX]
+    if not (value.isascii() and value.isprintable()):
+        value = "".join(c if " " <= c <= "~" else "?" for c in value)
+    return value.encode("ascii")

@@ -11,6 +11,8 @@ from trivet.api.replies import send_error
 from trivet.domain.errors import TrivetError
 from trivet.execution import Pipeline
 
+LOOK_AFTER_S = 0.02
+
 
 class ChatCompletions:
     """Serves chat completions; a client that goes away cancels the work upstream, at any moment."""
@@ -93,24 +95,35 @@ def _decided_headers(error: TrivetError) -> dict[str, str]:
 
 
 class _Presence:
-    """While open, cancels the request's task when the client disconnects, and raises ClientGone for it."""
+    """While open, cancels the request's task when the client disconnects, and raises ClientGone for it.
+
+    It begins to look after LOOK_AFTER_S: a task costs more than many an engine's answer takes, and whoever
+    leaves before is found gone then.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._gone = False
+        self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._task = task
-        self._watch = asyncio.get_running_loop().create_task(self._wait_for_disconnect())
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(LOOK_AFTER_S, self._look)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
-        self._watch.cancel()
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._gone and isinstance(error, asyncio.CancelledError) and self._task.uncancel() == 0:
             raise ClientGone from None
+
+    def _look(self) -> None:
+        self._watch = self._loop.create_task(self._wait_for_disconnect())
 
     async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

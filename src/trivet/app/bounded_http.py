@@ -20,8 +20,6 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
-        self._head_fields = 0
-        self._field_bytes = 0
         self._head_open = True
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -40,31 +38,27 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_open:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_open and (self._head_bytes > HEAD_LIMIT_BYTES or self._head_fields > HEAD_FIELDS_MAX):
+        if not self._head_open:
+            return
+        if self._head_bytes > HEAD_LIMIT_BYTES or len(self.headers or ()) > HEAD_FIELDS_MAX:
             self._refuse()
-
-    def on_message_begin(self) -> None:
-        """Begin a head; on a kept connection its time starts now."""
-        super().on_message_begin()
-        self._head_open = True
-        self._head_fields = 0
-        self._field_bytes = 0
-        if self._head_timer is None:
+        elif self._head_timer is None and not self.transport.is_closing():
+            # On a kept connection; most heads arrive in one piece and need no time.
             self._await_head()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a field and its bytes: a head that arrives in one piece is never seen incomplete."""
-        super().on_header(name, value)
-        self._head_fields += 1
-        self._field_bytes += len(name) + len(value)
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        super().on_message_begin()
+        self._head_open = True
 
     def on_headers_complete(self) -> None:
         """End the head; its time and size are no longer counted."""
         self._stop_timer()
         self._head_open = False
         self._head_bytes = 0
-        too_large = self._field_bytes + len(self.url) > HEAD_LIMIT_BYTES
-        if too_large or self._head_fields > HEAD_FIELDS_MAX:
+        # Counted again: a head that arrives in one piece is never seen incomplete.
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > HEAD_LIMIT_BYTES or len(self.headers) > HEAD_FIELDS_MAX:
             self._refuse()
             return
         super().on_headers_complete()

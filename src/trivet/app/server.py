@@ -79,6 +79,7 @@ async def serve(
                 log_config=None,
                 log_level="warning",
                 access_log=False,
+                proxy_headers=False,  # nobody asks for the client's address
                 lifespan="off",
                 timeout_graceful_shutdown=max(1, round(settings.server.drain_timeout_s)),
                 server_header=False,

@@ -38,6 +38,11 @@ class Price:
                 yield price
 
     @property
+    def is_free(self) -> bool:
+        """Tell whether this is the price of what costs nothing by the token: FREE itself, not its like."""
+        return self is FREE
+
+    @property
     def prompt_ceiling(self) -> Fraction:
         """Return the most that a prompt token can cost, cached or not; `beyond` is not looked at."""
         return max(self.prompt, self.cached_prompt or self.prompt)

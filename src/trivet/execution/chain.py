@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import random
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from trivet.domain.errors import (
     EngineTimeout,
 )
 from trivet.domain.failpoints import reach
+from trivet.domain.ids import new_id
 from trivet.domain.outcomes import Attempt
 from trivet.domain.requests import ChatRequest
 from trivet.domain.tiers import Deployment
@@ -254,7 +254,7 @@ class Chain:
                 return None
             now_ns = self.clock.monotonic_ns()
             attempt = Attempt(
-                attempt_id=uuid.uuid4().hex,
+                attempt_id=new_id(),
                 deployment=deployment,
                 dispatched_ns=now_ns,
                 waited_ns=now_ns - asked_ns,

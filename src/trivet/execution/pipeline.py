@@ -3,7 +3,6 @@ relay, settle, announce.
 """
 
 import asyncio
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,6 +24,7 @@ from trivet.domain.errors import (
     TrivetError,
 )
 from trivet.domain.failpoints import reach
+from trivet.domain.ids import new_id
 from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.execution.answer import Answer
@@ -95,7 +95,7 @@ class Pipeline:
                 needs,
                 [_awake(offer) for offer in self._offers()] if patient else self._offers(),
                 principal=principal,
-                decision_id=uuid.uuid4().hex,
+                decision_id=new_id(),
                 pressure=self._settler.pressure(principal.scope),
             )
         except TrivetError as error:

@@ -7,7 +7,6 @@ in a plain call that cannot be interrupted, and the settler's own task carries i
 import asyncio
 import math
 import sqlite3
-import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -22,6 +21,7 @@ from trivet.domain.errors import (
     StoreError,
     StoreUnavailable,
 )
+from trivet.domain.ids import new_id
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 
@@ -56,7 +56,7 @@ class Settler:
             BudgetError: the hold was refused.
             StoreUnavailable: the ledger did not answer; nothing may pass unmetered.
         """
-        name = reservation_id or uuid.uuid4().hex
+        name = reservation_id or new_id()
 
         async def attempt(*, final: bool) -> Reservation:
             granting = asyncio.wrap_future(self._ledger.reserve(hold, reservation_id=name, final=final))

@@ -1,6 +1,5 @@
 """What a request's tokens are on every meter, at the deployment that serves. Pure; exact; rounded up once."""
 
-import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -25,16 +24,23 @@ class Tariff:
 
     def prompt(self, tokens: int) -> Amounts:
         """Return the amounts of so many prompt tokens, none of them cached: a ceiling."""
+        if self.price.is_free:
+            return Amounts(tokens, _up(self.weight, tokens))
         dearest = max(price.prompt_ceiling for price in self.price.up_to(tokens))
-        return Amounts(tokens, math.ceil(self.weight * tokens), math.ceil(dearest * tokens))
+        return Amounts(tokens, _up(self.weight, tokens), _up(dearest, tokens))
 
     def output(self, tokens: int, *, prompt_tokens: int | None = None) -> Amounts:
         """Return the amounts of so many generated tokens, after a prompt of at most so many; None: of any."""
+        if self.price.is_free:
+            return Amounts(tokens, _up(self.weight, tokens))
         dearest = max(price.completion for price in self.price.up_to(prompt_tokens))
-        return Amounts(tokens, math.ceil(self.weight * tokens), math.ceil(dearest * tokens))
+        return Amounts(tokens, _up(self.weight, tokens), _up(dearest, tokens))
 
     def charge(self, usage: Usage) -> Amounts:
         """Return the amounts of what was used; never more than `prompt` and `output` of the same tokens."""
+        total = usage.total_tokens
+        if self.price.is_free:
+            return Amounts(total, _up(self.weight, total))
         price = self.price.at(usage.prompt_tokens)
         cached = min(usage.cached_tokens, usage.prompt_tokens)
         cached_price = price.prompt if price.cached_prompt is None else price.cached_prompt
@@ -43,7 +49,7 @@ class Tariff:
             + cached_price * cached
             + price.completion * usage.completion_tokens
         )
-        return Amounts(usage.total_tokens, math.ceil(self.weight * usage.total_tokens), math.ceil(micros))
+        return Amounts(total, _up(self.weight, total), _up(micros, 1))
 
     def is_dearer_than(self, other: "Tariff") -> bool:
         """Tell whether any amount can be larger than at the other."""
@@ -52,6 +58,11 @@ class Tariff:
             or max(p.prompt_ceiling for p in self.price.up_to(None)) > other.price.prompt
             or max(p.completion for p in self.price.up_to(None)) > other.price.completion
         )
+
+
+def _up(rate: Fraction, tokens: int) -> int:
+    """Return rate times tokens, rounded up to a whole number, without making a fraction on the way."""
+    return -(-rate.numerator * tokens // rate.denominator)
 
 
 @lru_cache(maxsize=1024)

@@ -5,8 +5,9 @@ import logging
 from typing import Literal
 
 import pytest
+import structlog
 
-from trivet.app.logs import libraries_handler
+from trivet.app.logs import PlainRenderer, libraries_handler
 from trivet.config.settings import LoggingSettings
 
 
@@ -36,3 +37,27 @@ def test_console_lines_have_their_time(capsys: pytest.CaptureFixture[str]) -> No
     line = line_of(capsys, "console")
     assert line.startswith("20")
     assert "bad bytes" in line
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"event": "request.done", "latency_ms": 1.5, "code": None, "scope": "acme.search", "attempts": 1},
+        {
+            "event": "engine.failed",
+            "error": 'it says "no"',
+            "path": "C:\\x y",
+            "empty": "",
+            "many": ["a", "b"],
+        },
+        {"event": "an event whose name is longer than thirty letters", "text": "two\nlines", "ok": True},
+        {"event": "bare"},
+        {"event": "failed", "exception": "Traceback ...\nValueError: no", "n": 1},
+        {"event": "named", "logger": "uvicorn.error"},
+    ],
+)
+def test_plain_lines_are_structlogs(said: dict[str, object]) -> None:
+    """Without colours the lines are what structlog's own renderer writes, to the letter."""
+    stamped = {**said, "timestamp": "2026-01-01T00:00:00.000000Z", "level": "info"}
+    theirs = structlog.dev.ConsoleRenderer(colors=False)(None, "info", dict(stamped))
+    assert PlainRenderer()(None, "info", dict(stamped)) == theirs
