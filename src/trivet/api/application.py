@@ -11,13 +11,14 @@ from trivet.admin import Offices
 from trivet.api import administration, batch_routes, observation, outcome_routes
 from trivet.api.auth import Doorkeeper
 from trivet.api.batch_routes import BATCH_PATH, BatchDoor
-from trivet.api.chat import ChatCompletions
 from trivet.api.faults import install_fault_pages
 from trivet.api.guard import Guard
+from trivet.api.inference import Inference
 from trivet.api.replies import LastResort
 from trivet.api.routing import DecisionDoor, ModelList
 from trivet.config.batch_settings import BatchSettings
 from trivet.config.settings import BudgetSettings, ServerSettings
+from trivet.domain.surfaces import Surface
 from trivet.execution import Pipeline
 from trivet.fleet import Fleet
 from trivet.metering import TrivetCollector
@@ -26,6 +27,15 @@ from trivet.version import __version__
 DECIDE_PATH = "/api/v1/route"
 OWN_DOORS = frozenset({("POST", DECIDE_PATH), ("POST", BATCH_PATH)})
 """What checks keys and bodies for itself."""
+INFERENCE_PATHS = {
+    "/v1/chat/completions": Surface.CHAT,
+    "/v1/completions": Surface.COMPLETIONS,
+    "/v1/embeddings": Surface.EMBEDDINGS,
+    "/v1/responses": Surface.RESPONSES,
+    "/v1/messages": Surface.MESSAGES,
+    "/v1/messages/count_tokens": Surface.COUNT_TOKENS,
+    "/tokenize": Surface.TOKENIZE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +87,6 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         docs_url=None,  # the page would load scripts from a CDN
         redoc_url=None,
     )
-    chat = ChatCompletions(
-        doors.pipeline,
-        doors.doorkeeper,
-        body_limit_bytes=server.body_limit_bytes,
-        write_timeout_s=server.write_timeout_s,
-        keep_alive_s=server.keep_alive_interval_s,
-        exhausted_status=budgets.exhausted_status,
-    )
     decide = DecisionDoor(
         doors.pipeline,
         doors.offices.books,
@@ -94,7 +96,7 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
     )
     models = ModelList(doors.fleet, doors.doorkeeper, doors.tier_names)
     app.router.routes += [
-        Route("/v1/chat/completions", LastResort(chat), methods=["POST"]),
+        *_inference_routes(doors, server, budgets),
         Route("/v1/models", LastResort(models), methods=["GET"]),
         Route("/v1/models/{name:path}", LastResort(models), methods=["GET"]),
         Route(DECIDE_PATH, LastResort(decide), methods=["POST"]),
@@ -118,3 +120,21 @@ def _batch_door(doors: Doors, server: ServerSettings, budgets: BudgetSettings) -
         line_limit_bytes=server.body_limit_bytes,
         exhausted_status=budgets.exhausted_status,
     )
+
+
+def _inference_routes(doors: Doors, server: ServerSettings, budgets: BudgetSettings) -> list[Route]:
+    """Return a route for each surface; all of them go the same way."""
+
+    def serving(surface: Surface) -> LastResort:
+        endpoint = Inference(
+            surface,
+            doors.pipeline,
+            doors.doorkeeper,
+            body_limit_bytes=server.body_limit_bytes,
+            write_timeout_s=server.write_timeout_s,
+            keep_alive_s=server.keep_alive_interval_s,
+            exhausted_status=budgets.exhausted_status,
+        )
+        return LastResort(endpoint, surface)
+
+    return [Route(path, serving(surface), methods=["POST"]) for path, surface in INFERENCE_PATHS.items()]

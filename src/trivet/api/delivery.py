@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Mapping
 
 from trivet.api.asgi import ClientGone, Send, send_part, send_whole, start_stream
 from trivet.api.attempt_path import path_of
-from trivet.api.errors import error_event
+from trivet.api.protocols import broken_stream_event
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import EngineError, EngineUnavailable, TrivetError
+from trivet.domain.surfaces import Surface
 from trivet.execution import Answer
 
 STOPPING = EngineUnavailable("Trivet is stopping.", retry_after_s=5.0)
@@ -19,11 +20,20 @@ SIGN_OF_LIFE = b": keep-alive\n\n"
 class Delivery:
     """The response on its way to the client, which may read slowly, or stop reading."""
 
-    def __init__(self, send: Send, request_id: str, *, write_timeout_s: float, keep_alive_s: float) -> None:
+    def __init__(
+        self,
+        send: Send,
+        request_id: str,
+        *,
+        surface: Surface,
+        write_timeout_s: float,
+        keep_alive_s: float,
+    ) -> None:
         self.send = send
         self.begun = False
         self.ended = False
         self._request_id = request_id
+        self._surface = surface
         self._write_timeout_s = write_timeout_s
         self._keep_alive_s = keep_alive_s
         self._sign_of_life: asyncio.Task[None] | None = None
@@ -73,10 +83,11 @@ class Delivery:
         await send_part(self.send, b"", more=False)
 
     async def break_off(self, error: TrivetError, request_id: str) -> None:
-        """End a begun stream with an error event; without [DONE] no client takes it for a whole answer."""
+        """End a begun stream with an error event; without its usual end it passes for no whole answer."""
         self.ended = True
         async with self._patience():
-            await send_part(self.send, error_event(error, request_id=request_id))
+            event = broken_stream_event(error, request_id=request_id, surface=self._surface)
+            await send_part(self.send, event)
             await send_part(self.send, b"", more=False)
 
     @contextlib.asynccontextmanager

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from trivet.domain.errors import EngineError, TrivetError
@@ -87,14 +86,14 @@ def error_body(error: TrivetError, *, status: int, request_id: str) -> dict[str,
             "type": kind,
             "param": error.param,
             "code": error.code,
-            "trivet": {"request_id": request_id, **_told(error.details)},
+            "trivet": {"request_id": request_id, **told_details(error)},
         }
     }
 
 
-def _told(details: Mapping[str, Any]) -> dict[str, Any]:
+def told_details(error: TrivetError) -> dict[str, Any]:
     """Return the facts for the body; what is told in headers is no part of it."""
-    return {name: value for name, value in details.items() if name != "headers"}
+    return {name: value for name, value in error.details.items() if name != "headers"}
 
 
 def error_headers(error: TrivetError) -> dict[str, str]:

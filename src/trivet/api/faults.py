@@ -13,7 +13,7 @@ from trivet.api.errors import error_body, error_headers, http_status
 from trivet.domain.errors import NotFound, RequestMalformed, TrivetError
 
 ROUTES_HINT = (
-    "Inference is POST /v1/chat/completions and GET /v1/models; "
+    "Inference is POST /v1/chat/completions, /v1/responses, /v1/messages and others, and GET /v1/models; "
     "GET /openapi.json lists the routes below /api/v1."
 )
 

@@ -10,16 +10,17 @@ from trivet.api.auth import Doorkeeper
 from trivet.domain.budgets import Idempotency
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.requests import ChatRequest, Principal
-from trivet.routing import parse_chat
+from trivet.domain.surfaces import Surface
+from trivet.routing import parse_request
 
 KEY_CHARS_MAX = 200
 DECISION_HEADER = "x-trivet-decision-id"
 
 
-async def read_chat(
-    scope: Scope, receive: Receive, doorkeeper: Doorkeeper, *, body_limit_bytes: int
+async def read_request(
+    scope: Scope, receive: Receive, doorkeeper: Doorkeeper, surface: Surface, *, body_limit_bytes: int
 ) -> tuple[ChatRequest, Principal]:
-    """Return the checked chat request and its caller; the key is checked before the body is read.
+    """Return the checked request and its caller; the key is checked before the body is read.
 
     Raises:
         AccessError, BodyTooLarge, RequestMalformed, ClientGone
@@ -27,7 +28,7 @@ async def read_chat(
     headers = header_map(scope)
     principal = doorkeeper.principal(headers)
     body = await read_body(receive, limit_bytes=body_limit_bytes)
-    return _request(parse_json(body), body, headers), principal
+    return _request(surface, parse_json(body), body, headers), principal
 
 
 async def read_routed(
@@ -45,12 +46,16 @@ async def read_routed(
     reserve = document.pop("reserve", False) if isinstance(document, dict) else False
     if not isinstance(reserve, bool):
         raise RequestMalformed("reserve must be true or false.", param="reserve")
-    return _request(document, body, headers), reserve, principal
+    return _request(Surface.CHAT, document, body, headers), reserve, principal
 
 
-def _request(document: Any, body: bytes, headers: Mapping[str, str]) -> ChatRequest:
-    request = parse_chat(document, body_bytes=len(body), headers=headers)
+def _request(surface: Surface, document: Any, body: bytes, headers: Mapping[str, str]) -> ChatRequest:
+    request = parse_request(surface, document, body_bytes=len(body), headers=headers)
     decision_id = headers.get(DECISION_HEADER, "").strip()
+    if decision_id and surface is not Surface.CHAT:
+        raise RequestMalformed(
+            "A decision is carried out by POST /v1/chat/completions only.", param=DECISION_HEADER
+        )
     if decision_id:
         request = replace(request, decision_id=decision_id[:KEY_CHARS_MAX])
     key = headers.get("idempotency-key", "").strip()

@@ -9,8 +9,10 @@ from typing import Any
 import structlog
 
 from trivet.api.asgi import Application, Message, Receive, Scope, Send, new_request_id, send_part, send_whole
-from trivet.api.errors import error_body, error_event, error_headers, http_status
+from trivet.api.errors import error_headers, http_status
+from trivet.api.protocols import broken_stream_event, error_document
 from trivet.domain.errors import TrivetError
+from trivet.domain.surfaces import Surface
 
 log = structlog.get_logger(__name__)
 
@@ -30,15 +32,18 @@ async def send_error(
     request_id: str,
     exhausted_status: int = 429,
     headers: Mapping[str, str] = _NONE,
+    surface: Surface = Surface.CHAT,
 ) -> None:
-    """Send an error in OpenAI's shape, with the headers that say whether and when to retry.
+    """Send an error in the surface's shape, with the headers that say whether and when to retry.
 
     Args:
         exhausted_status: the HTTP status of a spent budget, from the configuration.
         headers: what the answer tells besides; the error's own headers win.
+        surface: the protocol of the client.
     """
     status = http_status(error, exhausted_status=exhausted_status)
-    body = json.dumps(error_body(error, status=status, request_id=request_id)).encode()
+    document = error_document(error, status=status, request_id=request_id, surface=surface)
+    body = json.dumps(document).encode()
     await send_whole(
         send,
         status=status,
@@ -53,8 +58,9 @@ class LastResort:
     Once the response has begun it ends with an error event, in place of `[DONE]`.
     """
 
-    def __init__(self, endpoint: Application) -> None:
+    def __init__(self, endpoint: Application, surface: Surface = Surface.CHAT) -> None:
         self._endpoint = endpoint
+        self._surface = surface
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and answer for the endpoint if it fails to."""
@@ -74,7 +80,8 @@ class LastResort:
             log.error("request.fault", request_id=request_id, error=type(fault).__name__, where=where)  # noqa: TRY400
             error = TrivetError("Trivet failed; its log has the id.")
             if not begun:
-                await send_error(send, error, request_id=request_id)
+                await send_error(send, error, request_id=request_id, surface=self._surface)
                 return
-            await send_part(send, error_event(error, request_id=request_id))
+            event = broken_stream_event(error, request_id=request_id, surface=self._surface)
+            await send_part(send, event)
             await send_part(send, b"", more=False)

@@ -1,10 +1,11 @@
-"""What a caller asks: the chat request, its hints, what it needs, and who asks."""
+"""What a caller asks: the request, its hints, what it needs, and who asks."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trivet.domain.budgets import PRIORITIES, Idempotency, Priority
 from trivet.domain.scopes import Scope
+from trivet.domain.surfaces import Surface
 
 Role = Literal["admin", "auditor", "tenant_admin", "tenant"]
 ROLES: tuple[Role, ...] = ("admin", "auditor", "tenant_admin", "tenant")
@@ -62,12 +63,14 @@ class Hints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """An OpenAI chat-completions body that has been checked, with its hints apart."""
+    """A body that has been checked, with its hints apart: a chat completion, or another surface's request."""
 
     body: dict[str, Any]
     """The body as it goes upstream, without Trivet's own metadata keys. Never mutated."""
     body_bytes: int
     """Size of the body as received."""
+    surface: Surface = Surface.CHAT
+    """The protocol that the caller speaks."""
     model: str
     """`auto`, a tier's name, or a deployment's name."""
     stream: bool = False
@@ -75,6 +78,7 @@ class ChatRequest:
     """The caller asked for the usage chunk of a stream itself."""
     max_tokens: int | None = None
     n: int = 1
+    """How many answers may be generated: choices, of each prompt."""
     idempotency: Idempotency | None = None
     decision_id: str | None = None
     """An earlier decision that is to be executed instead of deciding anew."""
@@ -92,7 +96,15 @@ class Needs:
     messages: int
     capabilities: frozenset[str]
     """Capabilities a deployment must have: tools, vision, json_schema, logprobs."""
+    surface: Surface = Surface.CHAT
+    largest_prompt_bytes: int | None = None
+    """Of several prompts in one request the largest, which alone must fit the window; None: there is one."""
     agent_capabilities: tuple[str, ...]
     context_tokens: int
     history_length: int
     task_type: str | None
+
+    @property
+    def window_bytes(self) -> int:
+        """Return the bytes of the prompt that has to fit the context window."""
+        return self.prompt_bytes if self.largest_prompt_bytes is None else self.largest_prompt_bytes

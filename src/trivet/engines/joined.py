@@ -6,7 +6,7 @@ several choices. A stream it stops and counts in full; so it is asked for one, a
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from trivet.domain.errors import EngineBroken
 from trivet.engines.answers import PlainReply
@@ -26,14 +26,26 @@ def joinable(body: dict[str, Any]) -> bool:
     return not (body.get("logprobs") and body.get("tools"))
 
 
-async def join_stream(stream: StreamReply) -> PlainReply:
-    """Read an opened stream to its end and return it as a whole answer.
+class Joiner(Protocol):
+    """Makes a whole answer of a stream's events."""
+
+    def add(self, document: dict[str, Any], /) -> None:
+        """Take the next event's document."""
+        ...
+
+    def document(self) -> dict[str, Any]:
+        """Return the whole answer."""
+        ...
+
+
+async def join_stream(stream: StreamReply, joiner: Joiner | None = None) -> PlainReply:
+    """Read an opened stream to its end and return it as a whole answer, by default a chat completion.
 
     Raises:
         StreamIncomplete: it ended without a finish reason.
         EngineError: it failed in another way, or is larger than STREAM_LIMIT_BYTES.
     """
-    joiner = AnswerJoiner()
+    joiner = joiner or AnswerJoiner()
     splitter = EventSplitter()
     size = 0
     try:
@@ -51,7 +63,7 @@ async def join_stream(stream: StreamReply) -> PlainReply:
     return PlainReply(
         # Escaped to ASCII: halves of a surrogate pair that came in two events meet again in the reader.
         body=json.dumps(whole, separators=(",", ":")).encode(),
-        usage=parse_usage(whole.get("usage")),
+        usage=parse_usage(whole.get("usage")) if isinstance(joiner, AnswerJoiner) else stream.usage,
         finished=stream.finished,
         content_events=stream.content_events,
         content_bytes=stream.content_bytes,

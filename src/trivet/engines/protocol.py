@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from trivet.domain.engine_states import EngineState
 from trivet.domain.outcomes import Usage
+from trivet.domain.surfaces import Surface
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +29,12 @@ class EngineCall:
     """One request as it goes to one engine."""
 
     body: dict[str, Any]
-    """An OpenAI chat-completions body: `model` is the engine's own name, the output cap is set, and for
-    a stream `stream_options.include_usage` is true. Never mutated by a transport."""
+    """A body in the surface's own shape: `model` is the engine's own name, the output cap is set, and for a
+    stream that has them `stream_options.include_usage` is true. Never mutated by a transport."""
     stream: bool
     limits: CallLimits
     request_id: str
+    surface: Surface = Surface.CHAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,9 @@ class Reply(Protocol):
 
     Plain: `body` is the whole JSON document. Streamed: iterate `chunks()` once. In both cases `usage`
     and `finished` are valid when reading has ended, and `aclose()` must be called; before the end it
-    cancels the work upstream. `chunks()` never yields `data: [DONE]`: the caller sends it after
-    `finished`. A stream that ends without a finish reason raises StreamIncomplete from `chunks()`; other
-    EngineErrors mid-stream are raised there too.
+    cancels the work upstream. `chunks()` never yields the event that only ends a stream (`data: [DONE]`,
+    Anthropic's `message_stop`): the caller sends it after `finished`. A stream that ends without a finish
+    reason raises StreamIncomplete from `chunks()`; other EngineErrors mid-stream are raised there too.
     """
 
     body: bytes | None
@@ -104,7 +106,7 @@ class Transport(Protocol):
     """The way to one endpoint."""
 
     async def chat(self, call: EngineCall) -> Reply:
-        """Dispatch a chat completion.
+        """Dispatch a request, of whatever surface.
 
         Raises:
             EngineError: nothing was generated that the caller could have seen; see `domain.errors`.

@@ -8,16 +8,20 @@ from yarl import URL
 
 from trivet.domain.clock import Clock, SystemClock
 from trivet.domain.errors import ConfigError, EngineBroken
-from trivet.engines.addresses import api_url
-from trivet.engines.answers import PlainReply, parse_document, plain_reply, read_body
+from trivet.domain.surfaces import Surface
+from trivet.engines.answers import PlainReply, parse_document, read_body
+from trivet.engines.dialects import DIALECTS, Dialect
 from trivet.engines.faults import fault_from_body, fault_from_event, fault_from_exception
-from trivet.engines.joined import join_stream, joinable
+from trivet.engines.joined import join_stream
 from trivet.engines.pool import was_reused
 from trivet.engines.protocol import EngineCall, Reply
+from trivet.engines.speaking import Speaker
 from trivet.engines.streams import StreamReply
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024
 ERROR_BODY_LIMIT_BYTES = 256 * 1024
+
+_CHAT = DIALECTS[Surface.CHAT]
 
 
 class Relay:
@@ -38,19 +42,22 @@ class Relay:
             url: the server.
             session: carries all requests; the caller closes it.
             api_key: sent to the server.
-            join_plain: ask for a stream also where a whole answer is wanted, and join it: for llama.cpp,
-                see `joined`.
+            join_plain: the server is llama.cpp's: ask for a stream also where a whole answer is wanted, and
+                join it; see `joined`.
             clock: tells the wall time that a `Retry-After` date is compared with.
 
         Raises:
             ConfigError: the URL is not an HTTP URL.
         """
         try:
-            self._url = URL(api_url(url, "chat/completions"))
+            chat = URL(_CHAT.url(url))
         except ValueError:
-            self._url = URL()
-        if self._url.scheme not in ("http", "https") or not self._url.host:
+            chat = URL()
+        if chat.scheme not in ("http", "https") or not chat.host:
             raise ConfigError(f"{url!r} is not an HTTP URL.", param="url")
+        self._base = url
+        self._urls = {_CHAT.path: chat}
+        self._speaker = Speaker(self._ask, llamacpp=join_plain)
         self._session = session
         self._join_plain = join_plain
         self._clock = clock or SystemClock()
@@ -72,15 +79,23 @@ class Relay:
         Raises:
             EngineError: nothing was generated that the caller could have seen; see `domain.errors`.
         """
-        streamed = call.stream or (self._join_plain and joinable(call.body))
+        if call.surface is Surface.CHAT:
+            return await self._ask(call, _CHAT)
+        return await self._speaker.say(call)
+
+    async def aclose(self) -> None:
+        """Do nothing: the session is shared and its owner closes it."""
+
+    async def _ask(self, call: EngineCall, dialect: Dialect) -> Reply:
+        streamed = call.stream or (self._join_plain and dialect.joinable(call.body))
         started_s = asyncio.get_running_loop().time()
         deadline_s = started_s + call.limits.total_s
         first_by_s = min(deadline_s, started_s + call.limits.first_content_s) if streamed else deadline_s
         response: aiohttp.ClientResponse | None = None
         try:
             async with asyncio.timeout_at(first_by_s):
-                response = await self._post(call, streamed=streamed)
-                reply = await self._reply(response, call, deadline_s, streamed=streamed)
+                response = await self._post(call, dialect, streamed=streamed)
+                reply = await self._reply(response, call, dialect, deadline_s, streamed=streamed)
         except (aiohttp.ClientError, OSError) as error:
             if response is not None:
                 response.close()
@@ -91,18 +106,18 @@ class Relay:
                 response.close()
             raise
         if isinstance(reply, StreamReply) and not call.stream:
-            return await join_stream(reply)
+            return await join_stream(reply, dialect.joiner() if dialect.joiner is not None else None)
         return reply
 
-    async def aclose(self) -> None:
-        """Do nothing: the session is shared and its owner closes it."""
-
-    async def _post(self, call: EngineCall, *, streamed: bool) -> aiohttp.ClientResponse:
+    async def _post(self, call: EngineCall, dialect: Dialect, *, streamed: bool) -> aiohttp.ClientResponse:
         body = call.body
         if body.get("stream", False) is not streamed:
             body = {**body, "stream": streamed}
-        if streamed and not call.stream:
+        if streamed and not call.stream and dialect.asks_usage:
             body = {**body, "stream_options": {"include_usage": True}}
+        url = self._urls.get(dialect.path)
+        if url is None:
+            url = self._urls[dialect.path] = URL(dialect.url(self._base))
         data = json.dumps(body, separators=(",", ":")).encode()
         headers = {
             **self._headers,
@@ -113,7 +128,7 @@ class Relay:
         while True:
             try:
                 return await self._session.post(
-                    self._url, data=data, headers=headers, allow_redirects=False, timeout=timeout
+                    url, data=data, headers=headers, allow_redirects=False, timeout=timeout
                 )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                 # Each stale connection leaves the pool as it fails, so this ends with a fresh one.
@@ -121,15 +136,26 @@ class Relay:
                     raise
 
     async def _reply(
-        self, response: aiohttp.ClientResponse, call: EngineCall, deadline_s: float, *, streamed: bool
+        self,
+        response: aiohttp.ClientResponse,
+        call: EngineCall,
+        dialect: Dialect,
+        deadline_s: float,
+        *,
+        streamed: bool,
     ) -> StreamReply | PlainReply:
         if response.status != 200:
             body = await read_body(response, ERROR_BODY_LIMIT_BYTES) or b""
             raise fault_from_body(response.status, body, response.headers, now=self._clock.now())
-        wanted = call.body.get("n")
-        choices = wanted if isinstance(wanted, int) and wanted > 0 else 1
-        if streamed and response.content_type == "text/event-stream":
-            reply = StreamReply(response, deadline_s=deadline_s, idle_s=call.limits.idle_s, choices=choices)
+        answers = dialect.answers(call.body)
+        if streamed and dialect.events is not None and response.content_type == "text/event-stream":
+            reply = StreamReply(
+                response,
+                deadline_s=deadline_s,
+                idle_s=call.limits.idle_s,
+                choices=answers,
+                reader=dialect.events(answers),
+            )
             await reply.open()
             return reply
         whole = await read_body(response, BODY_LIMIT_BYTES)
@@ -140,8 +166,8 @@ class Relay:
             if document.get("error"):
                 raise fault_from_event(document["error"])
             raise EngineBroken("The engine answered whole although a stream was asked for.", status=200)
-        plain = plain_reply(whole)
-        if self._join_plain and choices > 1:
+        plain = dialect.plain(whole)
+        if self._join_plain and answers > 1:
             # llama.cpp's count is of one choice: better none than one that is too small.
             plain.usage = None
         return plain

@@ -1,9 +1,9 @@
-"""Server-sent events of a chat completion: cut a byte stream into whole events, and tell what each one is."""
+"""Server-sent events: cut a byte stream into whole events, and tell what each one of a chat completion is."""
 
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
@@ -73,6 +73,22 @@ class ChatEvent:
     """The `error` object, for kind `error`."""
 
 
+class EventReader(Protocol):
+    """Tells what the events of one stream say, in its surface's protocol."""
+
+    def classify(self, event: bytes) -> ChatEvent:
+        """Tell what an event of a stream with one choice is; as cheaply as can be."""
+        ...
+
+    def classify_parsed(self, event: bytes) -> ChatEvent:
+        """Tell what an event is, reading all of it: also which choices it speaks of."""
+        ...
+
+    def content_size(self, event: bytes) -> int:
+        """Return the bytes of text in a content event, escapes included, and at least 1."""
+        ...
+
+
 _TEXT = re.compile(rb'"(?:reasoning_)?content":\s*"((?:[^"\\]|\\.)*)"')
 _PLAIN_CONTENT = ChatEvent("content")
 _DONE = ChatEvent("done")
@@ -109,6 +125,24 @@ def content_size(event: bytes) -> int:
 
 def classify_parsed(event: bytes) -> ChatEvent:
     """Tell what an event is, reading all of it: also which choices it speaks of."""
+    document = read_event(event)
+    if isinstance(document, ChatEvent):
+        return document
+    choices = document.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        return _BROKEN
+    usage = parse_usage(document.get("usage"))
+    if not choices:
+        return ChatEvent("usage" if document.get("usage") is not None else "role", usage=usage)
+    ended = frozenset(choice_index(choice) for choice in choices if choice.get("finish_reason") is not None)
+    kind: EventKind = "finish" if ended else "role"
+    if any(_is_generated(choice) for choice in choices):
+        kind = "content"
+    return ChatEvent(kind, seen=frozenset(map(choice_index, choices)), ended=ended, usage=usage)
+
+
+def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
+    """Return the document that an event of any surface carries, or what it is where it carries none."""
     name, data = _fields(event)
     if data is None:
         return _COMMENT
@@ -126,17 +160,15 @@ def classify_parsed(event: bytes) -> ChatEvent:
         return _BROKEN
     if document.get("error"):
         return ChatEvent("error", error=_with_code(document))
-    choices = document.get("choices")
-    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        return _BROKEN
-    usage = parse_usage(document.get("usage"))
-    if not choices:
-        return ChatEvent("usage" if document.get("usage") is not None else "role", usage=usage)
-    ended = frozenset(choice_index(choice) for choice in choices if choice.get("finish_reason") is not None)
-    kind: EventKind = "finish" if ended else "role"
-    if any(_is_generated(choice) for choice in choices):
-        kind = "content"
-    return ChatEvent(kind, seen=frozenset(map(choice_index, choices)), ended=ended, usage=usage)
+    return document
+
+
+class ChatEvents:
+    """The reader of chat completions; keeps nothing between events."""
+
+    classify = staticmethod(classify)
+    classify_parsed = staticmethod(classify_parsed)
+    content_size = staticmethod(content_size)
 
 
 def chunk_document(event: bytes) -> dict[str, Any] | None:
@@ -153,7 +185,7 @@ def chunk_document(event: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise EngineBroken("The engine sent an event that is not a chat completion chunk.", status=200)
+        raise EngineBroken("The engine sent an event that is not a JSON object.", status=200)
     return document
 
 

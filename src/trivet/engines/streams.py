@@ -13,10 +13,9 @@ from trivet.engines.protocol import StreamChunk
 from trivet.engines.sse import (
     EVENT_LIMIT_BYTES,
     ChatEvent,
+    ChatEvents,
+    EventReader,
     EventSplitter,
-    classify,
-    classify_parsed,
-    content_size,
 )
 from trivet.engines.usage import shared_prompt
 
@@ -30,7 +29,13 @@ class StreamReply:
     """A stream being read. `open()` first, then `chunks()` once, then `aclose()` always."""
 
     def __init__(
-        self, response: aiohttp.ClientResponse, *, deadline_s: float, idle_s: float, choices: int
+        self,
+        response: aiohttp.ClientResponse,
+        *,
+        deadline_s: float,
+        idle_s: float,
+        choices: int,
+        reader: EventReader | None = None,
     ) -> None:
         """Take an answer whose head has arrived.
 
@@ -39,6 +44,7 @@ class StreamReply:
             deadline_s: the loop's time at which reading ends at the latest.
             idle_s: the longest silence between two events.
             choices: how many answers were asked for (`n`).
+            reader: of the surface's events; by default a chat completion's.
         """
         self.body: bytes | None = None
         self.usage: Usage | None = None
@@ -49,6 +55,8 @@ class StreamReply:
         self._deadline_s = deadline_s
         self._idle_s = idle_s
         self._choices = choices
+        self._reader = reader or ChatEvents()
+        self._classify = self._reader.classify if choices == 1 else self._reader.classify_parsed
         self._splitter = EventSplitter()
         self._held: list[StreamChunk] = []
         self._seen: set[int] = set()
@@ -82,7 +90,7 @@ class StreamReply:
         Raises:
             StreamIncomplete: it ended without a finish reason.
             EngineTimeout: it fell silent, or the deadline came.
-            EngineError: the engine reported an error, or sent something that is not a chat stream.
+            EngineError: the engine reported an error, or sent something that is not such a stream.
         """
         try:
             held, self._held = self._held, []
@@ -148,7 +156,7 @@ class StreamReply:
                 together.clear()
 
         for raw in self._whole_events(data):
-            event = classify(raw) if self._choices == 1 else classify_parsed(raw)
+            event = self._classify(raw)
             self._note(event)
             if self._over or self._fault is not None:
                 break
@@ -160,7 +168,7 @@ class StreamReply:
                 together.append(raw)
                 if event.kind == "content":
                     content_events += 1
-                    self.content_bytes += content_size(raw)
+                    self.content_bytes += self._reader.content_size(raw)
         flush()
         self._over = self._over or not data
         self.finished = self._fault is None and self._is_finished()
@@ -170,7 +178,7 @@ class StreamReply:
         if not data:
             # Some servers omit the last blank line. A half event is a sign of a cut, not a fault of its own.
             rest = [event.rstrip() + b"\n\n" for event in self._splitter.end()]
-            return [event for event in rest if classify_parsed(event).kind != "broken"]
+            return [event for event in rest if self._reader.classify_parsed(event).kind != "broken"]
         try:
             return self._splitter.feed(data)
         except EngineBroken as error:
@@ -189,9 +197,7 @@ class StreamReply:
         elif event.kind == "error":
             self._fault = fault_from_event(event.error)
         elif event.kind == "broken":
-            self._fault = EngineBroken(
-                "The engine sent an event that is not a chat completion chunk.", status=200
-            )
+            self._fault = EngineBroken("The engine sent an event that is none of its protocol.", status=200)
 
     def _note_usage(self, usage: Usage, *, final: bool) -> None:
         # With n > 1 llama.cpp sends one final usage per choice, others one for all; so finals are added up.

@@ -7,12 +7,18 @@ from collections.abc import AsyncIterator
 from trivet.domain.errors import EngineError
 from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import OutcomeStatus
+from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Reply
 from trivet.execution.chain import RunningAttempt
 from trivet.execution.run import Run
 
-DONE = b"data: [DONE]\n\n"
+_LAST_EVENTS = {
+    Surface.CHAT: b"data: [DONE]\n\n",
+    Surface.COMPLETIONS: b"data: [DONE]\n\n",
+    Surface.MESSAGES: b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+}
+"""What ends a whole stream and says nothing else: Trivet's own word, since engines forget it."""
 
 
 class Answer:
@@ -37,7 +43,7 @@ class Answer:
         return self._reply.body or b""
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield a streamed answer's events, then `data: [DONE]` if it ended as it should.
+        """Yield a streamed answer's events, then its protocol's last event if it ended as it should.
 
         Raises:
             EngineError: the stream broke after it began; what was yielded is not a whole answer.
@@ -52,7 +58,9 @@ class Answer:
             await self._close("cut", error)
             raise
         await self._close("ok", None)
-        yield DONE
+        last = _LAST_EVENTS.get(self.run.request.surface)
+        if last is not None:
+            yield last
 
     async def complete(self) -> None:
         """Settle a plain answer, which has arrived whole."""

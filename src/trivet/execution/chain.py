@@ -279,10 +279,12 @@ class Chain:
                 stream=request.stream,
                 limits=running.limits,
                 request_id=course.request_id,
+                surface=request.surface,
             )
             transport = running.enter(self._fleet.lease(attempt.deployment.name))
             self.metrics.attempt_started(attempt)
-            self.device_clock.start(attempt.attempt_id, attempt.deployment)
+            if request.surface.computes:
+                self.device_clock.start(attempt.attempt_id, attempt.deployment)
             reply = await transport.chat(call)
             reach("after_dispatch")
         except EngineError as error:

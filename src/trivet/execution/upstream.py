@@ -5,7 +5,18 @@ from typing import Any
 from trivet.domain.decisions import Decision
 from trivet.domain.outcomes import Usage
 from trivet.domain.requests import ChatRequest
+from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment
+
+_CAP_KEYS = {
+    Surface.COMPLETIONS: "max_tokens",
+    Surface.MESSAGES: "max_tokens",
+    Surface.RESPONSES: "max_output_tokens",
+}
+_EVERY_CAP = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""Whatever an engine takes for a cap: none but Trivet's goes on."""
+_ASKED_FOR_USAGE = frozenset({Surface.CHAT, Surface.COMPLETIONS})
+"""Surfaces whose streams tell their usage only when asked."""
 
 
 def upstream_body(request: ChatRequest, decision: Decision, deployment: Deployment) -> dict[str, Any]:
@@ -15,12 +26,20 @@ def upstream_body(request: ChatRequest, decision: Decision, deployment: Deployme
     """
     body = dict(request.body)
     body["model"] = deployment.model
-    cap_key = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-    body.pop("max_tokens", None)
+    surface = request.surface
+    if not surface.generates:
+        return body
+    cap_key = _CAP_KEYS.get(surface) or (
+        "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    )
+    for key in _EVERY_CAP:
+        body.pop(key, None)
     body[cap_key] = decision.max_output_tokens
     if decision.temperature is not None and body.get("temperature") is None:
         body["temperature"] = decision.temperature
-    if request.stream:
+    if surface is Surface.RESPONSES:
+        body["store"] = False  # nor shall an engine keep prompts
+    if request.stream and surface in _ASKED_FOR_USAGE:
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     else:
         body.pop("stream_options", None)

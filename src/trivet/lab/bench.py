@@ -13,9 +13,9 @@ from trivet.domain.decisions import Offer
 from trivet.domain.errors import ConfigError
 from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.complexity import DEFAULT_TIERS
-from trivet.routing.features import describe
 from trivet.routing.request import parse_chat
 from trivet.routing.router import Router
+from trivet.routing.surfaces import describe
 
 DEFAULT_LENGTHS: tuple[int | None, ...] = (None, 3000, 32000)
 WARM_UP = 50

@@ -2,8 +2,8 @@
 
 from trivet.routing.complexity import ComplexityEstimator
 from trivet.routing.explain import decision_as_json
-from trivet.routing.features import describe
 from trivet.routing.request import parse_chat
 from trivet.routing.router import Router
+from trivet.routing.surfaces import describe, parse_request
 
-__all__ = ["ComplexityEstimator", "Router", "decision_as_json", "describe", "parse_chat"]
+__all__ = ["ComplexityEstimator", "Router", "decision_as_json", "describe", "parse_chat", "parse_request"]

@@ -7,6 +7,7 @@ from typing import Any
 from trivet.domain.decisions import Offer, Rejection
 from trivet.domain.errors import ContextTooLong, NoCandidate, PermissionDenied, TrivetError
 from trivet.domain.requests import Needs, Principal
+from trivet.domain.surfaces import lack_of
 from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.explain import rejection_as_json
 from trivet.routing.policies import TierRange
@@ -26,6 +27,8 @@ class Terms:
     principal: Principal | None
     pinned: Deployment | None = None
     """The only deployment that the caller wants."""
+    only_model: str | None = None
+    """The only model whose vectors can be compared with one another."""
 
 
 def may_use(principal: Principal | None, deployment: Deployment) -> bool:
@@ -90,10 +93,15 @@ def _fault(deployment: Deployment, terms: Terms) -> tuple[str, str] | None:
         )
     if terms.local_only and not deployment.local:
         return "not_local", f"{deployment.name} runs elsewhere, and the prompt must stay local."
+    lack = lack_of(deployment, terms.needs.surface)
+    if lack is not None:
+        return "surface_missing", f"{deployment.name} {lack}."
+    if terms.only_model is not None and deployment.model != terms.only_model:
+        return "other_embedding_model", f"{deployment.name} makes other vectors than {terms.only_model}."
     missing = sorted(terms.needs.capabilities - deployment.capabilities)
     if missing:
         return "capability_missing", f"{deployment.name} lacks {', '.join(missing)}."
-    least_tokens = terms.needs.prompt_bytes // OPTIMISTIC_BYTES_PER_TOKEN
+    least_tokens = terms.needs.window_bytes // OPTIMISTIC_BYTES_PER_TOKEN
     if least_tokens + 1 > deployment.context_tokens:
         return "context_too_small", (
             f"The prompt is at least {least_tokens} tokens; "
@@ -128,6 +136,7 @@ def refusal(rejected: Sequence[Rejection], principal: Principal | None) -> Trive
         "key_not_allowed",
         "above_max_tier",
         "below_min_tier",
+        "surface_missing",
     }:
         return _context_refusal(judged, codes, details)
     reasons = [rejection.reason for rejection in shown if rejection in judged]

@@ -1,28 +1,23 @@
 """What a request requires of a deployment, and the text and figures that describe it."""
 
-import json
 import sys
 from typing import Any
 
 from trivet.domain.requests import ChatRequest, Needs
-from trivet.routing.request import nesting_depth
-
-MEDIA_PART_BYTES = 2048
-"""Prompt allowance of one image or audio part, in tokens counted as bytes.
-
-What a picture becomes depends on the model and its resolution and cannot be read off the request; its
-base64 data is no measure of it. 2,048 covers the usual tilings at their default settings.
-"""
+from trivet.routing.prompt_size import (
+    has_image,
+    json_ceiling_bytes,
+    other_bytes,
+    part_bytes,
+    text_of,
+    utf8_bytes,
+)
 
 MESSAGE_TOKENS = 16
 """Upper bound on what a chat template adds around one message: role, separators, line ends."""
 
 CHARS_PER_CONTEXT_TOKEN = 4
 """Used only to guess how much context a request carries when its caller does not say."""
-
-_MEDIA_PARTS = frozenset({"image_url", "input_image", "image", "input_audio", "audio_url", "video_url"})
-_IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
-_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 
 # Fields of a body that never reach the model's prompt. Any other list, object or string is taken to:
 # tools, functions, response_format, and what an engine adds (documents, guided_json, ...).
@@ -44,8 +39,8 @@ _NOT_PROMPT = frozenset(
 )
 
 
-def describe(request: ChatRequest, *, text_limit_chars: int) -> Needs:
-    """Describe a checked request.
+def describe_chat(request: ChatRequest, *, text_limit_chars: int) -> Needs:
+    """Describe a checked chat request.
 
     `text` is the last user message (the last message where there is no user's), text parts joined.
     `prompt_bytes` is a ceiling of the prompt's tokens for byte-level tokenizers, see `prompt_ceiling_tokens`.
@@ -59,11 +54,11 @@ def describe(request: ChatRequest, *, text_limit_chars: int) -> Needs:
     messages: list[dict[str, Any]] = request.body["messages"]
     users = [index for index, message in enumerate(messages) if message["role"] == "user"]
     last = users[-1] if users else len(messages) - 1
-    text = _text(messages[last].get("content"), text_limit_chars)
+    text = text_of(messages[last].get("content"), text_limit_chars)
     hints = request.hints
     return Needs(
         text=text,
-        prompt_bytes=sum(map(_message_bytes, messages)) + _other_bytes(request.body),
+        prompt_bytes=sum(map(_message_bytes, messages)) + other_bytes(request.body, _NOT_PROMPT),
         messages=len(messages),
         capabilities=_capabilities(request.body, messages),
         agent_capabilities=hints.capabilities,
@@ -78,24 +73,11 @@ def prompt_ceiling_tokens(needs: Needs, template_tokens: int) -> int:
 
     A byte-level BPE tokenizer never makes more tokens than bytes; the chat template adds at most
     MESSAGE_TOKENS for each message and `template_tokens` once. Usually it is three to four times too
-    much: right for a hold, wrong as an estimate.
+    much: right for a hold, wrong as an estimate. Counting tokens takes none.
     """
+    if not needs.surface.computes:
+        return 0
     return needs.prompt_bytes + MESSAGE_TOKENS * needs.messages + template_tokens
-
-
-def _text(content: Any, limit_chars: int) -> str:
-    if isinstance(content, str):
-        return content[:limit_chars]
-    texts: list[str] = []
-    left = limit_chars
-    for part in content or ():
-        if left <= 0:
-            break
-        text = part.get("text")
-        if isinstance(text, str):
-            texts.append(text[:left])
-            left -= len(text) + 1
-    return "\n".join(texts)[:limit_chars]
 
 
 def _message_bytes(message: dict[str, Any]) -> int:
@@ -103,59 +85,19 @@ def _message_bytes(message: dict[str, Any]) -> int:
     total = 0
     for key, value in message.items():
         if key == "content" and isinstance(value, list):
-            total += sum(_part_bytes(part) for part in value)
+            total += sum(part_bytes(part) for part in value)
         elif isinstance(value, str):
-            total += _utf8_bytes(value)
+            total += utf8_bytes(value)
         elif value is not None:
-            total += _json_ceiling_bytes(value)
+            total += json_ceiling_bytes(value)
     return total
-
-
-def _part_bytes(part: dict[str, Any]) -> int:
-    kind = part.get("type")
-    if kind in _MEDIA_PARTS:
-        return MEDIA_PART_BYTES
-    text = part.get("text", part.get("refusal"))
-    if kind in _TEXT_PARTS and isinstance(text, str):
-        return _utf8_bytes(text) + 1  # templates may put a line end between parts
-    return _json_ceiling_bytes(part)
-
-
-def _other_bytes(body: dict[str, Any]) -> int:
-    total = 0
-    for key, value in body.items():
-        if key in _NOT_PROMPT:
-            continue
-        if isinstance(value, str):
-            total += _utf8_bytes(value)
-        elif isinstance(value, dict | list):
-            total += _json_ceiling_bytes(value)
-    return total
-
-
-def _utf8_bytes(text: str) -> int:
-    # JSON may carry half a surrogate pair; it becomes a replacement character of the same three bytes.
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _json_ceiling_bytes(value: Any) -> int:
-    """Return a ceiling, in tokens as bytes, of a JSON value as a chat template prints it.
-
-    Templates print tools compactly or indented by four (Llama, Qwen). Indented, each line starts with a
-    line end and a run of blanks, for which tokenizers have tokens of at least 15 blanks. The values'
-    non-ASCII characters are counted as the six bytes of their escapes, which some templates write.
-    """
-    printed = json.dumps(value)
-    lines = printed.count(",") + 2 * (printed.count("{") + printed.count("["))
-    indent_tokens = 2 + (4 * nesting_depth(value) + 14) // 15
-    return len(printed) + lines * indent_tokens
 
 
 def _capabilities(body: dict[str, Any], messages: list[dict[str, Any]]) -> frozenset[str]:
     needed: set[str] = set()
     if body.get("tools") or body.get("functions"):
         needed.add("tools")
-    if any(_has_image(message.get("content")) for message in messages):
+    if any(has_image(message.get("content")) for message in messages):
         needed.add("vision")
     response_format = body.get("response_format")
     if isinstance(response_format, dict) and response_format.get("type") in ("json_schema", "json_object"):
@@ -165,10 +107,6 @@ def _capabilities(body: dict[str, Any], messages: list[dict[str, Any]]) -> froze
     return frozenset(needed)
 
 
-def _has_image(content: Any) -> bool:
-    return isinstance(content, list) and any(part.get("type") in _IMAGE_PARTS for part in content)
-
-
 def _unseen_tokens(messages: list[dict[str, Any]], text: str) -> int:
-    written = sum(len(_text(message.get("content"), sys.maxsize)) for message in messages)
+    written = sum(len(text_of(message.get("content"), sys.maxsize)) for message in messages)
     return (written - len(text)) // CHARS_PER_CONTEXT_TOKEN

@@ -68,10 +68,10 @@ def _check_content(content: Any, param: str) -> None:
                 hint='For example {"type": "text", "text": "Hello"}.',
                 param=f"{param}[{position}].text",
             )
-        _check_part(part, f"{param}[{position}]")
+        check_part(part, f"{param}[{position}]")
 
 
-def _check_part(part: dict[str, Any], param: str) -> None:
+def check_part(part: dict[str, Any], param: str) -> None:
     """Refuse a part that holds an address or a file's name instead of the data.
 
     Engines fetch what such a part names, from their network: a tenant could have them ask any address

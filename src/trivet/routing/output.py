@@ -26,11 +26,13 @@ def output_cap(
         deployment: the one chosen.
         needs: the request's.
     """
+    if not needs.surface.generates:
+        return 0, ()
     tier, window = deployment.tier, deployment.context_tokens
     usual = policy.max_output_tokens or tier.max_output_tokens
     if asked is None:
         prompt = prompt_ceiling_tokens(needs, deployment.template_tokens)
-        prompt -= needs.prompt_bytes - needs.prompt_bytes // USUAL_BYTES_PER_TOKEN
+        prompt -= needs.prompt_bytes - needs.window_bytes // USUAL_BYTES_PER_TOKEN
         room = max(1, window - prompt, window // LEAST_SHARE_OF_WINDOW)
         cap = max(1, min(usual, room, window - 1))
         if cap == usual:

@@ -7,7 +7,7 @@ from trivet.domain.errors import RequestMalformed
 from trivet.domain.requests import ChatRequest, Needs, Principal
 from trivet.routing.eligibility import OPTIMISTIC_BYTES_PER_TOKEN, may_use
 from trivet.routing.features import prompt_ceiling_tokens
-from trivet.routing.request import AUTO
+from trivet.routing.fields import AUTO
 
 
 def refit(
@@ -53,7 +53,7 @@ def refit(
         for candidate in decision.candidates
         if needs.capabilities <= candidate.deployment.capabilities
         and may_use(principal, candidate.deployment)
-        and needs.prompt_bytes // OPTIMISTIC_BYTES_PER_TOKEN < candidate.deployment.context_tokens
+        and needs.window_bytes // OPTIMISTIC_BYTES_PER_TOKEN < candidate.deployment.context_tokens
         and (candidate.deployment.local or not request.hints.local_only)
     )
     if not candidates or candidates[0].deployment.name != chosen.name:

@@ -9,9 +9,11 @@ from trivet.domain.decisions import Candidate, Complexity, Decision, Estimate, O
 from trivet.domain.engine_states import EngineState
 from trivet.domain.errors import ApprovalRequired
 from trivet.domain.requests import ChatRequest, Needs, Principal
+from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.complexity import FACTOR_WEIGHTS, ComplexityEstimator, confidence
 from trivet.routing.eligibility import Terms, judge, refusal, require_tier, told
+from trivet.routing.embedding_model import embedding_aim
 from trivet.routing.features import prompt_ceiling_tokens
 from trivet.routing.output import output_cap
 from trivet.routing.policies import Policy, PolicyBook, TierRange, tier_range
@@ -54,7 +56,7 @@ class Router:
         """Choose the candidates of one request, best first, with every reason and every rejection.
 
         Args:
-            request: as `parse_chat` returned it.
+            request: as `parse_request` returned it.
             needs: as `describe` returned it.
             offers: every deployment as the fleet sees it now, in the order of the configuration.
             principal: who asks; None where nobody's key limits anything.
@@ -73,9 +75,10 @@ class Router:
         complexity = self._estimator.score(
             needs.text, needs.context_tokens, needs.agent_capabilities, needs.history_length
         )
-        wanted = self._aim(request, needs.task_type, complexity, offers, principal)
+        wanted = self._aim(request, needs, complexity, offers, principal)
         aim = steered(wanted, self._tiers, complexity, request.hints, pressure)
         terms = self._terms(request, needs, principal, aim.range, aim.pinned)
+        terms = terms if aim.only_model is None else replace(terms, only_model=aim.only_model)
         eligible, rejected = self._judged(offers, terms, aim, wanted)
         candidates = rank(
             eligible,
@@ -177,7 +180,7 @@ class Router:
     def _aim(
         self,
         request: ChatRequest,
-        task_type: str | None,
+        needs: Needs,
         complexity: Complexity,
         offers: Sequence[Offer],
         principal: Principal | None,
@@ -196,6 +199,11 @@ class Router:
             )
         if target is not None:
             require_tier(target, offers, principal)
+        if request.surface is Surface.EMBEDDINGS:
+            aim = embedding_aim(target, self._tiers, offers, request.hints, principal)
+            if aim is not None:
+                return aim
+        if target is not None:
             limits = tier_range(self._tiers, request.hints)
             text = f"The caller asked for tier {target.name}; other tiers are fallbacks."
             return self._clamped("tier", target.order, limits, Reason("tier_requested", text))
@@ -203,14 +211,14 @@ class Router:
             text = f"Routing is switched off: everything goes to tier {self._tiers[self._fixed].name}."
             limits = tier_range(self._tiers, request.hints)
             return self._clamped("fixed", self._fixed, limits, Reason("routing_disabled", text))
-        policy = self._book.find(task_type)
+        policy = self._book.find(needs.task_type)
         limits = tier_range(self._tiers, request.hints, policy)
         return self._clamped(
             "complexity",
             self._orders[complexity.recommended_tier],
             limits,
             _complexity_reason(complexity),
-            _policy_reason(task_type, policy, self._book),
+            _policy_reason(needs.task_type, policy, self._book),
         )
 
     def _clamped(self, strategy: str, order: int, limits: TierRange, *first: Reason) -> Aim:
@@ -260,9 +268,12 @@ def _availability_reasons(
     """Tell what kept the request from its target tier, and where it goes."""
     reasons: list[Reason] = []
     chosen = candidates[0].deployment
+    # What stands in the target tier for other surfaces keeps nothing from a tier that serves this one.
+    served = any(candidate.deployment.tier.order == aim.order for candidate in candidates)
+    untold = {"other_deployment_pinned", *(("surface_missing", "other_embedding_model") if served else ())}
     for rejection in rejected:
         wanted = rejection.deployment.tier.order == aim.order
-        if rejection.code == "key_not_allowed" or (wanted and rejection.code != "other_deployment_pinned"):
+        if rejection.code == "key_not_allowed" or (wanted and rejection.code not in untold):
             reasons.append(Reason(rejection.code, rejection.reason))
     reasons += [_state_reason(offer, chosen) for offer in eligible if offer.state != EngineState.READY]
     distance = chosen.tier.order - aim.order

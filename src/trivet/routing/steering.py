@@ -27,6 +27,8 @@ class Aim:
     range: TierRange
     reasons: tuple[Reason, ...]
     pinned: Deployment | None = None
+    only_model: str | None = None
+    """The one model that makes comparable vectors; no budget moves it."""
     prefers_cheaper: bool = False
     enforced_from: "Aim | None" = None
     """The aim that a budget does not allow."""
@@ -46,7 +48,7 @@ def steered(
         hints: the caller's.
         pressure: how full the caller's budgets are; None: nobody's.
     """
-    if pressure is None or not pressure.actions:
+    if pressure is None or not pressure.actions or aim.only_model is not None:
         return aim
     if "enforce_cheaper" in pressure.actions and not pressure.approved:
         return _enforced(aim, tiers, hints, pressure)

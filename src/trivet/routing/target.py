@@ -8,7 +8,7 @@ from trivet.domain.errors import ModelUnknown
 from trivet.domain.requests import Principal
 from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.eligibility import may_use
-from trivet.routing.request import AUTO
+from trivet.routing.fields import AUTO
 
 NAMES_SHOWN = 20
 

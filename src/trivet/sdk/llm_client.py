@@ -18,10 +18,11 @@ from trivet.engines.probe import probe
 from trivet.engines.protocol import CallLimits, EngineCall, Health, Reply
 from trivet.engines.served import match_model
 from trivet.execution.upstream import believable
-from trivet.routing.features import describe, prompt_ceiling_tokens
+from trivet.routing.features import prompt_ceiling_tokens
 from trivet.routing.output import output_cap
 from trivet.routing.policies import Policy
 from trivet.routing.request import parse_chat
+from trivet.routing.surfaces import describe
 from trivet.sdk.model_names import find_deployment
 
 if TYPE_CHECKING:

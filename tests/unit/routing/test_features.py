@@ -8,7 +8,8 @@ import pytest
 from tests.unit.routing.parts import chat
 from trivet.domain.requests import Needs
 from trivet.routing import describe, parse_chat
-from trivet.routing.features import MEDIA_PART_BYTES, prompt_ceiling_tokens
+from trivet.routing.features import prompt_ceiling_tokens
+from trivet.routing.prompt_size import MEDIA_PART_BYTES
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9000}}
 TOOL = {

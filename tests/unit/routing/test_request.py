@@ -11,9 +11,9 @@ from tests.unit.routing.parts import TOOL, UNTIMED, chat, decide
 from trivet.domain.errors import RequestError, RequestMalformed
 from trivet.domain.requests import ChatRequest, Hints
 from trivet.routing import describe, parse_chat
+from trivet.routing.fields import nesting_depth
 from trivet.routing.hints import METADATA_KEYS
 from trivet.routing.refused_fields import REFUSED_FIELDS
-from trivet.routing.request import nesting_depth
 
 
 def parsed(body: Any, **headers: str) -> ChatRequest:

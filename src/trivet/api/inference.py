@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions` as a plain ASGI endpoint."""
+"""The inference routes, `POST /v1/chat/completions` and those beside it, as plain ASGI endpoints."""
 
 import asyncio
 
@@ -6,19 +6,21 @@ from trivet.api.asgi import ClientGone, Receive, Scope, Send, new_request_id
 from trivet.api.attempt_path import path_told
 from trivet.api.auth import Doorkeeper
 from trivet.api.delivery import STOPPING, Delivery
-from trivet.api.reading import read_chat
+from trivet.api.reading import read_request
 from trivet.api.replies import send_error
 from trivet.domain.errors import TrivetError
+from trivet.domain.surfaces import Surface
 from trivet.execution import Pipeline
 
 LOOK_AFTER_S = 0.02
 
 
-class ChatCompletions:
-    """Serves chat completions; a client that goes away cancels the work upstream, at any moment."""
+class Inference:
+    """Serves one surface; a client that goes away cancels the work upstream, at any moment."""
 
     def __init__(
         self,
+        surface: Surface,
         pipeline: Pipeline,
         doorkeeper: Doorkeeper,
         *,
@@ -27,6 +29,7 @@ class ChatCompletions:
         keep_alive_s: float,
         exhausted_status: int,
     ) -> None:
+        self._surface = surface
         self._pipeline = pipeline
         self._doorkeeper = doorkeeper
         self._body_limit_bytes = body_limit_bytes
@@ -38,11 +41,15 @@ class ChatCompletions:
         """Handle one request, from its headers to its settlement."""
         request_id = new_request_id()
         delivery = Delivery(
-            send, request_id, write_timeout_s=self._write_timeout_s, keep_alive_s=self._keep_alive_s
+            send,
+            request_id,
+            surface=self._surface,
+            write_timeout_s=self._write_timeout_s,
+            keep_alive_s=self._keep_alive_s,
         )
         try:
-            request, principal = await read_chat(
-                scope, receive, self._doorkeeper, body_limit_bytes=self._body_limit_bytes
+            request, principal = await read_request(
+                scope, receive, self._doorkeeper, self._surface, body_limit_bytes=self._body_limit_bytes
             )
             async with _Presence(receive):
                 try:
@@ -77,6 +84,7 @@ class ChatCompletions:
             request_id=request_id,
             exhausted_status=self._exhausted_status,
             headers=_decided_headers(error),
+            surface=self._surface,
         )
 
 
