@@ -121,7 +121,11 @@ class DeploymentSettings(Section):
     """Requests run at once; by default 1 for ollama, 4 for llamacpp, 256 for vllm, 64 for others."""
     devices: tuple[str, ...] | None = None
     """GPU UUIDs or `host`; by default the GPUs that are found, else `host`; none for remote services."""
-    capabilities: frozenset[Literal["tools", "vision", "json_schema", "logprobs", "thinking"]] | None = None
+    capabilities: (
+        frozenset[Literal["tools", "vision", "json_schema", "logprobs", "thinking", "embeddings", "chat"]]
+        | None
+    ) = None
+    """`embeddings`: its model makes vectors, and nothing else unless `chat` is named too."""
     local: bool | None = None
     """By default true for ollama, vllm, llamacpp and loopback URLs."""
     template_tokens: Annotated[int, Field(ge=0)] = 64

@@ -52,7 +52,7 @@ class Deployment:
     devices: tuple[str, ...]
     """Device names that its work occupies: GPU UUIDs, `host` for the CPU, empty for remote services."""
     capabilities: frozenset[str] = field(default_factory=frozenset)
-    """Of: tools, vision, json_schema, logprobs, thinking."""
+    """Of: tools, vision, json_schema, logprobs, thinking, embeddings, chat; see `surfaces.lack_of`."""
     local: bool = True
     """False when the prompt leaves the operator's own machines."""
     template_tokens: int = 64

@@ -5,6 +5,7 @@ from importlib import metadata
 
 from trivet.config.settings import LaunchSettings
 from trivet.domain.errors import ConfigError
+from trivet.domain.surfaces import EMBEDDINGS
 from trivet.domain.tiers import Deployment
 
 
@@ -32,6 +33,7 @@ def server_command(deployment: Deployment, launch: LaunchSettings, port: int) ->
         *("--threads", str(launch.threads)),
         *("--gpu-layers", str(launch.gpu_layers)),
         *kv_type,
+        *(("--embeddings",) if EMBEDDINGS in deployment.capabilities else ()),
         *launch.arguments,
     ]
 

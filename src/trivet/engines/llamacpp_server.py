@@ -26,6 +26,7 @@ EXIT_MODEL_UNUSABLE = 4
 GGUF_MAGIC = b"GGUF"
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """What llama.cpp accepts for its cache (`common/arg.cpp`, `kv_cache_types`)."""
+POOLINGS = ("mean", "cls", "last")
 LOG_ERRORS_ONLY = 1
 LOG_BUFFERS = 4
 """llama.cpp's verbosity: 0 silent, 1 errors, 2 warnings, 3 information, 4 also what it allocates."""
@@ -81,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--gpu-layers", type=int, default=0, help="layers put on the GPU")
     parser.add_argument("--kv-type", choices=KV_TYPES, help="type of the KV cache's entries; by default f16")
+    parser.add_argument("--embeddings", action="store_true", help="make vectors, too")
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help="how the tokens' vectors become one; by default as the model's file says",
+    )
     return parser
 
 
@@ -143,6 +150,13 @@ def _parameters(xllamacpp: Any, options: argparse.Namespace, verbosity: int) -> 
     if options.kv_type is not None:
         kv_type = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.kv_type.upper()}")
         parameters.cache_type_k = parameters.cache_type_v = kv_type
+    if options.embeddings:
+        parameters.embedding = True
+        # A text is read in one step for its vector: what exceeds the step is refused.
+        parameters.n_batch = parameters.n_ubatch = options.context
+    if options.pooling is not None:
+        pooling = f"LLAMA_POOLING_TYPE_{options.pooling.upper()}"
+        parameters.pooling_type = getattr(xllamacpp.llama_pooling_type, pooling)
     parameters.offline = True
     return parameters
 

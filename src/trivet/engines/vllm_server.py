@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 
 from trivet.config.settings import LaunchSettings
+from trivet.domain.surfaces import Surface, lack_of
 from trivet.domain.tiers import Deployment, is_gpu
 
 API_SERVER_MODULE = "vllm.entrypoints.openai.api_server"
@@ -43,6 +44,8 @@ def server_command(
     if deployment.swap_group is not None and any(is_gpu(device) for device in deployment.devices):
         # A CPU build refuses to start with it.
         command += ["--enable-sleep-mode"]
+    if lack_of(deployment, Surface.CHAT) is not None:
+        command += ["--runner", "pooling"]  # vLLM serves vectors or text, never both
     return [*command, *launch.arguments]
 
 

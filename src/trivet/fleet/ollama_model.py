@@ -12,6 +12,7 @@ import structlog
 from trivet.config.settings import OllamaSettings
 from trivet.domain.engine_states import EngineState
 from trivet.domain.errors import EngineTimeout
+from trivet.domain.surfaces import CHAT, EMBEDDINGS
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Health
 from trivet.fleet.plan import EndpointPlan
@@ -141,6 +142,8 @@ def adopt(deployment: Deployment, shown: ShownModel, *, pinned: bool) -> Deploym
     if shown.capabilities and not pinned:
         told = shown.capabilities & {"tools", "vision", "thinking"}
         capabilities = told | (deployment.capabilities & {"json_schema", "logprobs"})
+        if "embedding" in shown.capabilities:
+            capabilities |= {EMBEDDINGS, CHAT} if "completion" in shown.capabilities else {EMBEDDINGS}
     context_tokens = min(deployment.context_tokens, shown.context_tokens or deployment.context_tokens)
     return replace(deployment, capabilities=frozenset(capabilities), context_tokens=context_tokens)
 

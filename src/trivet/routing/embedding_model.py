@@ -26,7 +26,7 @@ def embedding_aim(
     """Return the aim at the one model; None where no deployment that may serve makes vectors.
 
     Args:
-        asked: the tier that the caller named, if any.
+        asked: the tier that the caller named, if any: its model, if it has one.
         tiers: cheapest first.
         offers: in the order of the configuration.
         hints: their limits hold.
@@ -39,11 +39,11 @@ def embedding_aim(
         if lack_of(offer.deployment, Surface.EMBEDDINGS) is None
         and may_use(principal, offer.deployment)
         and limits.low <= offer.deployment.tier.order <= limits.high
-        and (asked is None or offer.deployment.tier.name == asked.name)
     ]
     if not able:
         return None
-    first = min(able, key=lambda deployment: deployment.tier.order)
+    wanted = asked.name if asked is not None else None
+    first = min(able, key=lambda each: (each.tier.name != wanted, each.tier.order))
     text = f"Only vectors of one model can be compared: {first.model} of tier {first.tier.name} makes them."
     return Aim(
         strategy="embedding",

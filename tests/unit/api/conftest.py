@@ -30,14 +30,16 @@ class Rooms:
         json: Any = None,
         raw: bytes | None = None,
         params: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> httpx.Response:
         """Send a request with the key, by default the owner's; its JSON in ASCII, or bytes as they are."""
         transport = httpx.ASGITransport(self.trivet.application, raise_app_exceptions=False)
-        headers = {
+        sent = {
+            **(headers or {}),
             "authorization": f"Bearer {api_key or self.trivet.owner_token}",
             "content-type": "application/json",
         }
-        async with httpx.AsyncClient(transport=transport, base_url="http://trivet", headers=headers) as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://trivet", headers=sent) as http:
             content = raw if json is None else json_text.dumps(json)
             return await http.request(method, path, content=content, params=params)
 
@@ -46,9 +48,9 @@ class Rooms:
         return self.trivet.keyring.create(scope, **limits)[0]  # type: ignore[arg-type]
 
 
-def settings_at(directory: Path) -> Settings:
-    """Return settings of three tiers with one unreachable deployment each."""
-    tiers = [
+def settings_at(directory: Path, *, vectors: bool = False) -> Settings:
+    """Return settings of three tiers with one unreachable deployment each; perhaps one more makes vectors."""
+    tiers: list[dict[str, Any]] = [
         {
             "name": name,
             "cost_weight": weight,
@@ -57,6 +59,9 @@ def settings_at(directory: Path) -> Settings:
         }
         for name, (weight, complexity) in SHAPES.items()
     ]
+    if vectors:
+        maker = {"model": "vllm/vectors", "url": "http://127.0.0.1:9", "capabilities": ["embeddings"]}
+        tiers[0]["deployments"] += [maker]
     return Settings.model_validate(
         {"tiers": tiers, "store": {"path": directory / "trivet.db"}, "logging": {"level": "error"}}
     )

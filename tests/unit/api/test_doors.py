@@ -26,7 +26,7 @@ async def test_a_wrong_method_names_the_right_one(rooms: Rooms, method: str, pat
     assert allow in error["message"]
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses", "/v1/embeddings"])
+@pytest.mark.parametrize("path", ["/v1/audio/speech", "/v1/moderations", "/v1/files"])
 async def test_what_is_not_offered_says_what_is(rooms: Rooms, path: str) -> None:
     """OpenAI's other routes are answered with the one that exists."""
     answer = await rooms.ask("POST", path, json={})

@@ -13,6 +13,7 @@ import pytest
 from starlette.routing import Route
 
 from tests.unit.api.conftest import Rooms, settings_at
+from trivet.api.application import INFERENCE_PATHS
 from trivet.app.assembly import open_trivet
 from trivet.config.batch_settings import BatchSettings
 from trivet.domain.budgets import Override
@@ -75,6 +76,12 @@ CELLS: dict[str, Cell] = {
     "POST /api/v1/ledger/verify": Cell((200, 200, 403, 403, 403, 401)),
     # Not in the OpenAPI document, which they bypass. No engine answers here: 502 is past every door.
     "POST /v1/chat/completions": Cell((502, 403, 502, 502, 502, 401), CHAT),
+    "POST /v1/completions": Cell((502, 403, 502, 502, 502, 401), {"prompt": "Hello", "max_tokens": 8}),
+    "POST /v1/embeddings": Cell((502, 403, 502, 502, 502, 401), {"input": "Hello"}),
+    "POST /v1/responses": Cell((502, 403, 502, 502, 502, 401), {"input": "Hello", "max_output_tokens": 8}),
+    "POST /v1/messages": Cell((502, 403, 502, 502, 502, 401), CHAT),
+    "POST /v1/messages/count_tokens": Cell((502, 403, 502, 502, 502, 401), CHAT),
+    "POST /tokenize": Cell((502, 403, 502, 502, 502, 401), {"prompt": "Hello"}),
     "GET /v1/models": Cell((200, 200, 200, 200, 200, 401)),
     "GET /v1/models/{name:path}": Cell((200, 200, 200, 200, 200, 401)),
     "POST /api/v1/route": Cell((200, 200, 200, 200, 200, 401), CHAT),
@@ -91,7 +98,7 @@ OWN_SCOPE_IS_NOT_ONES_OWN_TO_BOUND = (
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[Rooms]:
     """A Trivet of this test's own, where nothing happens behind: batches wait."""
-    settings = settings_at(tmp_path)
+    settings = settings_at(tmp_path, vectors=True)
     idle = settings.model_copy(update={"batch": BatchSettings(concurrency=0)})
     async with open_trivet(idle) as trivet:
         yield Rooms(trivet)
@@ -249,7 +256,7 @@ async def test_a_rate_limit_refuses_before_anything_is_held(house: Rooms) -> Non
 
 
 async def test_no_engine_is_asked_without_a_hold(house: Rooms) -> None:
-    """Of all operations only chat completions asks engines; it holds first, and closes what it held."""
+    """Whatever asks an engine holds first, and closes what it held; no other operation asks one."""
     ledger, admin = house.trivet.ledger, house.key("acme.search", role="admin")
     asking = set()
     for operation, cell in CELLS.items():
@@ -264,7 +271,7 @@ async def test_no_engine_is_asked_without_a_hold(house: Rooms) -> None:
             assert (news["reserve"], news["settle"] + news["release"]) == (1, 1), operation
         else:
             assert news["reserve"] == 0, operation
-    assert asking == {"POST /v1/chat/completions"}
+    assert asking == {f"POST {path}" for path in INFERENCE_PATHS}
 
 
 async def attempts_of(house: Rooms) -> float:

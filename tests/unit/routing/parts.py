@@ -9,8 +9,9 @@ from trivet.config.settings import RoutingSettings
 from trivet.domain.budgets import Pressure
 from trivet.domain.decisions import Decision, Offer
 from trivet.domain.requests import Principal
+from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment, EngineKind, Tier
-from trivet.routing import Router, describe, parse_chat
+from trivet.routing import Router, describe, parse_request
 from trivet.routing.complexity import DEFAULT_TIERS
 
 LIGHT, STANDARD, HEAVY = DEFAULT_TIERS
@@ -75,10 +76,11 @@ def decide(
     routing: RoutingSettings | None = None,
     tiers: Sequence[Tier] = DEFAULT_TIERS,
     pressure: Pressure | None = None,
+    surface: Surface = Surface.CHAT,
 ) -> Decision:
     """Send a body through all of routing: parse, describe, decide."""
     routing = routing or RoutingSettings()
-    request = parse_chat(body, body_bytes=0, headers=headers or {})
+    request = parse_request(surface, body, body_bytes=0, headers=headers or {})
     needs = describe(request, text_limit_chars=routing.text_limit_chars)
     return Router(routing, tiers).decide(
         request,
