@@ -10,7 +10,7 @@ from tests.proofs.overhead.__main__ import bench_overhead
 from tests.proofs.overhead.figures import Place
 from tests.proofs.overhead.load import Goal, Reading, WrongAnswer, measure
 from tests.proofs.overhead.upstream import PLAIN, Engine
-from trivet.routing.request import nesting_depth
+from trivet.routing.fields import nesting_depth
 
 
 def reading(rate: float, cpu_ms: float = 1.0, p50_ms: float = 1.0) -> Reading:

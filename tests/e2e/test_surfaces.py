@@ -29,7 +29,7 @@ async def place(
         "capabilities": ["embeddings"],
         "launch": {"path": str(tiny_models["standard"]), "arguments": ["--pooling", "mean"]},
     }
-    deployments = {
+    deployments: dict[str, list[dict[str, Any]]] = {
         "light": [{"model": "llamacpp/tiny-light", "url": light_url}],
         "standard": [vectors],
         "heavy": [{"model": "llamacpp/tiny-heavy", "url": heavy_url}],
