@@ -270,6 +270,10 @@ class Keyring:
     def _digest(self, text: str) -> str:
         return hmac.digest(self._pepper, text.encode(), "sha256").hex()
 
+    def secret_for(self, purpose: str) -> bytes:
+        """Return a secret of the server's own for another purpose, the same as long as the pepper is."""
+        return hmac.digest(self._pepper, f"secret for {purpose}".encode(), "sha256")
+
     def _check_pepper(self) -> None:
         """Refuse a pepper that would silently make every stored key unknown."""
         check = self._digest(_PEPPER_CHECK)

@@ -3,6 +3,7 @@
 from trivet.admin.alerts import AlertOffice
 from trivet.admin.audits import AuditOffice
 from trivet.admin.batches import BatchOffice
+from trivet.admin.caches import CacheOffice
 from trivet.admin.keys import KeyOffice, KeyOrder
 from trivet.admin.office import Office
 from trivet.admin.offices import Offices
@@ -13,6 +14,7 @@ __all__ = [
     "AlertOffice",
     "AuditOffice",
     "BatchOffice",
+    "CacheOffice",
     "KeyOffice",
     "KeyOrder",
     "Office",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from trivet.admin.alerts import AlertOffice
 from trivet.admin.audits import AuditOffice
 from trivet.admin.batches import BatchOffice
+from trivet.admin.caches import CacheOffice
 from trivet.admin.keys import KeyOffice
 from trivet.admin.office import Office
 from trivet.admin.overrides import OverrideOffice
@@ -23,3 +24,4 @@ class Offices:
     alerts: AlertOffice
     audits: AuditOffice
     batches: BatchOffice
+    caches: CacheOffice

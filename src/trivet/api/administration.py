@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from trivet.admin import Office, Offices
-from trivet.api import key_routes, leave_routes, watch_routes
+from trivet.api import cache_routes, key_routes, leave_routes, watch_routes
 from trivet.api.guard import Caller
 from trivet.api.limit_values import LimitValue, told
 
@@ -32,6 +32,7 @@ def router(offices: Offices) -> APIRouter:
     for part in (_budgets(offices.books), _reports(offices.books), key_routes.router(offices.keys)):
         routes.include_router(part)
     routes.include_router(leave_routes.router(offices.overrides, offices.rates))
+    routes.include_router(cache_routes.router(offices.caches))
     routes.include_router(watch_routes.router(offices.alerts, offices.audits))
     return routes
 

@@ -11,6 +11,7 @@ from trivet.domain.decisions import Decision
 from trivet.domain.errors import EngineError, EngineUnavailable, TrivetError
 from trivet.domain.surfaces import Surface
 from trivet.execution import Answer
+from trivet.execution.run import Run
 
 STOPPING = EngineUnavailable("Trivet is stopping.", retry_after_s=5.0)
 SIGN_OF_LIFE = b": keep-alive\n\n"
@@ -115,7 +116,6 @@ def answer_headers(answer: Answer) -> Mapping[str, str]:
     """Return the response headers that explain the answer."""
     run = answer.run
     decision = run.decision
-    remaining = run.budget_remaining
     clamped = {"x-trivet-max-tokens": str(decision.max_output_tokens)} if run.clamped else {}
     served = answer.deployment.tier.name
     downgraded = {"x-trivet-downgraded": f"{run.downgraded_from}->{served}"} if run.downgraded_from else {}
@@ -126,11 +126,20 @@ def answer_headers(answer: Answer) -> Mapping[str, str]:
         "x-trivet-model": answer.deployment.model,
         "x-trivet-attempts": str(len(run.attempts)),
         "x-trivet-attempt-path": path_of(run.attempts),
-        "x-trivet-budget-remaining": "unlimited" if remaining is None else str(remaining),
+        **_budget_header(run),
+        **run.cache_headers,
         **clamped,
         **run.admitted.headers,
         **downgraded,
     }
+
+
+def _budget_header(run: Run) -> dict[str, str]:
+    """Return what budget is left; nothing where none was looked at, since a kept answer needs none."""
+    if run.saved_device_ns is not None:
+        return {}
+    remaining = run.budget_remaining
+    return {"x-trivet-budget-remaining": "unlimited" if remaining is None else str(remaining)}
 
 
 def decision_headers(decision: Decision) -> dict[str, str]:

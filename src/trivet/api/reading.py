@@ -9,12 +9,13 @@ from trivet.api.asgi import Receive, Scope, header_map, parse_json, read_body
 from trivet.api.auth import Doorkeeper
 from trivet.domain.budgets import Idempotency
 from trivet.domain.errors import RequestMalformed
-from trivet.domain.requests import ChatRequest, Principal
+from trivet.domain.requests import CacheWish, ChatRequest, Principal
 from trivet.domain.surfaces import Surface
 from trivet.routing import parse_request
 
 KEY_CHARS_MAX = 200
 DECISION_HEADER = "x-trivet-decision-id"
+CACHE_HEADER = "x-trivet-cache"
 
 
 async def read_request(
@@ -58,10 +59,32 @@ def _request(surface: Surface, document: Any, body: bytes, headers: Mapping[str,
         )
     if decision_id:
         request = replace(request, decision_id=decision_id[:KEY_CHARS_MAX])
+    wish = _cache_wish(headers)
+    if wish != "default":
+        request = replace(request, cache=wish)
     key = headers.get("idempotency-key", "").strip()
     if key:
         request = replace(request, idempotency=_idempotency(key, body))
     return request
+
+
+def _cache_wish(headers: Mapping[str, str]) -> CacheWish:
+    """Return what the caller says of kept answers: in Trivet's own header, or in HTTP's (RFC 9111, 5.2.1)."""
+    if CACHE_HEADER not in headers and "cache-control" not in headers:
+        return "default"
+    told = headers.get(CACHE_HEADER, "").strip().lower()
+    directives = {part.strip() for part in headers.get("cache-control", "").lower().split(",")}
+    if told == "no-store" or "no-store" in directives:
+        return "no-store"
+    if told == "refresh" or directives & {"no-cache", "max-age=0"}:
+        return "refresh"
+    if told == "allow":
+        return "allow"
+    if told:
+        raise RequestMalformed(
+            f"{CACHE_HEADER} must be allow, refresh or no-store, not {told[:40]!r}.", param=CACHE_HEADER
+        )
+    return "default"
 
 
 def _idempotency(key: str, body: bytes) -> Idempotency:

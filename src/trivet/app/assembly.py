@@ -10,11 +10,12 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 
-from trivet.access import Keyring, RateLimits
+from trivet.access import Keyring
 from trivet.admin import (
     AlertOffice,
     AuditOffice,
     BatchOffice,
+    CacheOffice,
     KeyOffice,
     Office,
     Offices,
@@ -24,13 +25,13 @@ from trivet.admin import (
 from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
 from trivet.app.batching import batching
+from trivet.app.books import Books, opened_books
+from trivet.app.caching import caching
 from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.app.predictions import predict
 from trivet.app.signalling import signalling
-from trivet.app.store import kept_up, opened_store
-from trivet.app.upkeep import tidying
 from trivet.budgets import Ledger
-from trivet.budgets.outside import OutsideCalls
+from trivet.cache import ResponseCache
 from trivet.config.deployments import (
     api_key_of,
     build_deployments,
@@ -48,7 +49,6 @@ from trivet.engines.prices import PriceTable
 from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
 from trivet.execution.run import Budgeting
-from trivet.execution.sweeping import sweeping
 from trivet.fleet import Fleet
 from trivet.fleet.plan import EndpointPlan
 from trivet.gpu import GpuWatch, gpu_uuids
@@ -72,6 +72,8 @@ class OpenTrivet:
     owner_token: str
     lock: StoreLock | None
     """None: the store is shared, and nothing here is this process's own."""
+    cache: ResponseCache | None
+    """None: it is off."""
     recovered_holds: int
     """Holds of a process that died, charged in full at this start."""
 
@@ -105,14 +107,10 @@ async def open_trivet(
     configured = build_deployments(settings, gpus=gpu_uuids(inventory))
     deployments = configured if with_engines else ()
     async with contextlib.AsyncExitStack() as exits:
-        database, lock = exits.enter_context(opened_store(settings.store, alone=with_engines))
-        ledger = Ledger(database, settings.budgets, clock)
-        recovered = ledger.recover()
-        keyring = Keyring(database, settings.access, settings.store.path.expanduser(), clock)
-        rates, outside_calls = RateLimits(database, clock), OutsideCalls(database, clock)
-        await exits.enter_async_context(_upkeep(database, ledger, keyring, rates, outside_calls))
+        books = await exits.enter_async_context(opened_books(settings, clock, alone=with_engines))
+        ledger, keyring = books.ledger, books.keyring
         device_clock = DeviceClock(clock)
-        records = _records(database, settings, clock, device_clock, tiers, configured)
+        records = _records(books.database, settings, clock, device_clock, tiers, configured)
         exits.callback(records.flush)
         metrics = Metrics()
         fleet = await exits.enter_async_context(await _fleet(settings, deployments, inventory, clock))
@@ -120,6 +118,7 @@ async def open_trivet(
         chain = Chain(fleet, breakers, device_clock, metrics, settings.execution, clock)
         settler = Settler(ledger)
         exits.push_async_callback(settler.drain)
+        caches = await exits.enter_async_context(caching(settings, books, clock))
         pipeline = Pipeline(
             router=Router(settings.routing, tiers),
             fleet=fleet,
@@ -129,21 +128,23 @@ async def open_trivet(
             metrics=metrics,
             text_limit_chars=settings.routing.text_limit_chars,
             budget=_budgeting(settings, tiers, PriceTable(settings.pricing.path, deployments, clock)),
-            rates=rates,
-            outside_calls=outside_calls,
+            rates=books.rates,
+            outside_calls=books.outside_calls,
             clock=clock,
+            memory=caches.memory,
         )
         owner_token = secrets.token_urlsafe(32)
         collector = TrivetCollector(metrics, device_clock)
-        telling = signalling(database, ledger, settings.signals, clock, delivering=with_engines)
+        telling = signalling(books.database, ledger, settings.signals, clock, delivering=with_engines)
         signals = await exits.enter_async_context(telling)
         signals.register(collector)
+        caches.register(collector)
         keeper, names = Doorkeeper(keyring, owner_token), tuple(tier.name for tier in tiers)
-        behind = batching(database, pipeline, fleet, keyring, keeper, settings.batch, clock)
+        behind = batching(books.database, pipeline, fleet, keyring, keeper, settings.batch, clock)
         batches = await exits.enter_async_context(behind)
         batches.register(collector)
         offices = _offices(
-            *(ledger, keyring, records, fleet, rates, signals.outbox, batches.office, clock, configured)
+            *(books, records, fleet, signals.outbox, batches.office, caches.office, clock, configured)
         )
         _register_rooms(collector, fleet, breakers, ledger, gpus)
         doors = Doors(pipeline, offices, fleet, keeper, collector, names, settings.batch)
@@ -154,18 +155,10 @@ async def open_trivet(
             ledger=ledger,
             keyring=keyring,
             owner_token=owner_token,
-            lock=lock,
-            recovered_holds=recovered,
+            lock=books.lock,
+            cache=caches.cache,
+            recovered_holds=books.recovered_holds,
         )
-
-
-@asynccontextmanager
-async def _upkeep(
-    database: Database, ledger: Ledger, keyring: Keyring, rates: RateLimits, outside_calls: OutsideCalls
-) -> AsyncIterator[None]:
-    """Do what is due from time to time: learn of other replicas' changes, tidy, end what was not reported."""
-    async with kept_up(database, ledger, keyring, rates), tidying(keyring, outside_calls), sweeping(ledger):
-        yield
 
 
 def _budgeting(settings: Settings, tiers: Sequence[Tier], prices: PriceTable) -> Budgeting:
@@ -180,17 +173,17 @@ def _budgeting(settings: Settings, tiers: Sequence[Tier], prices: PriceTable) ->
 
 
 def _offices(
-    ledger: Ledger,
-    keyring: Keyring,
+    books: Books,
     records: UsageRecords,
     fleet: Fleet,
-    rates: RateLimits,
     outbox: Outbox,
     batches: BatchOffice,
+    caches: CacheOffice,
     clock: Clock,
     configured: Sequence[Deployment],
 ) -> Offices:
     """Build the offices. That of keys knows what the configuration names whether engines run or not."""
+    ledger, keyring = books.ledger, books.keyring
     return Offices(
         Office(ledger=ledger, records=records, fleet=fleet, clock=clock),
         KeyOffice(
@@ -201,10 +194,11 @@ def _offices(
             clock=clock,
         ),
         OverrideOffice(ledger, clock),
-        RateOffice(rates),
+        RateOffice(books.rates),
         AlertOffice(ledger, outbox),
         AuditOffice(ledger, keyring),
         batches,
+        caches,
     )
 
 

@@ -12,6 +12,7 @@ from trivet.cli import (
     batch,
     bench,
     budgets,
+    cache,
     chat,
     config,
     demo,
@@ -68,6 +69,7 @@ app.add_typer(report.app, name="report")
 app.add_typer(budgets.app, name="budgets")
 app.add_typer(overrides.app, name="overrides")
 app.add_typer(rates.app, name="rates")
+app.add_typer(cache.app, name="cache")
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
 app.command()(gpus.gpus)

@@ -63,6 +63,11 @@ def savings(
         f"engine hours saved: {report['engine_hours_saved']:.4f}; "
         f"weighted tokens saved: {report['tokens_saved']:,} ({report['cost_reduction_pct']} %)."
     )
+    if report["cached_requests"]:
+        say(
+            f"Beside that, {report['cached_requests']:,} requests were answered from the cache,"
+            f" which saved {report['cached'] / 3600:.4f} device hours."
+        )
 
 
 @app.command()

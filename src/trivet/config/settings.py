@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from trivet.config.batch_settings import BatchSettings
+from trivet.config.cache_settings import CacheSettings, RedisSettings
 from trivet.config.section import PositiveFloat, PositiveInt, Section
 from trivet.config.signal_settings import PricingSettings, SignalSettings
 from trivet.domain.budgets import LadderAction
@@ -313,6 +314,8 @@ class Settings(Section):
     budgets: BudgetSettings = BudgetSettings()
     pricing: PricingSettings = PricingSettings()
     signals: SignalSettings = SignalSettings()
+    cache: CacheSettings = CacheSettings()
+    redis: RedisSettings = RedisSettings()
     execution: ExecutionSettings = ExecutionSettings()
     batch: BatchSettings = BatchSettings()
     fleet: FleetSettings = FleetSettings()
@@ -335,6 +338,8 @@ class Settings(Section):
         problems = [*self._tier_problems(), *self._deployment_problems(), *self._routing_problems()]
         if self.store.url is not None and self.access.pepper is None:
             problems.append("access.pepper: must be set with store.url, the same for every replica.")
+        if self.cache.enabled and self.cache.store == "redis" and self.redis.url is None:
+            problems.append("cache.store: redis needs redis.url.")
         if problems:
             raise ValueError("\n".join(problems))
         return self

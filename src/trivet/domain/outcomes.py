@@ -68,6 +68,8 @@ class Outcome:
     error_code: str | None = None
     charged: Amounts = field(default_factory=Amounts)
     """What was charged on every meter."""
+    saved_device_ns: int | None = None
+    """Device time that the answer had taken when it was kept; None: it is none from the cache."""
 
     @property
     def fallbacks(self) -> int:

@@ -7,6 +7,9 @@ from trivet.domain.budgets import PRIORITIES, Idempotency, Priority
 from trivet.domain.scopes import Scope
 from trivet.domain.surfaces import Surface
 
+CacheWish = Literal["default", "allow", "refresh", "no-store"]
+"""default: by the settings; allow: also above temperature 0; refresh: ask an engine, and keep its answer;
+no-store: neither."""
 Role = Literal["admin", "auditor", "tenant_admin", "tenant"]
 ROLES: tuple[Role, ...] = ("admin", "auditor", "tenant_admin", "tenant")
 
@@ -82,6 +85,8 @@ class ChatRequest:
     idempotency: Idempotency | None = None
     decision_id: str | None = None
     """An earlier decision that is to be executed instead of deciding anew."""
+    cache: CacheWish = "default"
+    """What the caller says of kept answers."""
     hints: Hints = field(default_factory=Hints)
 
 

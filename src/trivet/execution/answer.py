@@ -11,6 +11,7 @@ from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Reply
 from trivet.execution.chain import RunningAttempt
+from trivet.execution.kept_reply import FromMemory
 from trivet.execution.run import Run
 
 _LAST_EVENTS = {
@@ -22,12 +23,12 @@ _LAST_EVENTS = {
 
 
 class Answer:
-    """What an engine answers to one request. Whoever holds it must `aclose()` it.
+    """What an engine, or the cache, answers to one request. Whoever holds it must `aclose()` it.
 
     Closing before the end cancels the work upstream and settles what was generated until then.
     """
 
-    def __init__(self, run: Run, reply: Reply, running: RunningAttempt) -> None:
+    def __init__(self, run: Run, reply: Reply, running: RunningAttempt | FromMemory) -> None:
         self.run = run
         self._reply = reply
         self._running = running

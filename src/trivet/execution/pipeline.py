@@ -29,6 +29,7 @@ from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.execution.answer import Answer
 from trivet.execution.chain import Chain, Course
+from trivet.execution.memory import AnswerMemory
 from trivet.execution.outside import Outside, Promise, Report, Taken
 from trivet.execution.run import Budgeting, Keep, Run
 from trivet.execution.settler import Settler
@@ -59,6 +60,7 @@ class Pipeline:
         rates: RateLimits,
         outside_calls: OutsideCalls,
         clock: Clock,
+        memory: AnswerMemory | None = None,
     ) -> None:
         self._router = router
         self._fleet = fleet
@@ -70,6 +72,7 @@ class Pipeline:
         self._budget = budget
         self._rates = rates
         self._clock = clock
+        self._memory = memory
         self._outside = Outside(
             outside_calls,
             settler,
@@ -140,6 +143,8 @@ class Pipeline:
         if taken.reservation is not None and taken.tariff is not None:
             run.adopt(taken.reservation, taken.tariff)
         try:
+            if self._memory is not None and (kept := await self._memory.recall(run)) is not None:
+                return await self._delivered(kept)
             await run.hold()
             reach("after_reserve")
             if run.decision.passed_over is not None:
@@ -157,8 +162,13 @@ class Pipeline:
         except BaseException as error:
             await self._broken_off(run, error)
             raise
-        answer = Answer(run, reply, running)
-        if not request.stream:
+        if self._memory is not None:
+            reply = self._memory.watch(run, reply)
+        return await self._delivered(Answer(run, reply, running))
+
+    async def _delivered(self, answer: Answer) -> Answer:
+        """Settle a plain answer, which is there as a whole; a stream is settled when it ends."""
+        if not answer.run.request.stream:
             await answer.complete()
         return answer
 
@@ -296,7 +306,9 @@ class Pipeline:
         ]
 
     def announce(self, outcome: Outcome) -> None:
-        """Tell metrics and the log what became of a request."""
+        """Tell metrics, the cache and the log what became of a request."""
+        if self._memory is not None:
+            self._memory.learn(outcome)
         self._metrics.observe(outcome)
         served_by = outcome.served_by
         log.info(

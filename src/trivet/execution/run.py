@@ -91,6 +91,10 @@ class Run:
         """What the rate limits say; ended with the run."""
         self.keep: Keep | None = None
         """What is to be written with the charge for a whole answer."""
+        self.cache_headers: dict[str, str] = {}
+        """What the client is told of the cache; nothing while it is off."""
+        self.saved_device_ns: int | None = None
+        """Device time that a kept answer saved; None: an engine answers."""
         self._settler = settler
         self._budget = budget
         self._kept: dict[str, Tariff] = {}
@@ -274,6 +278,7 @@ class Run:
             attempts=self.attempts,
             usage=usage,
             error_code=error.code if error else None,
+            saved_device_ns=self.saved_device_ns,
         )
         if usage is not None:
             outcome.charged = charges.charged

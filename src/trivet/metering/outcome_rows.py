@@ -17,12 +17,12 @@ _INSERT_OUTCOME = """
         request_id, at_ns, organisation, scope, key_id, decision_id, task_type, task_id, worker, session,
         policy, complexity, stream, tier, deployment, model, status, attempts, fallbacks, prompt_tokens,
         completion_tokens, usage_source, weighted_tokens, usd_micros, latency_ms, first_token_ms, error_code,
-        reasons
+        saved_device_ns, reasons
     ) VALUES (
         :request_id, :at_ns, :organisation, :scope, :key_id, :decision_id, :task_type, :task_id, :worker,
         :session, :policy, :complexity, :stream, :tier, :deployment, :model, :status, :attempts, :fallbacks,
         :prompt_tokens, :completion_tokens, :usage_source, :weighted_tokens, :usd_micros, :latency_ms,
-        :first_token_ms, :error_code, :reasons
+        :first_token_ms, :error_code, :saved_device_ns, :reasons
     ) ON CONFLICT (request_id) DO NOTHING
 """
 _INSERT_ATTEMPT = """
@@ -79,6 +79,7 @@ def outcome_row(outcome: Outcome, anchor: WallAnchor) -> Row:
         "latency_ms": (outcome.ended_ns - outcome.started_ns) / 1e6,
         "first_token_ms": None if first_token_ns is None else (first_token_ns - outcome.started_ns) / 1e6,
         "error_code": outcome.error_code,
+        "saved_device_ns": outcome.saved_device_ns,
         "reasons": json.dumps([{"code": reason.code, "text": reason.text} for reason in decision.reasons]),
     }
 

@@ -145,6 +145,10 @@ class SavingsReport:
     """From the first dispatch to the last end within the range, times the devices seen."""
     remote_requests: int = 0
     """Requests served remotely: on neither side of the comparison."""
+    cached_requests: int = 0
+    """Requests answered from the cache: on neither side, since no engine worked for them."""
+    cached_s: float = 0.0
+    """Device time that their answers had taken when they were made; not part of what `comparison` saved."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as the API and the CLI show it; seconds and hours to six decimals.
@@ -175,4 +179,6 @@ class SavingsReport:
             "busy_check": round(self.busy_check_s, 6),
             "wall_times_devices": round(self.wall_times_devices_s, 6),
             "requests": compared.requests,
+            "cached_requests": self.cached_requests,
+            "cached": round(self.cached_s, 6),
         }

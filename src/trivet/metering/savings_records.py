@@ -124,6 +124,15 @@ def requests_by_tier(connection: Connection, where: ColumnElement[bool]) -> dict
     return {tier: int(count) for tier, count in rows}
 
 
+def from_cache(connection: Connection, where: ColumnElement[bool]) -> tuple[int, int]:
+    """Return how many requests were answered from the cache, and the device nanoseconds that this saved."""
+    saved_ns = outcomes.c.saved_device_ns
+    row = connection.execute(
+        select(func.count(saved_ns), func.coalesce(func.sum(saved_ns), 0)).where(where)
+    ).one()
+    return int(row[0]), int(row[1])
+
+
 def fit_sums(connection: Connection, heavy: str, unit: Unit, since_ns: int, until_ns: int) -> FitSums:
     """Return the fit's sums over HEAVY's finished attempts, of all tenants, that began in [since, until)."""
     p, c = attempts.c.prompt_tokens, attempts.c.completion_tokens

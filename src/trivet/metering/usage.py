@@ -94,10 +94,10 @@ class UsageRecords:
         """Return usage of the requests that ended in [since, until). Blocks.
 
         Each row holds its group's values (`hour` and `day` as ISO text in UTC), then requests, ok, cut,
-        failed, refused, cancelled, fallbacks, prompt_tokens, completion_tokens, weighted_tokens and
-        usd_micros (as charged), device_s (grouped by where it was spent: a failed attempt's
-        time stands at its own tier, deployment and model), latency_p50_ms and latency_mean_ms (of ok
-        requests; None without any).
+        failed, refused, cancelled, fallbacks, cached (answered from the cache), prompt_tokens,
+        completion_tokens, weighted_tokens and usd_micros (as charged), device_s (grouped by where
+        it was spent: a failed attempt's time stands at its own tier, deployment and model), latency_p50_ms
+        and latency_mean_ms (of ok requests; None without any).
 
         Raises:
             RequestMalformed: a dimension is not one of tier, deployment, model, task_type, worker, scope,
@@ -142,6 +142,7 @@ class UsageRecords:
             heavy=self._heavy,
             model=self._model(connection, within, unit),
         )
+        cached_requests, cached_ns = savings_records.from_cache(connection, where)
         return SavingsReport(
             since=_instant(within.since_ns),
             until=_instant(within.until_ns),
@@ -155,6 +156,8 @@ class UsageRecords:
             busy_check_s=sum(check.get(name, 0) for name in devices) / 1e9,
             wall_times_devices_s=self._wall_ns(connection, within, devices, everybody) * len(devices) / 1e9,
             remote_requests=sum(work.requests for work in works if work.remote and work.delivered),
+            cached_requests=cached_requests,
+            cached_s=cached_ns / 1e9,
         )
 
     def _model(self, connection: Connection, within: Range, unit: Unit) -> BaselineModel | None:

@@ -350,6 +350,7 @@ outcomes = Table(
     Column("latency_ms", Float, nullable=True),
     Column("first_token_ms", Float, nullable=True),
     Column("error_code", Text, nullable=True),
+    Column("saved_device_ns", BigInteger, nullable=True, comment="by the cache; NULL: an engine was asked"),
     Column("reasons", Text, nullable=False, comment="JSON list of {code, text}"),
     Index(None, "at_ns"),
     Index(None, "organisation", "at_ns"),

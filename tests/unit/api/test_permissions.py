@@ -65,6 +65,8 @@ CELLS: dict[str, Cell] = {
     "POST /api/v1/decisions/{decision_id}/outcome": Cell(
         (200, 403, 200, 200, 404, 401), {"prompt_tokens": 1, "completion_tokens": 1}
     ),
+    "GET /api/v1/cache": Cell((200, 200, 200, 200, 404, 401), params={"scope": "acme.search"}),
+    "DELETE /api/v1/cache": Cell((200, 403, 200, 403, 404, 401), params={"scope": "acme.search"}),
     "GET /api/v1/alerts": Cell((200, 200, 200, 200, 404, 401), params={"scope": "acme.search"}),
     "POST /api/v1/alerts/retry": Cell((200, 403, 403, 403, 403, 401)),
     "POST /api/v1/alerts/test": Cell((202, 403, 403, 403, 403, 401)),

@@ -170,4 +170,6 @@ def test_the_report_keeps_gpu_hours_for_gpus(unit: str, gpu_hours: float) -> Non
         "busy_check": 3.0,
         "wall_times_devices": 4.0,
         "requests": 4,
+        "cached_requests": 0,
+        "cached": 0.0,
     }

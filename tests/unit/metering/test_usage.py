@@ -202,6 +202,8 @@ def test_savings_on_a_cpu_by_hand(house: House) -> None:
         "busy_check": 6.0,
         "wall_times_devices": 6.0,
         "requests": 2,
+        "cached_requests": 0,
+        "cached": 0.0,
     }
 
 
