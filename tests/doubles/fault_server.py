@@ -2,6 +2,7 @@
 
 The `model` of a request, or its header `x-fault`, names the fault; `POST /fault {"name": ...}` sets one for
 all requests until it is set to null. `GET /stats` counts what was done. It ends when its standard input does.
+A `model` that begins with `told-` does what the last message tells it: `told-light=cut told-heavy=ok`.
 """
 
 import argparse
@@ -171,9 +172,9 @@ async def busy(exchange: Exchange) -> None:
     )
 
 
-async def limited(exchange: Exchange) -> None:
+async def limited(exchange: Exchange, *, retry_after_s: int = 7) -> None:
     """429 with Retry-After."""
-    await exchange.error(429, "Rate limit reached.", "rate_limit_error", retry_after="7")
+    await exchange.error(429, "Rate limit reached.", "rate_limit_error", retry_after=str(retry_after_s))
 
 
 async def loading(exchange: Exchange) -> None:
@@ -345,6 +346,7 @@ FAULTS: dict[str, Fault] = {
     "503": busy,
     "503-loading": loading,
     "429": limited,
+    "429-soon": lambda exchange: limited(exchange, retry_after_s=1),
     "500": failed,
     "html502": bad_gateway,
     "redirect": redirect,
@@ -364,6 +366,15 @@ FAULTS: dict[str, Fault] = {
     "401": denied,
     "oversized": oversized,
 }
+
+
+def fault_told(body: dict[str, Any]) -> str:
+    """Return the fault that a request asks for: its model, or what its last message tells that model."""
+    model = str(body.get("model"))
+    if not model.startswith("told-"):
+        return model
+    told = dict(word.split("=", 1) for word in str(body["messages"][-1]["content"]).split() if "=" in word)
+    return told.get(model, "ok")
 
 
 def wrong_usage(value: Any) -> dict[str, Any]:
@@ -413,7 +424,7 @@ class FaultServer:
 
     async def _route(self, exchange: Exchange, method: str, path: str) -> None:
         if path == "/v1/chat/completions" and method == "POST":
-            name = self.fault_for_all or exchange.headers.get("x-fault") or str(exchange.body.get("model"))
+            name = self.fault_for_all or exchange.headers.get("x-fault") or fault_told(exchange.body)
             self.stats.requests[name] += 1
             fault = FAULTS.get(name, answer)
             await fault(exchange)
