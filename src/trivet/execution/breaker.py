@@ -4,6 +4,11 @@ Closed: requests pass. Open: none pass until a time, which doubles with each re-
 and is jittered so that replicas do not probe in step. Half-open: one real request at a time passes;
 three successes close, one failure opens again. A client that leaves, and a request that is itself at
 fault, say nothing about the endpoint.
+
+"In a row" means in the order in which the requests were sent, for failures are told sooner than successes,
+or later, once it is known how others took the same request. So that a few among many requests under way do
+not pass for "all fail", the failure of a request that was sent before one that succeeded is in no row, and
+requests that have not been heard of yet count as if they succeeded.
 """
 
 import random
@@ -26,6 +31,10 @@ class Pass:
 
     probe: bool
     """A probe is spent with the first word about it; what follows counts as an ordinary request's."""
+    pending: bool = False
+    """Whether nothing has been heard of it yet."""
+    number: int = 0
+    """The place in the order in which requests were let through."""
 
 
 class Breaker:
@@ -42,6 +51,9 @@ class Breaker:
         self._open_until_ns: int | None = None
         self._probing = False
         self._probe_successes = 0
+        self._pending = 0
+        self._numbers = 0
+        self._newest_success = 0
 
     @property
     def state(self) -> str:
@@ -67,16 +79,26 @@ class Breaker:
         """Return a Pass, or None when the request must go elsewhere."""
         match self.state:
             case "closed":
-                return Pass(probe=False)
+                return self._sent(probe=False)
             case "half_open" if not self._probing:
                 self._probing = True
-                return Pass(probe=True)
+                return self._sent(probe=True)
             case _:
                 return None
+
+    def unasked(self) -> Pass:
+        """Return a Pass for a request that failed before it could be sent."""
+        return self._sent(probe=False)
+
+    def _sent(self, *, probe: bool) -> Pass:
+        self._pending += 1
+        self._numbers += 1
+        return Pass(probe=probe, pending=True, number=self._numbers)
 
     def succeeded(self, leave: Pass) -> None:
         """Record that content arrived."""
         self._consecutive = 0
+        self._newest_success = max(self._newest_success, leave.number)
         self._recent.append((self._clock.monotonic_ns(), True))
         if self._spend(leave):
             self._probe_successes += 1
@@ -96,7 +118,7 @@ class Breaker:
             self.returned(leave)
             return
         self._recent.append((now_ns, False))
-        self._consecutive += 1
+        self._consecutive += leave.number > self._newest_success
         if self._spend(leave) or (self._open_until_ns is None and self._too_many(now_ns)):
             self._open(now_ns)
 
@@ -114,6 +136,9 @@ class Breaker:
         return False
 
     def _spend(self, leave: Pass) -> bool:
+        if leave.pending:
+            leave.pending = False
+            self._pending -= 1
         if not leave.probe:
             return False
         leave.probe = False
@@ -121,10 +146,11 @@ class Breaker:
         return True
 
     def _too_many(self, now_ns: int) -> bool:
-        if self._consecutive >= self._settings.breaker_consecutive_failures:
+        if self._consecutive >= max(self._settings.breaker_consecutive_failures, self._pending):
             return True
         window = [ok for at_ns, ok in self._recent if now_ns - at_ns <= RATE_WINDOW_NS]
-        return len(window) >= RATE_MINIMUM and window.count(False) >= RATE_THRESHOLD * len(window)
+        heard_of = len(window)
+        return heard_of >= RATE_MINIMUM and window.count(False) >= RATE_THRESHOLD * (heard_of + self._pending)
 
     def _open(self, now_ns: int) -> None:
         open_s = min(

@@ -73,6 +73,8 @@ class RunningAttempt:
     ) -> None:
         self.attempt = attempt
         self.error: EngineError | None = None
+        self._condition = chain.conditions.of(attempt.deployment.name)
+        self._condition.pending += 1
         self._leave = leave
         self._chain = chain
         self.limits = limits
@@ -95,6 +97,7 @@ class RunningAttempt:
     def first_content(self) -> None:
         """Record that the engine produced content: the endpoint works."""
         self.attempt.first_token_ns = self._chain.clock.monotonic_ns()
+        self._condition.pending -= 1
         self._chain.conditions.answered(self.attempt.deployment.name)
         self.breaker.succeeded(self._leave)
 
@@ -106,6 +109,8 @@ class RunningAttempt:
         attempt.ended_ns = self._chain.clock.monotonic_ns()
         attempt.device_ns = self._chain.device_clock.end(attempt.attempt_id)
         self.error = error
+        if attempt.first_token_ns is None:
+            self._condition.pending -= 1
         if error is not None:
             attempt.error_code = error.code
             self._chain.conditions.failed(attempt.deployment.name, error)
@@ -249,7 +254,7 @@ class Chain:
                 )
             except EngineError as error:
                 fault = error
-            leave = breaker.ask() if fault is None else Pass(probe=False)
+            leave = breaker.ask() if fault is None else breaker.unasked()
             if leave is None:
                 return None
             now_ns = self.clock.monotonic_ns()

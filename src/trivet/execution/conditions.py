@@ -10,7 +10,8 @@ from trivet.domain.clock import Clock
 from trivet.domain.errors import ContextOverflow, EngineBusy, EngineError, EngineIncapable, EngineRejected
 
 DOUBTFUL_AFTER = 2
-"""So many failures with no success between them, whatever they were, make an endpoint doubtful."""
+"""So many failures with no success between them, whatever they were, make an endpoint doubtful; and no
+fewer than there are requests that have not been heard of yet, since failures are often told sooner."""
 
 
 @dataclass(slots=True)
@@ -18,13 +19,15 @@ class Condition:
     """One endpoint's, as the last answers tell."""
 
     failures_in_row: int = 0
+    pending: int = 0
+    """Attempts of which nothing has been heard yet."""
     busy_until_ns: int = 0
     """Until then it wants to be left alone: it said so with `Retry-After`."""
 
     @property
     def is_doubtful(self) -> bool:
         """Tell whether its last answers were all failures, so that one more try is likely to be, too."""
-        return self.failures_in_row >= DOUBTFUL_AFTER
+        return self.failures_in_row >= max(DOUBTFUL_AFTER, self.pending)
 
 
 class Conditions:

@@ -116,6 +116,51 @@ def test_a_client_that_leaves_says_nothing(breaker: Breaker, clock: ManualClock)
     assert passed(breaker).probe
 
 
+def test_quick_failures_among_slow_successes(breaker: Breaker) -> None:
+    """Of twenty requests under way seven fail at once: that is no row, since most may yet succeed."""
+    leaves = [passed(breaker) for _ in range(20)]
+    for leave in leaves[:7]:
+        breaker.failed(leave)
+    assert breaker.state == "closed"
+    for leave in leaves[7:]:
+        breaker.succeeded(leave)
+    for leave in [passed(breaker) for _ in range(20)][:7]:
+        breaker.failed(leave)
+    assert breaker.state == "closed"
+
+
+def test_failures_that_are_told_late(breaker: Breaker) -> None:
+    """Failures are judged once others answered; those sent before a success make no row."""
+    leaves = [passed(breaker) for _ in range(40)]
+    for leave in leaves[8:]:
+        breaker.succeeded(leave)
+    for leave in leaves[:8]:
+        breaker.failed(leave)
+    assert breaker.state == "closed"
+    trip(breaker)
+    assert breaker.state == "open"
+
+
+def test_a_dead_engine_opens_it_amid_traffic(breaker: Breaker) -> None:
+    """With twenty requests under way it opens once as many have failed as are still awaited."""
+    leaves = [passed(breaker) for _ in range(20)]
+    for leave in leaves[:9]:
+        breaker.failed(leave)
+    assert breaker.state == "closed"
+    breaker.failed(leaves[9])
+    assert breaker.state == "open"
+
+
+def test_each_pass_is_awaited_once(breaker: Breaker) -> None:
+    """However a request ends, and whatever follows its first word, it is awaited no more."""
+    for end in (breaker.failed, breaker.returned, breaker.succeeded):
+        leave = passed(breaker)
+        end(leave)
+        breaker.returned(leave)
+    trip(breaker)
+    assert breaker.state == "open"
+
+
 def test_an_odd_request_counts_once(breaker: Breaker) -> None:
     """A request that may itself be the cause of the fault opens nothing, however often it is repeated."""
     for _ in range(40):
