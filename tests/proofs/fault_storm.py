@@ -29,7 +29,7 @@ from trivet.storage.database import Database
 LIMITS = {"deadline_s": 30.0, "first_content_timeout_s": 5.0, "idle_timeout_s": 5.0}
 SETTLED_WITHIN_S = 30.0
 CLOCK_TOLERANCE = 0.005
-"""Of the busy time: attempts are dated microseconds before the clock counts them, longer on a busy machine."""
+"""Of the busy time: attempts are dated microseconds before the clock counts them; more on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
