@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 from trivet.domain.budgets import Amounts
+from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope, organisation
 
 EntryKind = Literal[
@@ -28,12 +29,13 @@ FIRST_HASH = "0" * 64
 
 NOTHING = Amounts()
 
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+
+class Entry(NamedTuple):
     """One change. `used` and `held` are added to every one of `rows`, by its meter.
 
-    `rows` and `detail` are JSON texts.
+    `rows` and `detail` are JSON texts. A tuple, because two are made for every request.
     """
 
     at_ns: int
@@ -74,10 +76,31 @@ def chained(previous: str, fields: Sequence[Any]) -> str:
 
     Any store can compute it. Only the last field, the note, may hold that character itself.
     """
-    texts = ["" if field is None else str(field) for field in fields]
-    return hashlib.sha256("\x1f".join((previous, *texts)).encode()).hexdigest()
+    if None in fields:
+        fields = ["" if field is None else field for field in fields]
+    text = _joining(len(fields)) % (previous, *fields)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _joining(count: int) -> str:
+    """Return the format that joins a hash and so many fields: half the time of `str` and `join`."""
+    return "\x1f".join(("%s",) * (1 + count))
 
 
 def as_detail(facts: Mapping[str, Any]) -> str:
     """Return facts as the JSON object of an entry's `detail`."""
-    return json.dumps(facts, separators=(",", ":"), sort_keys=True)
+    return _encode(facts)
+
+
+def usage_detail(usage: Usage) -> str:
+    """Return what the entry of a settlement says of the usage; the same as `as_detail` would."""
+    return (
+        f'{{"cached_tokens":{usage.cached_tokens:d},"completion_tokens":{usage.completion_tokens:d}'
+        f',"prompt_tokens":{usage.prompt_tokens:d},"source":{_quoted(usage.source)}}}'
+    )
+
+
+@cache
+def _quoted(text: str) -> str:
+    return json.dumps(text)

@@ -40,6 +40,11 @@ class Ladder:
         refusing: tuple[LadderAction, ...] = ("approve_heavy", "block_nonessential", "critical_only")
         self._first_refusal = min(self._percent_of.get(action, _ALL + 1) for action in refusing)
 
+    @property
+    def refuses_above(self) -> int | None:
+        """Return the percentage of use below which no hold is refused; None: none ever is."""
+        return None if self._first_refusal > _ALL else self._first_refusal
+
     def actions(self, percent_used: float) -> frozenset[LadderAction]:
         """Return what is in force once so much is used."""
         return frozenset(action for action, percent in self._percent_of.items() if percent_used >= percent)

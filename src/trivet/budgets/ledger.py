@@ -48,6 +48,7 @@ from trivet.domain.errors import StoreError
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import Database
+from trivet.storage.delivery import awaited
 from trivet.storage.schema import entries
 
 T = TypeVar("T")
@@ -321,7 +322,7 @@ class Ledger:
 
     async def _reserve_or_undo(self, hold: Hold, reservation_id: str, *, final: bool) -> Reservation:
         try:
-            return await asyncio.wrap_future(self.reserve(hold, reservation_id=reservation_id, final=final))
+            return await awaited(self.reserve(hold, reservation_id=reservation_id, final=final))
         except asyncio.CancelledError:
             # It may be too late to take the reservation back; then it is released right behind it.
             self.release(reservation_id)

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import (
-    METERS,
     NEVER_S,
     PRIORITIES,
     Amounts,
@@ -31,6 +30,7 @@ TRACKED: tuple[tuple[Meter, CounterKind], ...] = (("tokens", "daily"), ("tokens"
 LARGEST_AMOUNT = 2**53
 """No single amount is larger; beyond it JSON readers lose digits."""
 SUBJECT_CHARS_MAX = 200
+_NONE = Amounts()
 
 
 class RowKey(NamedTuple):
@@ -100,9 +100,8 @@ class Balance(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A reservation as it stands in the store."""
+class Stored(NamedTuple):
+    """A reservation as it stands in the store. A tuple, because two are made for every request."""
 
     reservation_id: str
     scope: Scope
@@ -116,9 +115,44 @@ class Stored:
     expires_ns: int | None
     rows: str
 
+    @classmethod
+    def of_row(cls, reservation_id: str, row: Sequence[Any]) -> "Stored":
+        """Return what a store read, in the order of the fields, each amount as its three columns."""
+        return cls(
+            reservation_id,
+            Scope(row[0]),
+            Amounts(row[1], row[2], row[3]),
+            row[4],
+            row[5],
+            row[6],
+            Amounts(row[7], row[8], row[9]),
+            row[10],
+            row[11],
+            row[12],
+        )
+
+    def changed(self, held: Amounts) -> "Stored":
+        """Return it holding other amounts."""
+        return self._replace(held=held)
+
+    def ended(self, state: ReservationState, charged: Amounts, remaining: int | None) -> "Stored":
+        """Return it after its end."""
+        return Stored(
+            self.reservation_id,
+            self.scope,
+            self.held,
+            self.max_output,
+            self.priority,
+            state,
+            charged,
+            remaining,
+            self.expires_ns,
+            self.rows,
+        )
+
     def settlement(self) -> Settlement:
         """Return how it ended."""
-        over = (self.charged - self.held).at_least(0)
+        over = beyond(self.charged, self.held)
         return Settlement(
             self.reservation_id,
             self.state,
@@ -128,6 +162,17 @@ class Stored:
             self.charged,
             over,
         )
+
+
+def beyond(charged: Amounts, held: Amounts) -> Amounts:
+    """Return what of a charge was not held."""
+    if (
+        charged.tokens <= held.tokens
+        and charged.weighted_tokens <= held.weighted_tokens
+        and charged.usd_micros <= held.usd_micros
+    ):
+        return _NONE
+    return (charged - held).at_least(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +241,10 @@ def check_amounts(amounts: Amounts, what: str) -> None:
     Raises:
         RequestMalformed: see `check_amount`.
     """
-    for meter in METERS:
-        check_amount(amounts.of(meter), what)
+    for amount in (amounts.tokens, amounts.weighted_tokens, amounts.usd_micros):
+        # bool is a subclass of int, not int; all else that is odd is looked at closely.
+        if type(amount) is not int or not 0 <= amount <= LARGEST_AMOUNT:
+            check_amount(amount, what)
 
 
 def check_hold(hold: Hold) -> None:
@@ -212,7 +259,7 @@ def check_hold(hold: Hold) -> None:
     check_amount(hold.min_output, "min_output")
     if hold.min_output > hold.max_output or hold.priority not in PRIORITIES:
         raise RequestMalformed("The hold's output tokens or its priority cannot be meant.")
-    if not hold.max_output and hold.output != Amounts():
+    if not hold.max_output and hold.output != _NONE:
         raise RequestMalformed("A hold of no output tokens cannot have amounts for them.", param="max_output")
     for name, subject in (("task", hold.task), ("session", hold.session)):
         if subject is not None:

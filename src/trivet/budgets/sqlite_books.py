@@ -27,7 +27,10 @@ _AT_ONCE = 50
 
 
 class Books:
-    """The state that operations share. `owner` names this opening of the store."""
+    """The state that operations share. `owner` names this opening of the store.
+
+    These books remember nothing: they read and write the tables, on either store.
+    """
 
     def __init__(self, calendar: LedgerCalendar, defaults: DefaultLimits, ladder: Ladder) -> None:
         self.calendar = calendar
@@ -51,20 +54,7 @@ class Books:
     def find(self, connection: Writes, reservation_id: str) -> Stored | None:
         """Return a reservation, whatever became of it; None when there is none."""
         row = connection.execute(statements.RESERVATION, (reservation_id,)).fetchone()
-        if row is None:
-            return None
-        return Stored(
-            reservation_id,
-            Scope(row[0]),
-            Amounts(row[1], row[2], row[3]),
-            row[4],
-            row[5],
-            row[6],
-            Amounts(row[7], row[8], row[9]),
-            row[10],
-            row[11],
-            row[12],
-        )
+        return None if row is None else Stored.of_row(reservation_id, row)
 
     def balances(
         self, connection: Writes, caps: Iterable[Cap], *, critical: bool = False, noted: bool = True
@@ -97,14 +87,6 @@ class Books:
             parameters += key
             parameters += (used.of(meter), held.of(meter))
         connection.execute(statements.add_to_counters(len(rows)), parameters)
-
-    def move(self, connection: Writes, rows: Sequence[RowKey], *, used: Amounts, held: Amounts) -> bool:
-        """Add signed differences to counters that exist; False: one is missing."""
-        moved = connection.executemany(
-            statements.MOVE_COUNTER,
-            [(used.of(key.meter), held.of(key.meter), *key[:5]) for key in rows],
-        )
-        return moved.rowcount == len(rows)
 
     def append(self, connection: Writes, entry: Entry) -> None:
         """Write an entry at the end of its organisation's chain."""
@@ -144,12 +126,7 @@ class Books:
         """Tell how full the rows of a scope's lineage are."""
         now_s = self.calendar.now_ns() // 1_000_000_000
         fullest = max(
-            (
-                percent
-                for above in lineage(scope)
-                for end_s, percent in list(self._fullness.get(above, {}).values())
-                if end_s > now_s
-            ),
+            (percent for above in lineage(scope) for end_s, percent in self._full(above) if end_s > now_s),
             default=0.0,
         )
         return Pressure(fullest, self.ladder.actions(fullest))
@@ -166,12 +143,15 @@ class Books:
 
     def note_fullness(self, cap: Cap, used: int) -> None:
         """Remember how full a limited row of a calendar window is."""
-        key, most = cap.key, cap.limit + cap.granted
-        percent = 100.0 * used / most if most else 100.0
+        key, percent = cap.key, percent_full(cap, used)
         rows = self._fullness.get(key.scope)
         if rows is None:
             rows = self._fullness[key.scope] = {}
         rows[key.meter, key.window] = key.end_s, percent
+
+    def _full(self, scope: Scope) -> list[tuple[int, float]]:
+        """Return how full each row of a scope is: the end of its window in seconds, percent."""
+        return list(self._fullness.get(scope, {}).values())
 
     def _alert(self, connection: Writes, balance: Balance, percent: int, now_ns: int) -> None:
         key = balance.key
@@ -198,3 +178,9 @@ class Books:
             statements.INSERT_OUTBOX,
             (organisation(key.scope), "budget.threshold", now_ns, text, now_ns),
         )
+
+
+def percent_full(cap: Cap, used: int) -> float:
+    """Return how much of what everybody may use is used."""
+    most = cap.limit + cap.granted
+    return 100.0 * used / most if most else 100.0

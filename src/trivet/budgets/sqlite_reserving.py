@@ -1,9 +1,9 @@
-"""Holding, on SQLite: every row or none. Runs on the writer thread, in a savepoint of its own."""
+"""Holding, on SQLite: every row or none. Runs on the writer thread; what it writes, the draft enters."""
 
 import sqlite3
 
 from trivet.budgets import sqlite_statements as statements
-from trivet.budgets.entries import Entry
+from trivet.budgets.entries import NOTHING, Entry
 from trivet.budgets.granting import (
     check_priced,
     check_reweight,
@@ -15,18 +15,18 @@ from trivet.budgets.granting import (
     reservation_of,
 )
 from trivet.budgets.idempotency import KEPT_NS, repeated
-from trivet.budgets.rows import RowKey, Stored, check_amounts, check_hold, rows_from_text
-from trivet.budgets.sqlite_books import Books
+from trivet.budgets.rows import Stored, check_amounts, check_hold
 from trivet.budgets.sqlite_bounds import Plan
-from trivet.domain.budgets import Amounts, Hold, Reservation
+from trivet.budgets.sqlite_kept_books import KeptBooks
+from trivet.budgets.sqlite_standing import Counter
+from trivet.domain.budgets import Amounts, Hold, Idempotency, Reservation
 from trivet.domain.errors import NotFound, RequestMalformed
-from trivet.domain.scopes import organisation
 
 
 class Reserving:
     """Reserve and reweight."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: KeptBooks) -> None:
         self._books = books
 
     def reserve(
@@ -41,20 +41,30 @@ class Reserving:
         """
         check_hold(hold)
         books = self._books
-        stored = books.find(connection, reservation_id)
+        stored = books.known(connection, reservation_id)
         if stored is not None:
             return self._again(connection, stored, hold)
         now_ns = books.calendar.now_ns()
         if hold.idempotency is not None:
-            self._enter_key(connection, hold, reservation_id, now_ns)
+            self._check_key(connection, hold, hold.idempotency, now_ns)
         plan = books.bounds.plan(connection, hold.scope, hold.task, hold.session, now_ns)
         check_priced(hold, plan.caps)
-        balances = books.balances(connection, plan.caps, critical=hold.priority == "critical", noted=False)
-        output = granted_output(balances, hold, books.ladder, now_ns, approved=plan.approved, final=final)
-        amounts = self._amounts(hold, output)
-        self._hold_on_rows(connection, plan.rows, amounts)
+        critical = hold.priority == "critical"
+        footing = books.footing(connection, plan.text, plan.caps, critical=critical, new=True)
+        output = hold.max_output
+        amounts = hold.prompt + hold.output
+        reservation = footing.admitted(hold, reservation_id, amounts)
+        if reservation is None:
+            stored = books.find(connection, reservation_id)
+            if stored is not None:
+                return self._again(connection, stored, hold)
+            balances = books.balances(connection, plan.caps, critical=critical, noted=False)
+            output = granted_output(balances, hold, books.ladder, now_ns, approved=plan.approved, final=final)
+            amounts = self._amounts(hold, output)
+            reservation = reservation_of(hold, reservation_id, balances, amounts, output)
+        self._hold_on_rows(footing.counters, amounts)
         self._enter(connection, hold, reservation_id, plan, amounts, output, now_ns)
-        return reservation_of(hold, reservation_id, balances, amounts, output)
+        return reservation
 
     def reweight(
         self,
@@ -105,12 +115,12 @@ class Reserving:
         self, connection: sqlite3.Connection, stored: Stored, amounts: Amounts, now_ns: int
     ) -> None:
         more = amounts - stored.held
-        if not self._books.move(connection, rows_from_text(stored.rows), used=Amounts(), held=more):
+        standing = self._books.standing
+        counters = standing.counters_of(connection, stored.rows)
+        if not all(counter.stored for counter in counters):
             raise missing_counters(stored.reservation_id)
-        connection.execute(
-            statements.REWEIGHT_RESERVATION,
-            (amounts.tokens, amounts.weighted_tokens, amounts.usd_micros, stored.reservation_id),
-        )
+        standing.add(counters, used=NOTHING, held=more)
+        standing.change(stored.changed(amounts), None)
         entry = Entry(
             at_ns=now_ns,
             kind="reweight",
@@ -124,10 +134,8 @@ class Reserving:
     def _amounts(self, hold: Hold, output: int) -> Amounts:
         return hold.amounts(output)
 
-    def _hold_on_rows(
-        self, connection: sqlite3.Connection, rows: tuple[RowKey, ...], amounts: Amounts
-    ) -> None:
-        self._books.add(connection, rows, used=Amounts(), held=amounts)
+    def _hold_on_rows(self, counters: tuple[Counter, ...], amounts: Amounts) -> None:
+        self._books.standing.add(counters, used=NOTHING, held=amounts)
 
     def _enter(
         self,
@@ -139,24 +147,25 @@ class Reserving:
         output: int,
         now_ns: int,
     ) -> None:
-        connection.execute(
-            statements.INSERT_RESERVATION,
-            (
-                reservation_id,
-                organisation(hold.scope),
-                hold.scope,
-                amounts.tokens,
-                amounts.weighted_tokens,
-                amounts.usd_micros,
-                output,
-                hold.priority,
-                self._books.owner,
-                hold.decision_id,
-                now_ns,
-                hold.expires_at_ns,
-                plan.text,
-            ),
+        stored = Stored(
+            reservation_id,
+            hold.scope,
+            amounts,
+            output,
+            hold.priority,
+            "held",
+            NOTHING,
+            None,
+            hold.expires_at_ns,
+            plan.text,
         )
+        self._books.standing.make(stored, self._books.owner, hold.decision_id, now_ns)
+        if hold.idempotency is not None:
+            asked = hold.idempotency
+            connection.execute(
+                statements.PUT_IDEMPOTENCY_KEY,
+                (hold.scope, asked.key, asked.fingerprint, reservation_id, now_ns),
+            )
         self._books.append(
             connection,
             Entry(
@@ -178,16 +187,12 @@ class Reserving:
             hold, stored.reservation_id, balances, stored.held, stored.max_output, more=Amounts()
         )
 
-    def _enter_key(
-        self, connection: sqlite3.Connection, hold: Hold, reservation_id: str, now_ns: int
-    ) -> None:
-        """Bind the caller's key to this reservation.
+    def _check_key(self, connection: sqlite3.Connection, hold: Hold, asked: Idempotency, now_ns: int) -> None:
+        """Refuse a hold whose key stands for another one.
 
         Raises:
             IdempotencyError: it stands for a request that runs, that has ended, or that was another one.
         """
-        asked = hold.idempotency
-        assert asked is not None  # noqa: S101 - the caller has looked
         known = connection.execute(statements.IDEMPOTENCY_KEY, (hold.scope, asked.key)).fetchone()
         if known is not None and known[2] >= now_ns - KEPT_NS:
             earlier = self._books.find(connection, known[1])
@@ -199,7 +204,3 @@ class Reserving:
             )
             if refused is not None:
                 raise refused
-        connection.execute(
-            statements.PUT_IDEMPOTENCY_KEY,
-            (hold.scope, asked.key, asked.fingerprint, reservation_id, now_ns),
-        )

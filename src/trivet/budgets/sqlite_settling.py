@@ -1,9 +1,9 @@
-"""Ending holds, and charging without one, on SQLite. Runs on the writer thread, in a savepoint of its own."""
+"""Ending holds, and charging without one, on SQLite. Runs on the writer thread; the draft enters it."""
 
 import sqlite3
 
 from trivet.budgets import sqlite_statements as statements
-from trivet.budgets.entries import Entry, EntryKind, as_detail
+from trivet.budgets.entries import NOTHING, Entry, EntryKind, usage_detail
 from trivet.budgets.granting import missing_counters
 from trivet.budgets.idempotency import KEPT_NS
 from trivet.budgets.rows import (
@@ -13,9 +13,8 @@ from trivet.budgets.rows import (
     check_amount,
     check_amounts,
     least_room,
-    rows_from_text,
 )
-from trivet.budgets.sqlite_books import Books
+from trivet.budgets.sqlite_kept_books import KeptBooks
 from trivet.budgets.store import Closing, Recovered
 from trivet.domain.budgets import METERS, Amounts, ReservationState, Settlement
 from trivet.domain.errors import NotFound
@@ -33,7 +32,7 @@ _KIND: dict[ReservationState, EntryKind] = {
 class Settling:
     """Settle, release, record, expire, recover."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: KeptBooks) -> None:
         self._books = books
 
     def settle(
@@ -51,14 +50,7 @@ class Settling:
             check_amounts(charged, "charged")
         stored = self._find(connection, reservation_id)
         charge = charged or in_proportion(stored.held, usage.total_tokens)
-        detail = as_detail(
-            {
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "cached_tokens": usage.cached_tokens,
-                "source": usage.source,
-            }
-        )
+        detail = usage_detail(usage)
         if stored.state == "expired_charged":
             return self._correct(connection, stored, charge, detail)
         return self._close(connection, stored, "settled", charge, detail)
@@ -127,6 +119,7 @@ class Settling:
     def _look_around(self, connection: sqlite3.Connection, now_ns: int) -> None:
         """Learn how full the current rows are, and announce what a change of the configuration passed."""
         books, now_s = self._books, now_ns // 1_000_000_000
+        books.standing.enter(connection)
         for counter in connection.execute(statements.CURRENT_COUNTERS, (now_s, now_s)).fetchall():
             row = RowKey(*counter)
             # After an edit of the time zone an older window may still overlap.
@@ -160,15 +153,14 @@ class Settling:
         """End a hold once; a second end returns what the first one did."""
         if self._has_ended(stored):
             return Closing(stored.settlement(), stored.scope, first=False)
-        over = (charged - stored.held).at_least(0)
         entry = Entry(
             at_ns=self._books.calendar.now_ns(),
             kind=_KIND[state],
             scope=stored.scope,
             reservation_id=stored.reservation_id,
             used=charged,
-            held=Amounts() - stored.held,
-            overrun=over.tokens,
+            held=NOTHING - stored.held,
+            overrun=max(0, charged.tokens - stored.held.tokens),
             rows=stored.rows,
             detail=detail,
         )
@@ -201,33 +193,21 @@ class Settling:
         charged: Amounts,
         entry: Entry,
     ) -> Closing:
-        books = self._books
-        # The windows of admission, not of now: what a day admitted is that day's.
-        rows = rows_from_text(stored.rows)
-        if not books.move(connection, rows, used=entry.used, held=entry.held):
-            raise missing_counters(stored.reservation_id)
+        books, standing = self._books, self._books.standing
         caps = books.bounds.caps(connection, stored.rows, entry.at_ns)
-        balances = books.balances(connection, caps, critical=stored.priority == "critical")
-        remaining = least_room(balances)
-        connection.execute(
-            statements.CLOSE_RESERVATION,
-            (
-                state,
-                charged.tokens,
-                charged.weighted_tokens,
-                charged.usd_micros,
-                remaining,
-                entry.at_ns,
-                stored.reservation_id,
-            ),
-        )
+        # The windows of admission, not of now: what a day admitted is that day's.
+        critical = stored.priority == "critical"
+        footing = books.footing(connection, stored.rows, caps, critical=critical, new=False)
+        if not footing.complete:
+            raise missing_counters(stored.reservation_id)
+        standing.add(footing.counters, used=entry.used, held=entry.held)
+        remaining, passed = footing.standing()
+        ended = stored.ended(state, charged, remaining)
+        standing.change(ended, entry.at_ns)
         books.append(connection, entry)
-        books.announce(connection, balances, entry.used, entry.at_ns)
-        over = (charged - stored.held).at_least(0)
-        settlement = Settlement(
-            stored.reservation_id, state, charged.tokens, remaining, over.tokens, charged, over
-        )
-        return Closing(settlement, stored.scope)
+        if passed:
+            books.announce(connection, books.balances(connection, passed), entry.used, entry.at_ns)
+        return Closing(ended.settlement(), stored.scope)
 
 
 def in_proportion(held: Amounts, tokens: int) -> Amounts:

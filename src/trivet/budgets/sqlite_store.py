@@ -13,7 +13,7 @@ from trivet.budgets.calendar import LedgerCalendar, read_standing
 from trivet.budgets.ladder import Ladder
 from trivet.budgets.open_holds import lasting
 from trivet.budgets.rows import DefaultLimits, RowKey
-from trivet.budgets.sqlite_books import Books
+from trivet.budgets.sqlite_kept_books import KeptBooks
 from trivet.budgets.sqlite_limits import Limiting
 from trivet.budgets.sqlite_overrides import Overriding
 from trivet.budgets.sqlite_reserving import Reserving
@@ -56,7 +56,7 @@ class SqliteLedgerStore:
         calendar = LedgerCalendar(
             SteadyClock(clock), ZoneInfo(settings.time_zone), database.read(read_standing)
         )
-        books = Books(calendar, DefaultLimits.of(settings), Ladder(settings))
+        books = KeptBooks(calendar, DefaultLimits.of(settings), Ladder(settings))
         self._calendar = calendar
         self._books = books
         self._reserving = reserving(books)
@@ -70,12 +70,13 @@ class SqliteLedgerStore:
 
     def recover(self) -> "Future[Recovered]":
         """Begin an epoch; charge what earlier ones left open."""
-        return self._database.write(self._settling.recover)
+        return self._writing(self._settling.recover)
 
     def reserve(self, hold: Hold, reservation_id: str, *, final: bool) -> "Future[Reservation]":
         """Hold on all rows or none."""
         return self._database.write(
-            lambda connection: self._reserving.reserve(connection, hold, reservation_id, final=final)
+            lambda connection: self._reserving.reserve(connection, hold, reservation_id, final=final),
+            self._books.standing,
         )
 
     def reweight(
@@ -91,7 +92,8 @@ class SqliteLedgerStore:
         return self._database.write(
             lambda connection: self._reserving.reweight(
                 connection, reservation_id, prompt, output, tier=tier, dearest=dearest
-            )
+            ),
+            self._books.standing,
         )
 
     def settle(
@@ -116,15 +118,16 @@ class SqliteLedgerStore:
 
     def expire(self) -> "Future[tuple[Closing, ...]]":
         """Charge what was never reported."""
-        return self._database.write(self._settling.expire)
+        return self._writing(self._settling.expire)
 
     def note(self, also: AlsoWrite) -> "Future[None]":
         """Write what belongs to no operation."""
 
         def op(connection: sqlite3.Connection) -> None:
+            self._books.standing.touch()
             also(connection)
 
-        return self._database.write(op)
+        return self._database.write(op, self._books.standing)
 
     def set_limit(
         self,
@@ -160,7 +163,7 @@ class SqliteLedgerStore:
             if done.exception() is None:
                 self._calendar.set_zone(organisation, found[0])
 
-        future = self._database.write(op)
+        future = self._writing(op)
         future.add_done_callback(adopt)
         return future
 
@@ -206,6 +209,16 @@ class SqliteLedgerStore:
                 also(connection)
             return closing
 
+        return self._database.write(op, self._books.standing)
+
+    def _writing(self, operation: Callable[[sqlite3.Connection], T]) -> "Future[T]":
+        """Run what also reads and writes the tables by itself; what it notes is entered behind it."""
+
+        def op(connection: sqlite3.Connection) -> T:
+            result = operation(connection)
+            self._books.standing.enter(connection)
+            return result
+
         return self._database.write(op)
 
     def _rebinding(self, operation: Callable[[sqlite3.Connection], T]) -> "Future[T]":
@@ -221,6 +234,6 @@ class SqliteLedgerStore:
             if begun.is_set():
                 bounds.end_change()
 
-        future = self._database.write(op)
+        future = self._writing(op)
         future.add_done_callback(end)
         return future

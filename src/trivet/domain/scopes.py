@@ -1,6 +1,7 @@
 """Scopes: dotted slugs that name an organisation, a team, a user."""
 
 import re
+from functools import lru_cache
 from typing import NewType
 
 from trivet.domain.errors import RequestMalformed
@@ -27,6 +28,7 @@ def parse_scope(text: str) -> Scope:
     return Scope(text)
 
 
+@lru_cache(maxsize=8192)
 def lineage(scope: Scope) -> tuple[Scope, ...]:
     """Return the scope and all above it, the organisation first."""
     parts = scope.split(".")

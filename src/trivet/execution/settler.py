@@ -24,6 +24,7 @@ from trivet.domain.errors import (
 from trivet.domain.ids import new_id
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
+from trivet.storage.delivery import awaited
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +116,7 @@ class Settler:
         future = self._ledger.reweight(reservation_id, prompt, output, tier=tier, dearest=dearest)
         try:
             async with asyncio.timeout(STORE_TIMEOUT_S):
-                return await asyncio.wrap_future(future)
+                return await awaited(future)
         except TimeoutError:
             raise _silent() from None
 
@@ -140,7 +141,7 @@ class Settler:
 
         async def write() -> None:
             try:
-                await asyncio.wrap_future(self._ledger.note(also()))
+                await awaited(self._ledger.note(also()))
             except StoreError as error:
                 log.exception("outcome.lost", error=str(error))
 
@@ -187,7 +188,7 @@ class Settler:
             if delay_s:
                 await asyncio.sleep(delay_s)
             try:
-                return await asyncio.wrap_future(operation(also()))
+                return await awaited(operation(also()))
             except Exception as error:  # noqa: BLE001 - whatever fails here, the hold must still be closed
                 log.warning("settlement.failed", error=type(error).__name__, detail=str(error))
                 also = _nothing_to_write
@@ -195,7 +196,7 @@ class Settler:
 
 
 async def _awaited(take: Callable[[], Future[None]]) -> None:
-    await asyncio.wrap_future(take())
+    await awaited(take())
 
 
 def _silent() -> StoreUnavailable:

@@ -22,6 +22,7 @@ from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope, lineage
 from trivet.lab.scratch_postgres import ScratchPostgres
 from trivet.storage.database import SqliteDatabase
+from trivet.storage.delivery import awaited
 from trivet.storage.postgres import PostgresDatabase
 from trivet.storage.writer import BATCH_LIMIT
 
@@ -107,7 +108,7 @@ async def _pairs(ledger: Ledger, organisation: str, callers: int, seconds: float
     scopes = [Scope(f"{organisation}.web.team.user{number}") for number in range(callers)]
     for limited in dict.fromkeys(above for scope in scopes for above in lineage(scope)):
         for window in WINDOWS:
-            await asyncio.wrap_future(ledger.set_limit(limited, window, 2**50, author="bench"))
+            await awaited(ledger.set_limit(limited, window, 2**50, author="bench"))
     begun_s = time.monotonic()
     counted_from_s = begun_s + min(WARM_UP_S, seconds / 4)
     until_s = counted_from_s + seconds
@@ -120,8 +121,8 @@ async def _pairs(ledger: Ledger, organisation: str, callers: int, seconds: float
                 return
             name = f"{scope}-{number}"
             hold = Hold(scope=scope, prompt=Amounts(100, 300), output=Amounts(400, 1200), max_output=400)
-            await asyncio.wrap_future(ledger.reserve(hold, reservation_id=name))
-            await asyncio.wrap_future(ledger.settle(name, Usage(50, 100), Amounts(150, 450)))
+            await awaited(ledger.reserve(hold, reservation_id=name))
+            await awaited(ledger.settle(name, Usage(50, 100), Amounts(150, 450)))
             ended_s = time.monotonic()
             if counted_from_s <= started_s and ended_s <= until_s:
                 taken_ms.append(1000 * (ended_s - started_s))

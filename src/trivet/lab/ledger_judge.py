@@ -177,6 +177,7 @@ def judged(reserving: type[Reserving], judge: Judge) -> type[Reserving]:
                 reservation: Reservation = super().reserve(connection, hold, reservation_id, final=final)
             except BudgetError as refused:
                 if final:  # else it waits in line
+                    self._books.standing.enter(connection)
                     judge.refused_in_transaction(connection, hold, refused, now_ns)
                 raise
             judge.began(reservation, now_ns)

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from trivet.storage.connections import open_writer, writer_engine
 from trivet.storage.database import Database
+from trivet.storage.draft import Draft
 from trivet.storage.migration import migrate
 from trivet.storage.writer import Writer
 
@@ -73,17 +75,18 @@ class _VirtualWriter(Writer):
         self._dice = dice
         self._faults = faults
         self._committed = committed
-        self._jobs: list[tuple[Callable[[Any], Any], Future[Any]]] = []
+        self._drafts = WeakSet()
+        self._jobs: list[tuple[Callable[[Any], Any], Future[Any], Draft | None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self.begun = False
         self.dead = False
 
-    def submit(self, op: Callable[[Any], T]) -> "Future[T]":
+    def submit(self, op: Callable[[Any], T], draft: Draft | None = None) -> "Future[T]":
         """Queue `op` for the next commit. Of a dead process nobody hears any more."""
         future: Future[T] = Future()
         if self.dead:
             return future
-        self._jobs.append((op, future))
+        self._jobs.append((op, future, draft))
         if not self.begun:
             self._commit_all()
         elif self._timer is None:
@@ -118,7 +121,7 @@ class _VirtualWriter(Writer):
         now, self._jobs = self._jobs, []
         self._commit([job for job in now if job[1].set_running_or_notify_cancel()])
 
-    def _commit(self, jobs: list[tuple[Callable[[Any], Any], Future[Any]]]) -> None:
+    def _commit(self, jobs: list[tuple[Callable[[Any], Any], Future[Any], Draft | None]]) -> None:
         if jobs:
             self._commit_together(jobs)
             self._committed()
@@ -137,9 +140,9 @@ class VirtualDatabase(Database):
         """Let commits take their time, and fail, from now on."""
         self._writer.begun = True
 
-    def write(self, op: Callable[[Any], T]) -> "Future[T]":
+    def write(self, op: Callable[[Any], T], draft: Draft | None = None) -> "Future[T]":
         """Queue an operation."""
-        return self._writer.submit(op)
+        return self._writer.submit(op, draft)
 
     def transact(self, op: Callable[[Any], T]) -> "Future[T]":
         """Queue an operation of SQLAlchemy Core."""

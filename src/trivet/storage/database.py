@@ -20,6 +20,7 @@ from trivet.storage.connections import (
     translated,
     writer_engine,
 )
+from trivet.storage.draft import Draft
 from trivet.storage.migration import migrate
 from trivet.storage.writer import BATCH_LIMIT, Writer, closed_error
 
@@ -44,11 +45,12 @@ class Database(ABC):
         return SqliteDatabase.at(path)
 
     @abstractmethod
-    def write(self, op: Callable[[Any], T]) -> "Future[T]":
+    def write(self, op: Callable[[Any], T], draft: Draft | None = None) -> "Future[T]":
         """Run `op` in a transaction of its own, after all earlier ones; it must not begin, commit or block.
 
         It is given the writing connection: see `storage.writes`. The future resolves when the transaction
-        is on disk. Its errors: whatever `op` raised (StoreError and StoreUnavailable for the driver's), or
+        is on disk. `draft`: where `op` notes what it writes, if the store writes by one thread; see
+        `storage.draft`. Errors: whatever `op` raised (StoreError and StoreUnavailable for the driver's), or
         StoreUnavailable when the commit failed or the store is closed.
         """
 
@@ -114,9 +116,9 @@ class SqliteDatabase(Database):
             undo.pop_all()
         return cls(connection, path, batch_limit)
 
-    def write(self, op: Callable[[Any], T]) -> "Future[T]":
-        """Run `op` on the writer thread, in a savepoint of its own, with the driver's connection."""
-        return self._writer.submit(op)
+    def write(self, op: Callable[[Any], T], draft: Draft | None = None) -> "Future[T]":
+        """Run `op` on the writer thread with the driver's connection, by default in its own savepoint."""
+        return self._writer.submit(op, draft)
 
     def transact(self, op: Callable[[sqlalchemy.Connection], T]) -> "Future[T]":
         """Do as `write` does, with SQLAlchemy Core."""

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from trivet.domain.errors import ConfigError, StoreError, StoreUnavailable
 from trivet.storage.database import Database
+from trivet.storage.draft import Draft
 from trivet.storage.migration import migrate_shared
 from trivet.storage.writer import closed_error
 
@@ -134,8 +135,9 @@ class PostgresDatabase(Database):
             raise
         return opened
 
-    def write(self, op: Callable[[Any], T]) -> "Future[T]":
-        """Run `op` with a connection of plain SQL."""
+    def write(self, op: Callable[[Any], T], draft: Draft | None = None) -> "Future[T]":
+        """Run `op` with a connection of plain SQL. Others write too, so that no draft is of use."""
+        del draft
         return self.transact(lambda connection: op(PlainSql(driver_connection(connection))))
 
     def transact(self, op: Callable[[sqlalchemy.Connection], T]) -> "Future[T]":

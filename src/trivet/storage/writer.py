@@ -3,28 +3,38 @@
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from trivet.domain.errors import StoreUnavailable
 from trivet.domain.failpoints import reach
 from trivet.storage.connections import WriterConnection, translated
+from trivet.storage.delivery import delivery
+from trivet.storage.draft import Draft
 
 T = TypeVar("T")
 
 # Operations that share one commit, and so one wait for the disk.
 BATCH_LIMIT = 256
 
-_Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
+_Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]", Draft | None]
+_Answer = tuple["Future[Any]", Any, BaseException | None]
+
+
+class _ToUndo(Exception):
+    """What operations noted together has to be undone."""
 
 
 class Writer:
-    """A daemon thread with a queue. Each operation has its own savepoint; a batch has one commit.
+    """A daemon thread with a queue. A batch has one commit.
 
-    An operation's error undoes that operation only. A commit that fails undoes, and fails, the batch. The
-    thread survives every failure: while the connection is beyond use, each batch fails.
+    Each operation has its own savepoint, but for those of a draft, which write together. An operation's error
+    undoes that operation only. A commit that fails undoes, and fails, the batch. The thread survives every
+    failure: while the connection is beyond use, each batch fails.
     """
 
     def __init__(self, connection: WriterConnection, batch_limit: int = BATCH_LIMIT) -> None:
@@ -34,19 +44,21 @@ class Writer:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
+        self._drafts: WeakSet[Draft] = WeakSet()
         self._thread = threading.Thread(target=self._run, name="trivet-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, op: Callable[[sqlite3.Connection], T]) -> "Future[T]":
+    def submit(self, op: Callable[[sqlite3.Connection], T], draft: Draft | None = None) -> "Future[T]":
         """Queue `op`. The future resolves after the commit; StoreUnavailable if the store is closed.
 
         A future cancelled before its operation begins takes the operation back; later it cannot be cancelled.
+        `draft`: where it notes what it writes; see there.
         """
         future: Future[T] = Future()
         with self._gate:
             closed = self._closed
             if not closed:
-                self._queue.put((op, future))
+                self._queue.put((op, future, draft))
         if closed:
             future.set_exception(closed_error())
         return future
@@ -93,46 +105,108 @@ class Writer:
         return jobs, False
 
     def _commit_together(self, jobs: list[_Job]) -> None:
-        answers: list[tuple[Future[Any], Any, BaseException | None]] = []
+        answers: list[_Answer] = []
         try:
             self._roll_back()  # what a failure left open, if rolling it back failed as well
             self._connection.execute("BEGIN IMMEDIATE")
-            for op, future in jobs:
-                answers.append((future, *self._attempt(op)))
+            for draft, run in groupby(jobs, key=lambda job: job[2]):
+                some = list(run)
+                answers += self._apart(some) if draft is None else self._together(draft, some)
             reach("inside_commit")
             self._connection.execute("COMMIT")
             reach("after_commit")
         except BaseException as error:  # noqa: BLE001 - this thread must answer, and live to answer again
             failure = _unavailable(error)
-            answers = [(future, None, failure) for _, future in jobs]
+            answers = [(job[1], None, failure) for job in jobs]
+            self._forget()
             # Where it fails, the transaction stays open: the next batch tries again before it begins.
             with contextlib.suppress(sqlite3.Error):
                 self._roll_back()
-        for future, result, problem in answers:
-            if problem is None:
-                future.set_result(result)
-            else:
-                future.set_exception(problem)
+        with delivery():
+            for future, result, problem in answers:
+                if problem is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(problem)
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
-    def _attempt(self, op: Callable[[sqlite3.Connection], Any]) -> tuple[Any, BaseException | None]:
+    def _apart(self, jobs: list[_Job]) -> Iterator[_Answer]:
+        """Run operations that write by themselves. What drafts know may then be true no more."""
+        for op, future, _ in jobs:
+            before = self._connection.total_changes
+            result, problem = self._attempt(op)
+            if problem is not None or self._connection.total_changes != before:
+                self._forget()
+            yield future, result, problem
+
+    def _together(self, draft: Draft, jobs: list[_Job]) -> list[_Answer]:
+        """Run operations that note what they write, and enter it; alone, if that fails."""
+        connection = self._connection
+        self._forget(but=draft)
+        self._drafts.add(draft)
+        connection.execute("SAVEPOINT together")
+        try:
+            answers = self._entered(draft, jobs)
+        except _ToUndo as failure:
+            if not connection.in_transaction:
+                raise _lost(failure) from failure
+            connection.execute("ROLLBACK TO together")
+            answers = []
+            for op, future, _ in jobs:
+                draft.forget()
+                answers.append((future, *self._attempt(op, draft)))
+        connection.execute("RELEASE together")
+        return answers
+
+    def _entered(self, draft: Draft, jobs: list[_Job]) -> list[_Answer]:
+        """Return the answers once everything is entered.
+
+        Raises:
+            _ToUndo: an operation failed after it had noted something, or not everything can be entered.
+        """
+        answers: list[_Answer] = []
+        for op, future, _ in jobs:
+            noted = draft.noted
+            try:
+                answers.append((future, op(self._connection), None))
+            except BaseException as error:
+                if draft.noted != noted:
+                    raise _ToUndo from error
+                answers.append((future, None, translated(error)))
+        try:
+            draft.enter(self._connection)
+        except Exception as error:  # whose it is shows when they run alone
+            raise _ToUndo from error
+        return answers
+
+    def _attempt(
+        self, op: Callable[[sqlite3.Connection], Any], draft: Draft | None = None
+    ) -> tuple[Any, BaseException | None]:
         """Run one operation in its savepoint. Raises sqlite3.Error when the batch itself is lost."""
         connection = self._connection
         connection.execute("SAVEPOINT operation")
         try:
             result = op(connection)
+            if draft is not None:
+                draft.enter(connection)
         except BaseException as error:  # whatever it is, it is the caller's
             if not connection.in_transaction:
-                # A full disk makes SQLite roll back everything, earlier operations of the batch included.
-                raise sqlite3.OperationalError(f"the transaction was lost: {error}") from error
+                raise _lost(error) from error
             connection.execute("ROLLBACK TO operation")
             connection.execute("RELEASE operation")
+            if draft is not None:
+                draft.forget()
             return None, translated(error)
         connection.execute("RELEASE operation")
         return result, None
+
+    def _forget(self, but: Draft | None = None) -> None:
+        for draft in self._drafts:
+            if draft is not but:
+                draft.forget()
 
 
 def closed_error() -> StoreUnavailable:
@@ -150,3 +224,8 @@ def _unavailable(error: BaseException) -> BaseException:
     )
     failure.__cause__ = error
     return failure
+
+
+def _lost(error: BaseException) -> sqlite3.OperationalError:
+    """Return the failure of a batch of which nothing is left: a full disk makes SQLite undo all of it."""
+    return sqlite3.OperationalError(f"the transaction was lost: {error.__cause__ or error}")

@@ -19,9 +19,10 @@ from hypothesis.stateful import (
 from tests.counts import scaled
 from tests.unit.budgets.model import Books, Deed, windows_at
 from trivet.budgets import Ledger, OverrideRequest
-from trivet.budgets.rows import TRACKED, RowKey, Stored
+from trivet.budgets.rows import TRACKED, Stored
 from trivet.budgets.sqlite_reserving import Reserving
 from trivet.budgets.sqlite_settling import Settling
+from trivet.budgets.sqlite_standing import Counter
 from trivet.budgets.sqlite_store import SqliteLedgerStore
 from trivet.budgets.store import Closing
 from trivet.config.settings import BudgetSettings
@@ -326,10 +327,8 @@ class LedgerModel(RuleBasedStateMachine):
 class PartialReserve(Reserving):
     """Holds on the first row only."""
 
-    def _hold_on_rows(
-        self, connection: sqlite3.Connection, rows: tuple[RowKey, ...], amounts: Amounts
-    ) -> None:
-        super()._hold_on_rows(connection, rows[:1], amounts)
+    def _hold_on_rows(self, counters: tuple[Counter, ...], amounts: Amounts) -> None:
+        super()._hold_on_rows(counters[:1], amounts)
 
 
 class ClampKeepsHold(Reserving):

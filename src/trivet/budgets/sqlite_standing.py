@@ -1,0 +1,228 @@
+"""What stands in the ledger's tables on SQLite, kept in the memory of the one thread that changes them.
+
+Operations read and change it here; before each commit all of it is entered, each counter once, however many
+operations touched it. Nothing is believed beyond doubt: see `Standing.forget`.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from trivet.budgets import sqlite_statements as statements
+from trivet.budgets.entries import FIRST_HASH, NOTHING, Entry, chained
+from trivet.budgets.rows import RowKey, Stored, rows_from_text
+from trivet.budgets.sqlite_entering import enter_rows
+from trivet.domain.budgets import METERS, Amounts
+
+_KEPT_MAX = 65_536
+"""So many counters, reservations or chains are kept; beyond that all is read anew."""
+_AT_ONCE = 50
+"""Counters read by one statement: SQLite takes 500 parts of a compound."""
+
+
+class Counter:
+    """One row of the counters. `stored`: whether it is in the table, or is about to be."""
+
+    __slots__ = ("held", "key", "meter", "stored", "used")
+
+    def __init__(self, key: RowKey, used: int, held: int, *, stored: bool) -> None:
+        self.key = key
+        self.meter = METERS.index(key.meter)
+        self.used = used
+        self.held = held
+        self.stored = stored
+
+
+class Standing:
+    """A `storage.draft.Draft` of counters, reservations and entries. On the writer thread alone."""
+
+    def __init__(self) -> None:
+        self.noted = 0
+        """How many changes were noted, ever."""
+        self.forgotten = 0
+        """How often everything was; a Counter from before is not to be used any more."""
+        self._sure = False
+        self._counters: dict[tuple[Any, ...], Counter] = {}
+        self._sets: dict[str, tuple[Counter, ...]] = {}
+        self._reservations: dict[str, Stored] = {}
+        self._heads: dict[str, str] = {}
+        # What is to be entered.
+        self._changed: dict[Counter, None] = {}
+        self._made: dict[str, list[Any]] = {}
+        self._ended: dict[str, tuple[Any, ...]] = {}
+        self._entries: list[tuple[Any, ...]] = []
+        self._over: list[str] = []
+
+    # The draft
+
+    def enter(self, connection: sqlite3.Connection) -> None:
+        """Write what was noted."""
+        if self._changed:
+            rows = [(*counter.key, counter.used, counter.held) for counter in self._changed]
+            enter_rows(connection, statements.enter_counters, rows)
+            self._changed = {}
+        if self._made:
+            enter_rows(connection, statements.insert_reservations, self._made.values())
+            self._made = {}
+        if self._ended:
+            enter_rows(connection, statements.update_reservations, self._ended.values(), least=16)
+            self._ended = {}
+        if self._entries:
+            enter_rows(connection, statements.append_entries, self._entries)
+            self._entries = []
+        for reservation_id in self._over:
+            self._reservations.pop(reservation_id, None)
+        self._over = []
+        self._sure = True
+        if max(len(self._counters), len(self._reservations), len(self._heads), len(self._sets)) > _KEPT_MAX:
+            self.forget()
+
+    def forget(self) -> None:
+        """Know nothing: somebody else has written, or what was noted is undone.
+
+        Until something has been entered again, also what seems new is looked for in the tables.
+        """
+        self._sure = False
+        self.forgotten += 1
+        for kept in (
+            self._counters,
+            self._sets,
+            self._reservations,
+            self._heads,
+            self._changed,
+            self._made,
+            self._ended,
+            self._entries,
+            self._over,
+        ):
+            kept.clear()
+
+    def touch(self) -> None:
+        """Note that something is written beside the draft, which has to be undone if it fails."""
+        self.noted += 1
+
+    # Counters
+
+    def counters(self, connection: sqlite3.Connection, keys: Iterable[RowKey]) -> tuple[Counter, ...]:
+        """Return counters by their keys; one that is not in the table stands at nothing."""
+        wanted = tuple(keys)
+        missing = [key for key in wanted if key[:5] not in self._counters]
+        for first in range(0, len(missing), _AT_ONCE):
+            some = missing[first : first + _AT_ONCE]
+            standing = {
+                position: (used, held)
+                for position, used, held in connection.execute(
+                    statements.balances(len(some)), [part for key in some for part in key[:5]]
+                )
+            }
+            for position, key in enumerate(some):
+                used, held = standing.get(position, (0, 0))
+                self._counters[key[:5]] = Counter(key, used, held, stored=position in standing)
+        return tuple(self._counters[key[:5]] for key in wanted)
+
+    def counters_of(self, connection: sqlite3.Connection, text: str) -> tuple[Counter, ...]:
+        """Return the counters of rows that are stored as `text`."""
+        found = self._sets.get(text)
+        if found is None:
+            found = self._sets[text] = self.counters(connection, rows_from_text(text))
+        return found
+
+    def add(self, counters: Sequence[Counter], *, used: Amounts, held: Amounts) -> None:
+        """Add to counters, also signed differences."""
+        self.noted += 1
+        more_held = held.tokens, held.weighted_tokens, held.usd_micros
+        if used is NOTHING:
+            for counter in counters:
+                counter.held += more_held[counter.meter]
+                counter.stored = True
+        else:
+            more_used = used.tokens, used.weighted_tokens, used.usd_micros
+            for counter in counters:
+                meter = counter.meter
+                counter.used += more_used[meter]
+                counter.held += more_held[meter]
+                counter.stored = True
+        self._changed.update(dict.fromkeys(counters))
+
+    # Reservations
+
+    def known(self, reservation_id: str) -> tuple[Stored | None, bool]:
+        """Return a reservation that is in memory, and whether it is worth a look into the table.
+
+        What is new is not looked for: should the id be taken, entering fails, and the operation is run again
+        with nothing in memory.
+        """
+        stored = self._reservations.get(reservation_id)
+        return stored, stored is None and not self._sure
+
+    def find(self, connection: sqlite3.Connection, reservation_id: str) -> Stored | None:
+        """Return a reservation, whatever became of it; None when there is none."""
+        stored = self._reservations.get(reservation_id)
+        if stored is None:
+            row = connection.execute(statements.RESERVATION, (reservation_id,)).fetchone()
+            stored = None if row is None else Stored.of_row(reservation_id, row)
+            if stored is not None and stored.state == "held":
+                self._reservations[reservation_id] = stored
+        return stored
+
+    def make(self, stored: Stored, owner: str, decision_id: str | None, now_ns: int) -> None:
+        """Note a new reservation."""
+        self.noted += 1
+        self._reservations[stored.reservation_id] = stored
+        held = stored.held
+        self._made[stored.reservation_id] = [
+            stored.reservation_id,
+            stored.scope.partition(".")[0],
+            stored.scope,
+            held.tokens,
+            held.weighted_tokens,
+            held.usd_micros,
+            stored.max_output,
+            stored.priority,
+            "held",
+            0,
+            0,
+            0,
+            None,
+            owner,
+            decision_id,
+            now_ns,
+            stored.expires_ns,
+            None,
+            stored.rows,
+        ]
+
+    def change(self, stored: Stored, closed_ns: int | None) -> None:
+        """Note what has become of a reservation: other amounts, or its end."""
+        self.noted += 1
+        held, charged = stored.held, stored.charged
+        self._reservations[stored.reservation_id] = stored
+        if stored.state != "held":
+            self._over.append(stored.reservation_id)
+        amounts = held.tokens, held.weighted_tokens, held.usd_micros
+        end = (
+            stored.state,
+            charged.tokens,
+            charged.weighted_tokens,
+            charged.usd_micros,
+            stored.remaining,
+        )
+        made = self._made.get(stored.reservation_id)
+        if made is not None:
+            made[3:6], made[8:13], made[17] = amounts, end, closed_ns
+            return
+        self._ended[stored.reservation_id] = (stored.reservation_id, *amounts, *end, closed_ns)
+
+    # Entries
+
+    def append(self, connection: sqlite3.Connection, entry: Entry) -> None:
+        """Note an entry at the end of its organisation's chain."""
+        self.noted += 1
+        fields = entry.fields()
+        owner = fields[0]
+        previous = self._heads.get(owner)
+        if previous is None:
+            last = connection.execute(statements.LAST_HASH, (owner,)).fetchone()
+            previous = last[0] if last else FIRST_HASH
+        self._heads[owner] = following = chained(previous, fields)
+        self._entries.append((*fields, previous, following))
