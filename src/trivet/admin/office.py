@@ -4,6 +4,7 @@ Every method takes the caller first and checks it; blocking reads run in threads
 """
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -35,6 +36,7 @@ _OPERATORS_FACTS = frozenset(
         "log",
         "detail",
         "in_flight",
+        "admission",
         "swap_group",
         "waiting",
         "wait_s",
@@ -44,6 +46,8 @@ _OPERATORS_FACTS = frozenset(
         "actual",
     }
 )
+GateReport = Callable[[str], dict[str, Any] | None]
+"""Tells how a deployment's gate stands, by name; None before its first request."""
 _MACHINES_TOTALS = ("busy", "busy_check", "wall_times_devices")
 
 
@@ -57,12 +61,14 @@ class Office:
         records: UsageRecords,
         fleet: Fleet,
         clock: Clock,
+        admission: GateReport,
     ) -> None:
-        """Take the rooms."""
+        """Take the rooms, and what tells of the gate before a deployment's engine."""
         self._ledger = ledger
         self._records = records
         self._fleet = fleet
         self._clock = clock
+        self._admission = admission
 
     # Budgets
 
@@ -181,7 +187,7 @@ class Office:
 
     async def deployments(self, caller: Principal) -> list[dict[str, Any]]:
         """Return the engines' states. Tenants see those that their key may use, without operators' facts."""
-        reports = self._fleet.report()
+        reports = [report | {"admission": self._admission(report["name"])} for report in self._fleet.report()]
         if caller.sees_all:
             return reports
         usable = {

@@ -30,6 +30,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "nonessential_blocked": 429,
     "price_unknown": 403,
     "not_found": 404,
+    "overloaded": 503,
     "permission_denied": 403,
     "rate_limit_exceeded": 429,
     "request_too_large": 400,

@@ -24,6 +24,7 @@ from trivet.admin import (
 )
 from trivet.api import Doors, build_application
 from trivet.api.auth import OWNER_SCOPE, Doorkeeper
+from trivet.app.admission_gauges import register_admission
 from trivet.app.batching import batching
 from trivet.app.books import Books, opened_books
 from trivet.app.caching import caching
@@ -144,9 +145,9 @@ async def open_trivet(
         batches = await exits.enter_async_context(behind)
         batches.register(collector)
         offices = _offices(
-            *(books, records, fleet, signals.outbox, batches.office, caches.office, clock, configured)
+            *(books, records, fleet, signals.outbox, batches.office, caches.office, clock, configured, chain)
         )
-        _register_rooms(collector, fleet, breakers, ledger, gpus)
+        _register_rooms(collector, fleet, chain, ledger, gpus)
         doors = Doors(pipeline, offices, fleet, keeper, collector, names, settings.batch)
         yield OpenTrivet(
             settings=settings,
@@ -181,11 +182,12 @@ def _offices(
     caches: CacheOffice,
     clock: Clock,
     configured: Sequence[Deployment],
+    chain: Chain,
 ) -> Offices:
     """Build the offices. That of keys knows what the configuration names whether engines run or not."""
     ledger, keyring = books.ledger, books.keyring
     return Offices(
-        Office(ledger=ledger, records=records, fleet=fleet, clock=clock),
+        Office(ledger=ledger, records=records, fleet=fleet, clock=clock, admission=chain.admission.report),
         KeyOffice(
             keyring,
             ledger,
@@ -258,15 +260,16 @@ def _plan(
 
 
 def _register_rooms(
-    collector: TrivetCollector, fleet: Fleet, breakers: Breakers, ledger: Ledger, gpus: GpuWatch
+    collector: TrivetCollector, fleet: Fleet, chain: Chain, ledger: Ledger, gpus: GpuWatch
 ) -> None:
     """Register what each room can tell at scrape time."""
     register_gpus(collector, gpus)
+    register_admission(collector, chain.admission)
     collector.register_snapshot(
         "trivet_breaker_open",
         "1 while the deployment's circuit breaker is open or half-open.",
         ("deployment",),
-        lambda: [((name,), float(state != "closed")) for name, state in breakers.states().items()],
+        lambda: [((name,), float(state != "closed")) for name, state in chain.breakers.states().items()],
     )
     collector.register_snapshot(
         "trivet_deployment_ready",

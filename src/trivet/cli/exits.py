@@ -25,6 +25,7 @@ _BY_CODE = {
     "price_unknown": BUDGET,
     "request_too_large": BUDGET,
     "rate_limit_exceeded": BUDGET,
+    "overloaded": ENGINE,
     "server_unreachable": ENGINE,
 }
 

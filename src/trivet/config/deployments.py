@@ -143,6 +143,8 @@ def _deployment(
         template_tokens=deployment.template_tokens,
         swap_group=deployment.swap_group,
         keep_alive=driven.keep_alive if driven is not None else None,
+        # What Trivet launches is told how many it has.
+        slots_guessed=deployment.slots is None and deployment.launch is None,
     )
 
 

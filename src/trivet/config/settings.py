@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
+from trivet.config.admission_settings import AdmissionSettings
 from trivet.config.batch_settings import BatchSettings
 from trivet.config.cache_settings import CacheSettings, RedisSettings
 from trivet.config.section import PositiveFloat, PositiveInt, Section
@@ -231,6 +232,7 @@ class ExecutionSettings(Section):
     breaker_consecutive_failures: PositiveInt = 5
     breaker_open_s: PositiveFloat = 5.0
     breaker_open_max_s: PositiveFloat = 60.0
+    admission: AdmissionSettings = AdmissionSettings()
 
 
 class SwapSettings(Section):

@@ -35,6 +35,7 @@ TrivetError
     │   └── EngineLoading ...... upstream_loading       (it will answer, but not in time)
     ├── EngineTimeout .......... upstream_timeout
     ├── EngineBusy ............. upstream_busy          (503 queue full, 429)
+    │   └── Overloaded ......... overloaded             (Trivet's own queue before the engine)
     ├── EngineBroken ........... upstream_error         (5xx, garbage)
     ├── EngineRejected ......... upstream_rejected      (4xx: the request itself)
     ├── EngineIncapable ........ upstream_incapable     (cannot do what it asks)
@@ -297,6 +298,12 @@ class EngineBusy(EngineError):
     """The engine's queue is full (503) or it limits the rate (429)."""
 
     code = "upstream_busy"
+
+
+class Overloaded(EngineBusy):
+    """The request would wait too long for its turn at the engine; `retry_after_s` is the measured wait."""
+
+    code = "overloaded"
 
 
 class EngineBroken(EngineError):

@@ -61,6 +61,8 @@ class Deployment:
     """Of the deployments with the same name here one is in memory at a time."""
     keep_alive: float | str | None = None
     """Ollama: how long its model stays in memory after a request; None: the transport's own choice."""
+    slots_guessed: bool = False
+    """Nobody said how many slots it has: `slots` is what such engines have by default."""
 
 
 HOST_DEVICE = "host"

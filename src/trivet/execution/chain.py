@@ -33,6 +33,7 @@ from trivet.domain.outcomes import Attempt
 from trivet.domain.requests import ChatRequest
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import CallLimits, EngineCall, Reply, Transport
+from trivet.execution.admission import Admission, Entry, Ticket
 from trivet.execution.breaker import Breaker, Breakers, Pass
 from trivet.execution.conditions import Conditions
 from trivet.execution.itinerary import Itinerary, Stop
@@ -63,13 +64,21 @@ class Course:
     """Called when a model has to be waited for."""
     weigh: Callable[[Deployment], Awaitable[bool]]
     """Hold budget for another candidate before it is tried; False: it does not fit, so it is none."""
+    entry: Entry
+    """Leave to go to a candidate's engine, if it was given already."""
 
 
 class RunningAttempt:
     """An attempt that holds its engine: slot, device time, breaker pass. Ends exactly once."""
 
     def __init__(
-        self, attempt: Attempt, leave: Pass, chain: "Chain", lease: contextlib.ExitStack, limits: CallLimits
+        self,
+        attempt: Attempt,
+        leave: Pass,
+        chain: "Chain",
+        lease: contextlib.ExitStack,
+        limits: CallLimits,
+        ticket: Ticket | None,
     ) -> None:
         self.attempt = attempt
         self.error: EngineError | None = None
@@ -79,6 +88,8 @@ class RunningAttempt:
         self._chain = chain
         self.limits = limits
         self._lease = lease
+        self._ticket = ticket
+        """The place that the lease gives back; None where models take turns, which has places of its own."""
 
     def enter(self, lease: AbstractContextManager[Transport]) -> Transport:
         """Take the engine's lease until the attempt ends."""
@@ -96,8 +107,10 @@ class RunningAttempt:
 
     def first_content(self) -> None:
         """Record that the engine produced content: the endpoint works."""
-        self.attempt.first_token_ns = self._chain.clock.monotonic_ns()
         self._condition.pending -= 1
+        now_ns = self.attempt.first_token_ns = self._chain.clock.monotonic_ns()
+        if self._ticket is not None:
+            self._ticket.answered(self.attempt.dispatched_ns, now_ns)
         self._chain.conditions.answered(self.attempt.deployment.name)
         self.breaker.succeeded(self._leave)
 
@@ -114,6 +127,8 @@ class RunningAttempt:
         if error is not None:
             attempt.error_code = error.code
             self._chain.conditions.failed(attempt.deployment.name, error)
+            if self._ticket is not None and isinstance(error, EngineBusy | EngineTimeout):
+                self._ticket.refused(attempt.dispatched_ns, attempt.ended_ns)
         elif cancelled:
             attempt.error_code = "cancelled"
         self._lease.close()
@@ -170,6 +185,7 @@ class Chain:
         self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
         self._retries = RetryBudgets(clock)
         self.conditions = Conditions(clock, longest_busy_s=settings.breaker_open_max_s)
+        self.admission = Admission(settings.admission, clock, takes=self._takes, waits=metrics.queue_wait)
 
     async def first_content(self, course: "Course") -> tuple[Reply, RunningAttempt]:
         """Return the first reply that has content, with its attempt still running.
@@ -234,6 +250,13 @@ class Chain:
         shut |= dict.fromkeys(way.refused, 1.0)
         return most_telling(errors, course.attempts, course.decision, shut)
 
+    async def find_place(
+        self, entry: Entry, decision: Decision, *, started_ns: int, on_wait: Callable[[], None]
+    ) -> Decision:
+        """Get leave to go to a candidate's engine, before anything is held; see `Admission.find_place`."""
+        left_s = self._settings.deadline_s - (self.clock.monotonic_ns() - started_ns) / 1e9
+        return await self.admission.find_place(entry, decision, left_s=left_s, on_wait=on_wait)
+
     async def _begin(self, deployment: Deployment, course: "Course", *, last: bool) -> RunningAttempt | None:
         """Wait for the deployment's model if it is not in memory; then the attempt begins, no earlier.
 
@@ -246,12 +269,21 @@ class Chain:
         asked_ns = self.clock.monotonic_ns()
         with contextlib.ExitStack() as lease:
             fault: EngineError | None = None
+            ticket: Ticket | None = None
             try:
                 lease.enter_context(
                     await self._fleet.ensure_ready(
                         deployment.name, left_s=self._left_s(course), last=last, on_wait=course.on_wait
                     )
                 )
+                ticket = await self.admission.place(
+                    *(course.entry, deployment),
+                    left_s=self._left_s(course),
+                    last=last,
+                    on_wait=course.on_wait,
+                )
+                if ticket is not None:
+                    lease.callback(ticket.release)
             except EngineError as error:
                 fault = error
             leave = breaker.ask() if fault is None else breaker.unasked()
@@ -262,12 +294,12 @@ class Chain:
                 attempt_id=new_id(),
                 deployment=deployment,
                 dispatched_ns=now_ns,
-                waited_ns=now_ns - asked_ns,
+                waited_ns=now_ns - asked_ns + course.entry.take_wait_ns(),
             )
             course.attempts.append(attempt)
             # The running attempt owns the lease from the start: whatever happens, its end gives it back.
             limits = self._limits(self._left_s(course), plain=not course.request.stream, last=last)
-            running = RunningAttempt(attempt, leave, self, lease.pop_all(), limits)
+            running = RunningAttempt(attempt, leave, self, lease.pop_all(), limits, ticket)
         if fault is not None:
             self._fail(running, fault, course)
         return running
@@ -305,6 +337,14 @@ class Chain:
         running.end(error)
         name = running.attempt.deployment.name
         log.info("attempt.failed", request_id=course.request_id, deployment=name, code=error.code)
+
+    def _takes(self, name: str) -> bool:
+        """Tell whether an engine can be sent a request now, as far as is known."""
+        return (
+            self._fleet.takes(name)
+            and self.breakers.of(name).lets_through
+            and not self.conditions.busy_s(name)
+        )
 
     def _left_s(self, course: "Course") -> float:
         return self._settings.deadline_s - (self.clock.monotonic_ns() - course.started_ns) / 1e9

@@ -7,7 +7,14 @@ tries count as repeated ones.
 from dataclasses import dataclass
 
 from trivet.domain.clock import Clock
-from trivet.domain.errors import ContextOverflow, EngineBusy, EngineError, EngineIncapable, EngineRejected
+from trivet.domain.errors import (
+    ContextOverflow,
+    EngineBusy,
+    EngineError,
+    EngineIncapable,
+    EngineRejected,
+    Overloaded,
+)
 
 DOUBTFUL_AFTER = 2
 """So many failures with no success between them, whatever they were, make an endpoint doubtful; and no
@@ -59,8 +66,8 @@ class Conditions:
 
     def failed(self, name: str, error: EngineError) -> None:
         """Note what an endpoint said instead of content."""
-        if isinstance(error, EngineRejected | EngineIncapable | ContextOverflow):
-            return  # it works; the request was not for it
+        if isinstance(error, EngineRejected | EngineIncapable | ContextOverflow | Overloaded):
+            return  # it works; the request was not for it, or was not sent at all
         condition = self.of(name)
         condition.failures_in_row += 1
         # Of what Trivet itself expects, such as how long a model takes to load, the fleet keeps account.

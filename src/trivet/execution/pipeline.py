@@ -19,6 +19,7 @@ from trivet.domain.errors import (
     ApprovalRequired,
     BudgetError,
     IdempotencyError,
+    Overloaded,
     RateLimitExceeded,
     StoreUnavailable,
     TrivetError,
@@ -27,7 +28,9 @@ from trivet.domain.failpoints import reach
 from trivet.domain.ids import new_id
 from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
+from trivet.execution.admission import Entry
 from trivet.execution.answer import Answer
+from trivet.execution.boarding import LIKELY_BYTES_PER_TOKEN, claim_of, find_place
 from trivet.execution.chain import Chain, Course
 from trivet.execution.memory import AnswerMemory
 from trivet.execution.outside import Outside, Promise, Report, Taken
@@ -37,8 +40,6 @@ from trivet.fleet import Fleet
 from trivet.metering import Metrics, UsageRecords
 from trivet.routing import Router, describe
 from trivet.storage.instants import ns_of
-
-LIKELY_BYTES_PER_TOKEN = 4
 
 log = structlog.get_logger(__name__)
 
@@ -130,7 +131,9 @@ class Pipeline:
         """
         require_inference(principal)
         started_ns = self._clock.monotonic_ns()
+        again: Callable[[], Decision] | None = None
         if request.decision_id is None:
+            again = partial(self.decide, request, principal) if decision is None else None
             decided = decision or await self._decided(request, principal)
             taken = Taken(decided, self._admit(request, principal, decided))
         else:
@@ -145,20 +148,24 @@ class Pipeline:
         try:
             if self._memory is not None and (kept := await self._memory.recall(run)) is not None:
                 return await self._delivered(kept)
-            await run.hold()
-            reach("after_reserve")
-            if run.decision.passed_over is not None:
-                self._fleet.wish(run.decision.passed_over)
-            course = Course(
-                request=request,
-                decision=run.decision,
-                attempts=run.attempts,
-                request_id=request_id,
-                started_ns=started_ns,
-                on_wait=partial(on_wait, run.decision) if on_wait is not None else _unheard,
-                weigh=run.weigh,
-            )
-            reply, running = await self._chain.first_content(course)
+            waits = partial(on_wait, run.decision) if on_wait is not None else _unheard
+            with Entry(claim_of(run)) as entry:
+                await find_place(entry, run, self._chain, again=again, on_wait=waits)
+                await run.hold()
+                reach("after_reserve")
+                if run.decision.passed_over is not None:
+                    self._fleet.wish(run.decision.passed_over)
+                course = Course(
+                    request=request,
+                    decision=run.decision,
+                    attempts=run.attempts,
+                    request_id=request_id,
+                    started_ns=started_ns,
+                    on_wait=waits,
+                    weigh=run.weigh,
+                    entry=entry,
+                )
+                reply, running = await self._chain.first_content(course)
         except BaseException as error:
             await self._broken_off(run, error)
             raise
@@ -277,6 +284,10 @@ class Pipeline:
     async def _broken_off(self, run: Run, error: BaseException) -> None:
         """Book the end of a request that failed, and tell the caller what had been decided."""
         refused = error if isinstance(error, TrivetError) else None
+        if isinstance(refused, Overloaded) and run.reservation is None:
+            # Sent away before anything was held: no record, since load is what there is too much of.
+            run.drop()
+            self._metrics.refused(refused.code)
         settlement = run.close(_status_of(error), error=refused)
         if refused is None:
             return
@@ -341,5 +352,5 @@ def _unheard() -> None:
 def _status_of(error: BaseException) -> OutcomeStatus:
     if isinstance(error, asyncio.CancelledError):
         return "cancelled"
-    refusals = BudgetError | IdempotencyError | StoreUnavailable
+    refusals = BudgetError | IdempotencyError | StoreUnavailable | Overloaded
     return "refused" if isinstance(error, refusals) else "failed"

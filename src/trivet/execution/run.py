@@ -113,6 +113,11 @@ class Run:
         """Return what a token counts at the deployment that is held for."""
         return self._tariff
 
+    def drop(self) -> None:
+        """End it without a record: it was sent away before anything was held or tried."""
+        self.closed = True
+        self.admitted.end(0)
+
     def adopt(self, reservation: Reservation, tariff: Tariff) -> None:
         """Take a hold that was made before, at its prices of then."""
         self.reservation = reservation

@@ -12,6 +12,7 @@ from trivet.domain.errors import (
     EngineLoading,
     EngineTimeout,
     EngineUnavailable,
+    Overloaded,
 )
 from trivet.domain.outcomes import Attempt
 from trivet.domain.tiers import Deployment
@@ -19,6 +20,7 @@ from trivet.domain.tiers import Deployment
 DOCTOR_HINT = "`trivet doctor` shows what each engine says."
 
 _TELLING: dict[type[EngineError], int] = {
+    Overloaded: 1,
     EngineBusy: 1,
     EngineLoading: 2,
     EngineTimeout: 3,

@@ -157,6 +157,10 @@ class Fleet:
                 raise
         return place or contextlib.nullcontext()
 
+    def takes(self, name: str) -> bool:
+        """Tell whether a deployment's engine answers its probe, so that a request may go there now."""
+        return self._endpoints[name].standing.health.ready
+
     def report(self) -> list[dict[str, Any]]:
         """Return all endpoints as the API shows them."""
         return [self._groups.report(endpoint) for endpoint in self._endpoints.values()]

@@ -5,6 +5,7 @@ from bisect import bisect_left
 from trivet.domain.outcomes import Attempt, Outcome
 
 REQUEST_BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+QUEUE_BOUNDS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 FIRST_TOKEN_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -50,6 +51,8 @@ class Metrics:
         """Of requests that reached an engine, from arrival to end."""
         self.time_to_first_token = Histogram(FIRST_TOKEN_BOUNDS_S)
         """From arrival to the first content, failed attempts included."""
+        self.queue_wait = Histogram(QUEUE_BOUNDS_S)
+        """Of requests that had to wait for their turn at an engine and were let through."""
         self._started: set[str] = set()
 
     def refused(self, code: str) -> None:

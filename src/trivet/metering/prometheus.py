@@ -74,6 +74,11 @@ class TrivetCollector(Collector):
             "From arrival to the first content.",
             metrics.time_to_first_token,
         )
+        yield _histogram(
+            "trivet_admission_wait_seconds",
+            "Waits for a turn at an engine, of requests that had to wait and were let through.",
+            metrics.queue_wait,
+        )
         busy_s: dict[tuple[str, ...], float] = {
             (name,): busy_ns / 1e9 for name, busy_ns in self._device_clock.busy_ns().items()
         }
