@@ -120,6 +120,7 @@ def test_tables(server: ServerProcess) -> None:
     for arguments, expected in (
         (("chat", "Hello", "--max-tokens", "6"), "[light"),
         (("route", "Hello"), "complexity"),
+        (("route", "Hello", "--reserve"), "expires_at"),
         (("budgets", "list"), "resets at"),
         (("budgets", "status", "default"), "Burn rate"),
         (("keys", "list"), "admin"),

@@ -27,6 +27,14 @@ async def held_and_used(house: House, scope: str) -> tuple[int, int]:
     return row.held, row.used
 
 
+async def told_requests(house: House) -> float:
+    """Return how many requests the metrics have counted."""
+    async with house.http(house.key("metrics", role="admin")) as http:
+        text = (await http.get("/metrics")).text
+    lines = [line for line in text.splitlines() if line.startswith("trivet_requests_total{")]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
 async def routed(http: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
     """Decide with a hold."""
     answer = await http.post("/api/v1/route", json=BODY | {"reserve": True} | more)
@@ -45,6 +53,7 @@ async def report(
 async def test_what_is_held_is_settled_by_the_report(house: House) -> None:
     """The hold is the ceiling; the report replaces it and is a usage record; repeated it changes nothing."""
     async with house.http(house.key("outside")) as http:
+        counted = await told_requests(house)
         decision = await routed(http, metadata={"task_type": "code", "worker": "w7"})
         ceiling = decision["estimated"]["prompt_tokens"] + decision["max_tokens"]
         assert (decision["reservation_id"], decision["max_tokens"]) == (decision["decision_id"], 16)
@@ -56,6 +65,7 @@ async def test_what_is_held_is_settled_by_the_report(house: House) -> None:
         again = await report(http, decision, 99, 99)
         assert again.json()["charged"]["tokens"] == 27
         assert await held_and_used(house, "outside") == (0, 27)
+        assert await told_requests(house) == counted + 1
         rows = (await http.get("/api/v1/usage", params={"by": "worker,tier"})).json()["rows"]
     (row,) = [r for r in rows if r["worker"] == "w7"]
     assert (row["requests"], row["tier"], row["prompt_tokens"], row["completion_tokens"]) == (

@@ -80,8 +80,8 @@ class Office:
 
     async def budget_rows(self, caller: Principal) -> list[dict[str, Any]]:
         """Return the current counters of all scopes that the caller may see."""
-        rows = await asyncio.to_thread(self._ledger.rows, None if caller.sees_all else caller.scope)
-        return [row.as_json() for row in rows]
+        below = None if caller.sees_all else caller.scope
+        return await asyncio.to_thread(lambda: [row.as_json() for row in self._ledger.rows(below)])
 
     async def set_budget(self, caller: Principal, scope_text: str, limits: dict[str, Any]) -> BudgetStatus:
         """Set a scope's limits: `{"daily": 100000, "usd_micros.monthly": 5000000}`; null lifts a limit.

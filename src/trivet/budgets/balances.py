@@ -16,7 +16,6 @@ from trivet.domain.budgets import (
     LimitKind,
     Meter,
     Override,
-    WindowKind,
 )
 from trivet.domain.scopes import Scope
 from trivet.storage.instants import instant_of, ns_of
@@ -126,28 +125,40 @@ def read_balances(
             return [column.in_(wanted)]
         return [] if below is None else [below_or_at(column, below)]
 
-    own = {
-        (limit.scope, limit.meter, limit.window): limit.amount
-        for limit in read_limits(connection, and_(True, *among(limits.c.scope)))
+    # Of one organisation's many scopes the windows are the same.
+    windows_of: dict[str, Windows] = {}
+
+    def windows(scope: Scope) -> Windows:
+        owner = scope.partition(".")[0]
+        found = windows_of.get(owner)
+        if found is None:
+            found = windows_of[owner] = view.windows(scope)
+        return found
+
+    amounts = select(limits.c.scope, limits.c.meter, limits.c.window, limits.c.amount)
+    own: dict[LimitName, int | None] = {
+        (scope, meter, kind): amount
+        for scope, meter, kind, amount in connection.execute(amounts.where(*among(limits.c.scope))).all()
     }
     grants: dict[LimitName, int] = {}
     for override in read_overrides(connection, and_(alive(view.now), *among(overrides.c.scope))):
         if override.kind == "amount" and override.state == "approved":
             name = override.scope, override.meter, override.window
             grants[name] = grants.get(name, 0) + override.amount
-    standing = _standing(connection, view, among(counters.c.scope))
-    names = {(key.scope, key.meter, key.window) for key in standing}
-    names |= {(scope, meter, kind) for (scope, meter, kind), amount in own.items() if amount is not None}
-    known = {scope for scope, _, _ in names | own.keys()} | set(wanted or ())
+    standing = _standing(connection, view.now, windows, among(counters.c.scope))
+    names = set(standing)
+    names.update(name for name, amount in own.items() if amount is not None)
+    known = {name[0] for name in names} | {name[0] for name in own} | set(wanted or ())
     known |= {below} if below is not None else set()
-    names |= {(scope, meter, kind) for scope in known for meter, kind in TRACKED}
+    names.update((scope, meter, kind) for scope in known for meter, kind in TRACKED)
     found = []
-    for scope, meter, kind in sorted(names, key=_order):
+    for name in sorted(names, key=_order):
+        scope, meter, kind = name
         if kind in WINDOW_KINDS:
-            key = RowKey(scope, meter, kind, "", *view.windows(scope)[kind])
-            used, held = standing.get(key, (0, 0))
-            name = scope, meter, kind
+            start_s, end_s = windows(scope)[kind]
+            used, held = standing.get(name, (0, 0))
             limit = own[name] if name in own else view.defaults.limit(scope, meter, kind)
+            key = RowKey(scope, meter, kind, "", start_s, end_s)
             found.append(Balance(key, used, held, limit, grants.get(name, 0)))
     return found
 
@@ -159,26 +170,37 @@ def below_or_at(column: ColumnElement[str], scope: Scope) -> ColumnElement[bool]
 
 
 def _standing(
-    connection: Connection, view: View, among: list[ColumnElement[bool]]
-) -> dict[RowKey, tuple[int, int]]:
-    now_s = int(view.now.timestamp())
-    query = select(counters).where(
-        counters.c.window.in_(WINDOW_KINDS),
-        counters.c.window_end_s > now_s,
-        counters.c.window_start_s <= now_s,
+    connection: Connection,
+    now: datetime,
+    windows: Callable[[Scope], Windows],
+    among: list[ColumnElement[bool]],
+) -> dict[LimitName, tuple[int, int]]:
+    """Return what is used and held in the rows of current windows in which anything stands."""
+    now_s = int(now.timestamp())
+    columns = counters.c
+    query = select(
+        *(columns.scope, columns.meter, columns.window),
+        *(columns.window_start_s, columns.window_end_s, columns.used, columns.held),
+    ).where(
+        columns.window.in_(WINDOW_KINDS),
+        columns.window_end_s > now_s,
+        columns.window_start_s <= now_s,
         *among,
     )
-    found = {}
-    for row in connection.execute(query):
-        scope, kind = Scope(row.scope), row.window
-        bounds = (row.window_start_s, row.window_end_s)
-        # After an edit of the time zone an older window may still overlap.
-        if view.windows(scope)[kind] == bounds:
-            found[RowKey(scope, row.meter, kind, "", *bounds)] = (row.used, row.held)
-    return found
+    # After an edit of the time zone an older window may still overlap.
+    return {
+        (scope, meter, kind): (used, held)
+        for scope, meter, kind, start_s, end_s, used, held in connection.execute(query).all()
+        if windows(scope)[kind] == (start_s, end_s)
+    }
 
 
-def _order(name: LimitName) -> tuple[str, int, int]:
-    scope, meter, kind = name
-    windows: tuple[WindowKind, ...] = WINDOW_KINDS
-    return scope, METERS.index(meter), windows.index(kind) if kind in windows else len(windows)
+_RANKS = {
+    (meter, kind): rank
+    for rank, (meter, kind) in enumerate((meter, kind) for meter in METERS for kind in WINDOW_KINDS)
+}
+"""The order of a scope's rows."""
+
+
+def _order(name: LimitName) -> tuple[str, int]:
+    return name[0], _RANKS.get((name[1], name[2]), len(_RANKS))  # type: ignore[arg-type]  # not all are calendar's

@@ -333,7 +333,7 @@ class Ledger:
 
     def _closed(self, closing: Closing) -> Settlement:
         """Follow up what is committed: wake who waits, report an overrun."""
-        settlement = closing.settlement
+        settlement = closing.settlement if closing.first else replace(closing.settlement, repeated=True)
         if closing.first:
             self._turnstile.freed(closing.scope)
             if settlement.overrun_amounts != Amounts():

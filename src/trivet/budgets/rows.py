@@ -91,7 +91,7 @@ class Balance(NamedTuple):
             scope=key.scope,
             meter=key.meter,
             window=key.window,  # type: ignore[arg-type]  # what is shown is counted: no `request`
-            window_start=datetime.fromtimestamp(key.start_s, UTC),
+            window_start=_instant(key.start_s),
             resets_at=reset_of(key),
             used=self.used,
             held=self.held,
@@ -198,7 +198,13 @@ class DefaultLimits:
 
 def reset_of(key: RowKey) -> datetime | None:
     """Return when a row's window ends; None: never."""
-    return None if key.end_s >= NEVER_S else datetime.fromtimestamp(key.end_s, UTC)
+    return None if key.end_s >= NEVER_S else _instant(key.end_s)
+
+
+@lru_cache(maxsize=256)
+def _instant(seconds: int) -> datetime:
+    """Return the instant; thousands of rows have the same few windows."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def least_room(balances: Iterable[Balance]) -> int | None:

@@ -23,16 +23,20 @@ def route(
     min_tier: Annotated[str | None, typer.Option(help="Nothing cheaper than this tier.")] = None,
     max_tier: Annotated[str | None, typer.Option(help="Nothing dearer than this tier.")] = None,
     capability: Annotated[list[str] | None, typer.Option(help="Agent capability; may be repeated.")] = None,
+    reserve: Annotated[
+        bool, typer.Option("--reserve", help="Hold budget for it, until it is reported or runs out.")
+    ] = False,
     config: ConfigOption = None,
     url: UrlOption = None,
     api_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which tier would answer, and why; nothing is sent, held or charged.
+    """Show which tier would answer, and why; nothing is sent or charged, and held only with --reserve.
 
     Examples:
       trivet route "Analyze the security of this design" --capability security_analysis
       trivet route "hi" --json
+      trivet route "Summarize this file" --reserve --scope acme.search
     """
     text = sys.stdin.read() if prompt == "-" else prompt
 
@@ -41,6 +45,7 @@ def route(
             text,
             model=model,
             scope=scope,
+            reserve=reserve,
             task_type=task_type,
             min_tier=min_tier,
             max_tier=max_tier,
@@ -56,6 +61,10 @@ def route(
         ("tier", "model", "complexity", "confidence", "policy"),
         [(decision.tier, decision.model, complexity["score"], decision.confidence, decision.raw["policy"])],
     )
+    if reserve:
+        sys.stdout.write("\n")
+        names = ("reservation_id", "expires_at", "max_tokens")
+        print_table(names, [tuple(decision.raw[name] for name in names)])
     sys.stdout.write("\n")
     print_table(("factor", "value"), sorted(complexity["factors"].items()))
     sys.stdout.write("\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -58,8 +59,15 @@ def serve(
     if exit_with_stdin:
         threading.Thread(target=_stop_with_standard_input, name="lifeline", daemon=True).start()
     say(f"Configuration: {loaded.path or 'environment and defaults'}. Starting engines ...")
+
+    def started(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
+        # What was built until now lives as long as the process. A collector that looks at all of it again
+        # and again stops every request for a tenth of a second.
+        gc.freeze()
+        (_announce_json if as_json else _announce)(trivet, url, first_key)
+
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve_until_stopped(loaded.settings, started=_announce_json if as_json else _announce))
+        runner.run(serve_until_stopped(loaded.settings, started=started))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # all is settled: a late signal changes nothing any more
 

@@ -1,7 +1,8 @@
 """Budgets as values: meters, windows, what is asked, what was held and charged, status."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 from trivet.domain.scopes import Scope
@@ -198,6 +199,8 @@ class Settlement:
     """Tokens."""
     charged_amounts: Amounts = Amounts()
     overrun_amounts: Amounts = Amounts()
+    repeated: bool = field(default=False, compare=False)
+    """Whether it had ended like this before it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +284,8 @@ class BudgetRow:
             "scope": self.scope,
             "meter": self.meter,
             "window": self.window,
-            "window_start": self.window_start.isoformat(),
-            "resets_at": self.resets_at.isoformat() if self.resets_at else None,
+            "window_start": _text_of(self.window_start),
+            "resets_at": _text_of(self.resets_at) if self.resets_at else None,
             "used": self.used,
             "held": self.held,
             "limit": self.limit,
@@ -290,6 +293,12 @@ class BudgetRow:
             "remaining": self.remaining,
             "percent_used": self.percent_used,
         }
+
+
+@lru_cache(maxsize=256)
+def _text_of(instant: datetime) -> str:
+    """Return the instant in words; thousands of rows have the same few windows."""
+    return instant.isoformat()
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,7 +247,8 @@ class Outside:
         settlement = await self._settled(
             self._settler.settle(decision_id, usage, charged, lambda: self._row_writer(outcome))
         )
-        self._announce(outcome)
+        if not settlement.repeated:
+            self._announce(outcome)
         return settlement
 
     async def _settled(self, settling: "asyncio.Task[Settlement | None]") -> Settlement:
