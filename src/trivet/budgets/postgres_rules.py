@@ -12,7 +12,7 @@ from trivet.budgets.calendar import LedgerCalendar
 from trivet.budgets.ladder import Ladder
 from trivet.budgets.postgres_batch import windows_as_text, windows_from_text
 from trivet.budgets.postgres_session import STORE_TIME
-from trivet.budgets.rows import DefaultLimits
+from trivet.budgets.rows import DefaultLimits, RowKey
 from trivet.budgets.sqlite_books import Books
 from trivet.budgets.sqlite_limits import Limiting
 from trivet.budgets.sqlite_overrides import Overriding
@@ -88,6 +88,16 @@ class Rules:
         """Set a calendar's zone; see `Limiting.set_zone`."""
         return self._changing(
             writes, owner, lambda books: Limiting(books).set_zone(writes, owner, zone, author)
+        )
+
+    def announce_passed(self, writes: Writes, key: RowKey) -> None:
+        """Announce what use has passed of a row's limit without anybody being told."""
+        self._changing(
+            writes,
+            key.scope,
+            lambda books: Limiting(books).announce_passed(
+                writes, key.scope, key.meter, key.window, books.calendar.now_ns()
+            ),
         )
 
     def request(self, writes: Writes, asked: OverrideRequest) -> Override:

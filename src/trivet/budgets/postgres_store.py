@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 import psycopg
 from sqlalchemy import Connection, text
 
+from trivet.budgets.alerts import unannounced
+from trivet.budgets.balances import read_balances
 from trivet.budgets.calendar import LedgerCalendar, read_standing
 from trivet.budgets.futures import all_of, pass_on, then
 from trivet.budgets.idempotency import KEPT_NS
@@ -22,7 +24,7 @@ from trivet.budgets.postgres_operations import Operation
 from trivet.budgets.postgres_replica import LEASE_S, Replica
 from trivet.budgets.postgres_rules import Rules
 from trivet.budgets.postgres_session import STORE_TIME, store_time_ns
-from trivet.budgets.rows import DefaultLimits, RowKey, check_amount, check_amounts, check_hold
+from trivet.budgets.rows import Cap, DefaultLimits, RowKey, check_amount, check_amounts, check_hold
 from trivet.budgets.sqlite_books import Books
 from trivet.budgets.status import View
 from trivet.budgets.store import AlsoWrite, Closing, OverrideRequest, Recovered
@@ -123,10 +125,13 @@ class PostgresLedgerStore:
         joined: Future[Recovered] = Future()
         try:
             left = self._replica.register()
+            announced = all_of(self._announcing())
         except TrivetError as error:
             joined.set_exception(error)
             return joined
-        return then(all_of(self._expiring(left)), lambda closings: Recovered(len(closings), tuple(closings)))
+        recovered = then(all_of(self._expiring(left)), lambda found: Recovered(len(found), tuple(found)))
+        announced.add_done_callback(lambda _: pass_on(recovered, joined))
+        return joined
 
     def reserve(self, hold: Hold, reservation_id: str, *, final: bool) -> "Future[Reservation]":
         """Hold on all rows or none."""
@@ -292,6 +297,22 @@ class PostgresLedgerStore:
             expiring.append(self._submit(Operation(verb="expire", reservation_id=one), None))
             reach("during_sweep")
         return expiring
+
+    def _announcing(self) -> "list[Future[None]]":
+        """Learn how full the current rows are, and announce what a change of the configuration passed."""
+        view = self._books.view()
+
+        def look(connection: Connection) -> list[RowKey]:
+            balances = read_balances(connection, view, None)
+            for balance in balances:
+                if balance.limit is not None:
+                    self._books.note_fullness(Cap(balance.key, balance.limit, balance.extra), balance.used)
+            return unannounced(connection, balances, view.ladder.thresholds)
+
+        return [
+            self._database.write(lambda writes, key=key: self._rules.announce_passed(writes, key))  # type: ignore[misc]
+            for key in self._database.read(look)
+        ]
 
     def _sweep(self, reservation_ids: Sequence[str]) -> None:
         for future in self._expiring(reservation_ids):

@@ -57,7 +57,7 @@ class Limiting:
         if (meter, kind) not in TRACKED:
             key = RowKey(scope, meter, kind, "", *books.calendar.windows(scope, now_ns)[kind])
             self._open(connection, key, now_ns)
-        self._announce_passed(connection, scope, meter, kind, now_ns)
+        self.announce_passed(connection, scope, meter, kind, now_ns)
 
     def clear_limit(
         self, connection: Writes, scope: Scope, meter: Meter, kind: LimitKind, author: str
@@ -70,7 +70,7 @@ class Limiting:
             now_ns = self._books.calendar.now_ns()
             entry = Entry(at_ns=now_ns, kind="limit", scope=scope, detail=as_detail(facts))
             self._books.append(connection, entry)
-            self._announce_passed(connection, scope, meter, kind, now_ns)
+            self.announce_passed(connection, scope, meter, kind, now_ns)
 
     def set_zone(self, connection: Writes, owner: Scope, zone: str, author: str) -> ZoneInfo:
         """Set the zone of an organisation's calendar and return it.
@@ -98,7 +98,7 @@ class Limiting:
         self._books.append(connection, Entry(at_ns=now_ns, kind="zone", scope=owner, detail=detail))
         return found
 
-    def _announce_passed(
+    def announce_passed(
         self, connection: Writes, scope: Scope, meter: Meter, kind: LimitKind, now_ns: int
     ) -> None:
         """Announce what current use passes of the limit that counts from now on, its own or the default."""

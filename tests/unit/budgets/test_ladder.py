@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from tests.unit.budgets.stores import ledger_on
+from tests.unit.budgets.stores import bury_owners, ledger_on
 from trivet.budgets import Ledger, OverrideRequest
 from trivet.config.settings import BudgetSettings, LadderStep
 from trivet.domain.budgets import Amounts, Hold, OverrideKind
@@ -88,11 +88,15 @@ def test_a_limit_of_another_kind_takes_no_pressure_away(strict: Ledger) -> None:
     assert strict.pressure(SEARCH).percent_used == 86.0
 
 
-def test_a_new_configuration_announces_what_is_passed(clock: ManualClock) -> None:
-    """When a start finds a lower default, what is passed is told then."""
-    with Database.open(None) as database:
-        Ledger(database, BudgetSettings(default_daily_tokens=1000), clock).record(ACME, 400).result()
-        lower = Ledger(database, BudgetSettings(default_daily_tokens=800, default_monthly_tokens=None), clock)
+def test_a_new_configuration_announces_what_is_passed(database: Database, clock: ManualClock) -> None:
+    """When a start finds a lower default, what is passed is told then, and once."""
+    before = ledger_on(database, BudgetSettings(default_daily_tokens=1000), clock)
+    before.recover()
+    before.record(ACME, 400).result()
+    for _ in range(2):
+        bury_owners(database)
+        settings = BudgetSettings(default_daily_tokens=800, default_monthly_tokens=None)
+        lower = ledger_on(database, settings, clock)
         lower.recover()
         assert announced(database) == [("acme", "daily", 50)]
         assert lower.pressure(SEARCH).percent_used == 50.0
