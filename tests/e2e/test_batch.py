@@ -170,6 +170,21 @@ async def test_a_line_that_nobody_can_serve_fails_alone(desk: House) -> None:
     assert found[1]["response"]["body"]["error"]["code"] == "context_length_exceeded"
 
 
+async def test_lines_for_other_routes(desk: House) -> None:
+    """A completion is answered as one; vectors, which no model of this Trivet makes, fail their line."""
+    asked = {
+        "/v1/completions": {"model": "light", "prompt": "desk 1", "max_tokens": 4},
+        "/v1/embeddings": {"model": "light", "input": "desk 1"},
+    }
+    lines = [json.dumps({"custom_id": url, "url": url, "body": body}) for url, body in asked.items()]
+    async with desk.http(desk.key("others")) as http:
+        batch = await submitted(http, lines)
+        await ended(http, batch["id"])
+        found = await results(http, batch["id"])
+    assert [each["response"]["status_code"] for each in found][1] == 400
+    assert found[1]["response"]["body"]["error"]["code"] == "no_candidate"
+
+
 async def test_cancelling_gives_up_what_has_not_begun(desk: House) -> None:
     """Every line has an end: answered if it ran, else abandoned; its prompt is gone from the store."""
     async with desk.http(desk.key("leaver")) as http:

@@ -105,7 +105,7 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
     app.include_router(outcome_routes.router(doors.pipeline))
     app.include_router(administration.router(doors.offices))
     app.include_router(batch_routes.router(doors.offices.batches))
-    app.include_router(observation.router(doors.fleet, doors.collector))
+    app.include_router(observation.router(doors.fleet, doors.collector, doors.pipeline.drain))
     app.add_middleware(Guard, doorkeeper=doors.doorkeeper, own_doors=OWN_DOORS)
     install_fault_pages(app, exhausted_status=budgets.exhausted_status)
     return app

@@ -14,10 +14,11 @@ from trivet.api.asgi import parse_json
 from trivet.batches import LineOrder
 from trivet.domain.errors import BodyTooLarge, RequestError, RequestMalformed
 from trivet.domain.requests import ChatRequest
-from trivet.routing import parse_chat
+from trivet.domain.surfaces import Surface
+from trivet.execution.batch_errand import SURFACES
+from trivet.routing import parse_request
 
 CUSTOM_ID_CHARS_MAX = 200
-URLS = ("/v1/chat/completions",)
 FIELDS = frozenset({"custom_id", "method", "url", "body"})
 BREATH_BYTES = 128 * 1024
 """After so much, others' requests have their turn."""
@@ -106,16 +107,16 @@ def _checked(number: int, raw: bytes, limit_bytes: int) -> tuple[LineOrder, Chat
     if document.get("method", "POST") != "POST":
         raise RequestMalformed("method must be POST.", param="method")
     url = document.get("url")
-    if url not in URLS:
-        raise RequestMalformed(f"url must be {' or '.join(URLS)}.", param="url")
-    request = _request(document.get("body"), len(raw))
+    if not isinstance(url, str) or url not in SURFACES:
+        raise RequestMalformed(f"url must be one of {', '.join(SURFACES)}.", param="url")
+    request = _request(SURFACES[url], document.get("body"), len(raw))
     # As it was checked, on one line; the engine gets it as any other.
     text = json.dumps(document["body"], ensure_ascii=False, separators=(",", ":"))
     return LineOrder(number=number, custom_id=custom_id, url=url, body=text), request
 
 
-def _request(body: Any, body_bytes: int) -> ChatRequest:
-    request = parse_chat(body, body_bytes=body_bytes, headers={})
+def _request(surface: Surface, body: Any, body_bytes: int) -> ChatRequest:
+    request = parse_request(surface, body, body_bytes=body_bytes, headers={})
     if request.stream:
         raise RequestMalformed("a batch answers whole: leave stream out.", param="stream")
     return request

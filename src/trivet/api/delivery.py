@@ -8,12 +8,12 @@ from trivet.api.asgi import ClientGone, Send, send_part, send_whole, start_strea
 from trivet.api.attempt_path import path_of
 from trivet.api.protocols import broken_stream_event
 from trivet.domain.decisions import Decision
-from trivet.domain.errors import EngineError, EngineUnavailable, TrivetError
+from trivet.domain.errors import EngineError, TrivetError
 from trivet.domain.surfaces import Surface
 from trivet.execution import Answer
+from trivet.execution.drain import stopping
 from trivet.execution.run import Run
 
-STOPPING = EngineUnavailable("Trivet is stopping.", retry_after_s=5.0)
 SIGN_OF_LIFE = b": keep-alive\n\n"
 """A comment of SSE, which clients skip; it keeps them, and proxies between, from giving up."""
 
@@ -78,7 +78,7 @@ class Delivery:
             return
         except asyncio.CancelledError:
             # Either the client has gone, or Trivet stops: then the client is told.
-            await self.break_off(STOPPING, answer.run.request_id)
+            await self.break_off(stopping(), answer.run.request_id)
             raise
         self.ended = True
         await send_part(self.send, b"", more=False)

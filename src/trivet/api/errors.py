@@ -35,6 +35,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "rate_limit_exceeded": 429,
     "request_too_large": 400,
     "server_unreachable": 502,
+    "stopping": 503,
     "store_error": 503,
     "store_locked": 409,
     "upstream_busy": 503,

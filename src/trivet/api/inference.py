@@ -5,12 +5,13 @@ import asyncio
 from trivet.api.asgi import ClientGone, Receive, Scope, Send, new_request_id
 from trivet.api.attempt_path import path_told
 from trivet.api.auth import Doorkeeper
-from trivet.api.delivery import STOPPING, Delivery
+from trivet.api.delivery import Delivery
 from trivet.api.reading import read_request
 from trivet.api.replies import send_error
 from trivet.domain.errors import TrivetError
 from trivet.domain.surfaces import Surface
 from trivet.execution import Pipeline
+from trivet.execution.drain import stopping
 
 LOOK_AFTER_S = 0.02
 
@@ -70,7 +71,7 @@ class Inference:
         except asyncio.CancelledError:
             # The server stops and has waited long enough. This task is the request's last, and ends here.
             if not delivery.ended:
-                await self._refuse(delivery, STOPPING, request_id)
+                await self._refuse(delivery, stopping(), request_id)
         except TrivetError as error:
             await self._refuse(delivery, error, request_id)
 

@@ -3,11 +3,12 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from trivet.execution.drain import Drain
 from trivet.fleet import Fleet
 from trivet.metering import TrivetCollector
 
 
-def router(fleet: Fleet, collector: TrivetCollector) -> APIRouter:
+def router(fleet: Fleet, collector: TrivetCollector, drain: Drain) -> APIRouter:
     """Return the routes that probes and Prometheus call."""
     routes = APIRouter(tags=["observation"])
 
@@ -21,9 +22,10 @@ def router(fleet: Fleet, collector: TrivetCollector) -> APIRouter:
     @routes.get("/readyz", summary="At least one engine can take a request")
     async def readyz() -> JSONResponse:
         states = {offer.deployment.name: offer.state for offer in fleet.offers()}
-        ready = "ready" in states.values()
+        ready = "ready" in states.values() and not drain.begun
+        status = "stopping" if drain.begun else "ready" if ready else "not_ready"
         return JSONResponse(
-            {"status": "ready" if ready else "not_ready", "deployments": states},
+            {"status": status, "deployments": states},
             status_code=200 if ready else 503,
             headers={"cache-control": "no-store"},
         )

@@ -49,6 +49,7 @@ from trivet.domain.tiers import Deployment, Tier
 from trivet.engines.prices import PriceTable
 from trivet.execution import Breakers, Pipeline, Settler
 from trivet.execution.chain import Chain
+from trivet.execution.drain import Drain
 from trivet.execution.run import Budgeting
 from trivet.fleet import Fleet
 from trivet.fleet.plan import EndpointPlan
@@ -75,6 +76,8 @@ class OpenTrivet:
     """None: the store is shared, and nothing here is this process's own."""
     cache: ResponseCache | None
     """None: it is off."""
+    drain: Drain
+    """Begun, nothing is taken any more; `empty` tells when all that was taken has ended."""
     recovered_holds: int
     """Holds of a process that died, charged in full at this start."""
 
@@ -141,11 +144,10 @@ async def open_trivet(
         signals.register(collector)
         caches.register(collector)
         keeper, names = Doorkeeper(keyring, owner_token), tuple(tier.name for tier in tiers)
-        behind = batching(books.database, pipeline, fleet, keyring, keeper, settings.batch, clock)
+        behind = batching(books.database, pipeline, fleet, keyring, keeper, settings.batch, clock, collector)
         batches = await exits.enter_async_context(behind)
-        batches.register(collector)
         offices = _offices(
-            *(books, records, fleet, signals.outbox, batches.office, caches.office, clock, configured, chain)
+            *(books, records, fleet, signals.outbox, batches, caches.office, clock, configured, chain)
         )
         _register_rooms(collector, fleet, chain, ledger, gpus)
         doors = Doors(pipeline, offices, fleet, keeper, collector, names, settings.batch)
@@ -157,6 +159,7 @@ async def open_trivet(
             keyring=keyring,
             owner_token=owner_token,
             lock=books.lock,
+            drain=pipeline.drain,
             cache=caches.cache,
             recovered_holds=books.recovered_holds,
         )

@@ -5,7 +5,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 
 from trivet.access import Keyring
@@ -25,32 +25,6 @@ from trivet.metering import TrivetCollector
 from trivet.storage import Database
 
 
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """The desk that takes batches in, and who works them off; nobody where there are no engines."""
-
-    office: BatchOffice
-    runner: BatchRunner | None
-
-    def register(self, collector: TrivetCollector) -> None:
-        """Register the gauges of batches."""
-        collector.register_snapshot(
-            "trivet_batches",
-            "Batches that this process works off.",
-            (),
-            lambda: [((), float(self.runner.open_batches if self.runner else 0))],
-        )
-        collector.register_snapshot(
-            "trivet_batch_lines",
-            "Requests of these batches that wait, and that run now.",
-            ("state",),
-            lambda: [
-                (("waiting",), float(self.runner.waiting_lines if self.runner else 0)),
-                (("running",), float(self.runner.running_lines if self.runner else 0)),
-            ],
-        )
-
-
 @contextlib.asynccontextmanager
 async def batching(
     database: Database,
@@ -60,12 +34,14 @@ async def batching(
     doorkeeper: Doorkeeper,
     settings: BatchSettings,
     clock: Clock,
-) -> AsyncIterator[Batching]:
-    """Work batches off while the block runs, where there are engines and that is wished."""
+    collector: TrivetCollector,
+) -> AsyncIterator[BatchOffice]:
+    """Work batches off while the block runs, where there are engines and that is wished; yield their desk."""
     batches = Batches(database, clock, kept_for=timedelta(hours=settings.retention_hours))
     office = BatchOffice(batches, settings, clock)
     if not fleet.offers() or not settings.concurrency:
-        yield Batching(office, None)
+        _register(collector, None)
+        yield office
         return
 
     def principal_of(claim: Claim) -> Principal:
@@ -76,9 +52,11 @@ async def batching(
     work = BatchWork(batches, clock, runner=uuid.uuid4().hex, max_tries=settings.max_tries)
     lines = Runner(work, pipeline, principal_of, _answered, max_tries=settings.max_tries)
     runner = BatchRunner(batches, work, lines, fleet, settings, clock)
+    pipeline.drain.listen(runner.stop)
+    _register(collector, runner)
     task = asyncio.get_running_loop().create_task(runner.run())
     try:
-        yield Batching(office, runner)
+        yield office
     finally:
         task.cancel()
         await asyncio.wait({task})
@@ -89,3 +67,22 @@ def _answered(error: TrivetError, request_id: str) -> tuple[int, str]:
     """Return the status and the body with which the doors would have answered."""
     status = http_status(error)
     return status, json.dumps(error_body(error, status=status, request_id=request_id))
+
+
+def _register(collector: TrivetCollector, runner: BatchRunner | None) -> None:
+    """Register the gauges of batches."""
+    collector.register_snapshot(
+        "trivet_batches",
+        "Batches that this process works off.",
+        (),
+        lambda: [((), float(runner.open_batches if runner else 0))],
+    )
+    collector.register_snapshot(
+        "trivet_batch_lines",
+        "Requests of these batches that wait, and that run now.",
+        ("state",),
+        lambda: [
+            (("waiting",), float(runner.waiting_lines if runner else 0)),
+            (("running",), float(runner.running_lines if runner else 0)),
+        ],
+    )

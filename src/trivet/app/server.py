@@ -14,7 +14,11 @@ from trivet.app.assembly import OpenTrivet, open_trivet
 from trivet.app.bounded_http import BoundedHttp
 from trivet.config.settings import ServerSettings, Settings
 from trivet.domain.errors import ConfigError
+from trivet.execution.drain import Drain
 from trivet.storage import StoreLock
+
+LAST_REQUESTS_S = 5
+"""What a request may take at the very end that asks no engine, or whose answer is on its way."""
 
 Started = Callable[[OpenTrivet, str, str | None], None]
 """Told of the open Trivet, its URL, and the first admin key when there was none before."""
@@ -23,9 +27,14 @@ Started = Callable[[OpenTrivet, str, str | None], None]
 class _Server(uvicorn.Server):
     """uvicorn without its signal handling, which would end the process before the holds are settled."""
 
-    def __init__(self, config: Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, drain: Drain, *, drain_timeout_s: float, ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._drain = drain
+        self._drain_timeout_s = drain_timeout_s
         self._ready = ready
+        self._stopping: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept, and say so."""
@@ -47,7 +56,20 @@ class _Server(uvicorn.Server):
 
     def stop(self) -> None:
         """Drain on the first signal, stop at once on the second; both settle."""
-        self.force_exit = self.should_exit
+        if self._stopping is None:
+            self._drain.begin()
+            self._stopping = asyncio.get_running_loop().create_task(self._run_out())
+        else:
+            self._stopping.cancel()
+            self.force_exit = self.should_exit = True
+
+    async def _run_out(self) -> None:
+        """Let what was taken end in its time; until then say to all others that nothing is taken."""
+        try:
+            async with asyncio.timeout(self._drain_timeout_s):
+                await self._drain.empty()
+        except TimeoutError:
+            await self.end_requests()
         self.should_exit = True
 
 
@@ -59,9 +81,8 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, or without one until SIGINT or SIGTERM.
 
-    `started` is told the URL once the socket listens. On stopping no new connection is accepted, running
-    answers get `server.drain_timeout_s` to end, then every hold is settled and the launched engines are
-    stopped.
+    `started` is told the URL once the socket listens. On stopping no request is taken, running answers get
+    `server.drain_timeout_s` to end, then every hold is settled and the launched engines are stopped.
 
     Raises:
         ConfigError: the address cannot be bound.
@@ -81,7 +102,7 @@ async def serve(
                 access_log=False,
                 proxy_headers=False,  # nobody asks for the client's address
                 lifespan="off",
-                timeout_graceful_shutdown=max(1, round(settings.server.drain_timeout_s)),
+                timeout_graceful_shutdown=LAST_REQUESTS_S,
                 server_header=False,
                 ws="none",
             )
@@ -92,7 +113,9 @@ async def serve(
                     trivet.lock.announce(url, trivet.owner_token)
                 started(trivet, url, first_key)
 
-            server = _Server(config, ready)
+            server = _Server(
+                config, trivet.drain, drain_timeout_s=settings.server.drain_timeout_s, ready=ready
+            )
             async with _stopped_by(stop, server):
                 try:
                     await server.serve(sockets=[listener])

@@ -18,7 +18,7 @@ VLLM_PORT = 8000
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 """The switches of vLLM's and the Hugging Face libraries' reports."""
 
-_GRACE_S = 45
+_GRACE_S = 80
 _LOAD_S = 900
 """How long a model may take to be fetched and loaded before its container counts as broken."""
 _OLLAMA_HOME = "/root/.ollama"

@@ -48,7 +48,7 @@ def _trivet_unit(plan: Plan, servers: Sequence[OllamaServer]) -> str:
             # SIGTERM goes to Trivet alone, which drains and stops its engines; what is left is killed with
             # it.
             ("KillMode", "mixed"),
-            ("TimeoutStopSec", "60"),
+            ("TimeoutStopSec", "80"),
             ("DynamicUser", "yes"),
             ("StateDirectory", "trivet"),
             ("StateDirectoryMode", "0700"),

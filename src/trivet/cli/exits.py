@@ -27,6 +27,7 @@ _BY_CODE = {
     "rate_limit_exceeded": BUDGET,
     "overloaded": ENGINE,
     "server_unreachable": ENGINE,
+    "stopping": ENGINE,
 }
 
 

@@ -35,7 +35,7 @@ class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8748
     body_limit_bytes: PositiveInt = 2 * 1024 * 1024
-    drain_timeout_s: PositiveFloat = 30.0
+    drain_timeout_s: PositiveFloat = 60.0
     write_timeout_s: PositiveFloat = 60.0
     """How long a client may take nothing of its answer before it counts as gone."""
     keep_alive_interval_s: PositiveFloat = 5.0

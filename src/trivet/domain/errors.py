@@ -3,6 +3,7 @@
 TrivetError
 ├── ConfigError ................ config_invalid
 ├── ServerUnreachable .......... server_unreachable
+├── Stopping ................... stopping
 ├── StoreError
 │   ├── StoreLocked ............ store_locked
 │   └── StoreUnavailable ....... budget_store_unavailable
@@ -93,6 +94,12 @@ class ServerUnreachable(TrivetError):
     """No Trivet answers at the URL that a client was given."""
 
     code = "server_unreachable"
+
+
+class Stopping(TrivetError):
+    """Trivet was told to stop: it takes no requests, and what has not begun is refused."""
+
+    code = "stopping"
 
 
 class StoreError(TrivetError):

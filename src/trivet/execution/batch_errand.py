@@ -18,21 +18,31 @@ from trivet.domain.errors import (
     EngineError,
     EngineLoading,
     RateLimitExceeded,
+    Stopping,
     StoreUnavailable,
     TrivetError,
 )
 from trivet.domain.outcomes import Outcome
 from trivet.domain.requests import ChatRequest, Principal
+from trivet.domain.surfaces import Surface
 from trivet.engines.protocol import Reply
 from trivet.execution.batch_agenda import Errand
 from trivet.execution.pipeline import Pipeline
 from trivet.execution.settler import AlsoWrite
-from trivet.routing import parse_chat
+from trivet.routing import parse_request
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
+SURFACES = {
+    "/v1/chat/completions": Surface.CHAT,
+    "/v1/completions": Surface.COMPLETIONS,
+    "/v1/embeddings": Surface.EMBEDDINGS,
+    "/v1/responses": Surface.RESPONSES,
+    "/v1/messages": Surface.MESSAGES,
+}
+"""What the lines of a batch may be for."""
 BACKOFF_S = 1.0
 BACKOFF_MAX_S = 60.0
 
@@ -183,11 +193,12 @@ def _waits(error: TrivetError) -> bool:
     """
     if isinstance(error, BudgetError):
         return error.retry_after_s is not None
-    return isinstance(error, RateLimitExceeded | StoreUnavailable | EngineBusy | EngineLoading)
+    return isinstance(error, RateLimitExceeded | StoreUnavailable | EngineBusy | EngineLoading | Stopping)
 
 
 def _request(line: WaitingLine) -> ChatRequest:
-    request = parse_chat(json.loads(line.body), body_bytes=len(line.body), headers={})
+    surface = SURFACES[line.url]
+    request = parse_request(surface, json.loads(line.body), body_bytes=len(line.body), headers={})
     return replace(request, hints=replace(request.hints, priority="batch"))
 
 

@@ -21,6 +21,7 @@ from trivet.domain.errors import (
     IdempotencyError,
     Overloaded,
     RateLimitExceeded,
+    Stopping,
     StoreUnavailable,
     TrivetError,
 )
@@ -32,6 +33,7 @@ from trivet.execution.admission import Entry
 from trivet.execution.answer import Answer
 from trivet.execution.boarding import LIKELY_BYTES_PER_TOKEN, claim_of, find_place
 from trivet.execution.chain import Chain, Course
+from trivet.execution.drain import Drain
 from trivet.execution.memory import AnswerMemory
 from trivet.execution.outside import Outside, Promise, Report, Taken
 from trivet.execution.run import Budgeting, Keep, Run
@@ -74,6 +76,8 @@ class Pipeline:
         self._rates = rates
         self._clock = clock
         self._memory = memory
+        self.drain = Drain()
+        """Whether requests are taken."""
         self._outside = Outside(
             outside_calls,
             settler,
@@ -127,9 +131,11 @@ class Pipeline:
 
         Raises:
             TrivetError: see `decide`; RateLimitExceeded before anything is held; BudgetError and
-                StoreUnavailable when the hold is refused; EngineError when no candidate produced content.
+                StoreUnavailable when the hold is refused; EngineError when no candidate produced content;
+                Stopping when Trivet was told to stop before an engine had the request.
         """
         require_inference(principal)
+        self.drain.check()
         started_ns = self._clock.monotonic_ns()
         again: Callable[[], Decision] | None = None
         if request.decision_id is None:
@@ -143,13 +149,14 @@ class Pipeline:
             request, principal, decision, taken.admitted, request_id=request_id, started_ns=started_ns
         )
         run.keep = keep
+        self.drain.opened(request_id)
         if taken.reservation is not None and taken.tariff is not None:
             run.adopt(taken.reservation, taken.tariff)
         try:
             if self._memory is not None and (kept := await self._memory.recall(run)) is not None:
                 return await self._delivered(kept)
             waits = partial(on_wait, run.decision) if on_wait is not None else _unheard
-            with Entry(claim_of(run)) as entry:
+            with self.drain.waiting(run), Entry(claim_of(run)) as entry:
                 await find_place(entry, run, self._chain, again=again, on_wait=waits)
                 await run.hold()
                 reach("after_reserve")
@@ -196,6 +203,7 @@ class Pipeline:
             TrivetError: see `execute`, but for the engines' errors.
         """
         require_inference(principal)
+        self.drain.check()
         started_ns = self._clock.monotonic_ns()
         decision = await self._decided(request, principal)
         run = self._run(
@@ -318,6 +326,7 @@ class Pipeline:
 
     def announce(self, outcome: Outcome) -> None:
         """Tell metrics, the cache and the log what became of a request."""
+        self.drain.closed(outcome.request_id)
         if self._memory is not None:
             self._memory.learn(outcome)
         self._metrics.observe(outcome)
@@ -352,5 +361,5 @@ def _unheard() -> None:
 def _status_of(error: BaseException) -> OutcomeStatus:
     if isinstance(error, asyncio.CancelledError):
         return "cancelled"
-    refusals = BudgetError | IdempotencyError | StoreUnavailable | Overloaded
+    refusals = BudgetError | IdempotencyError | StoreUnavailable | Overloaded | Stopping
     return "refused" if isinstance(error, refusals) else "failed"

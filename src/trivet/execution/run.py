@@ -243,6 +243,11 @@ class Run:
         return deployment.tier.order == self._budget.dearest_order
 
     @property
+    def at_work(self) -> bool:
+        """Tell whether an engine has the request now."""
+        return any(attempt.ended_ns is None for attempt in self.attempts)
+
+    @property
     def output_cap(self) -> int:
         """Return the most tokens that an engine can generate for this request."""
         return self.decision.max_output_tokens * self.request.n
