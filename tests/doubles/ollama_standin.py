@@ -2,7 +2,7 @@
 
 Run `python -m tests.doubles.ollama_standin --port N --backend URL [--model NAME[=BACKEND] ...]`. Inference is
 real, the backend's; models, loading, keep-alive, pulls and the silent truncation of long prompts (unless
-`truncate` is false) are simulated after Ollama's source. Not simulated: eviction, embeddings, and any command
+`truncate` is false) are simulated after Ollama's source. Not simulated: eviction, and any command
 that changes a model. It ends when its standard input does.
 
 For tests only: `GET /standin/stats` counts requests, loads and aborted answers and shows the last /api/chat
@@ -319,6 +319,24 @@ async def openai_chat(request: web.Request) -> web.StreamResponse:
         return response
 
 
+async def embed(request: web.Request) -> web.Response:
+    """Make vectors with the backend. Cutting what is too long is not imitated: it is refused."""
+    state = request.app[STATE]
+    body = state.last_chat = await read_request(request)
+    name = named(state, body)
+    await load(state, name, body)
+    keep(state, name, body)
+    url = state.backends[name] + "/v1/embeddings"
+    async with request.app[SESSION].post(url, json={"model": name, "input": body["input"]}) as backend:
+        if backend.status != 200:
+            await backend.read()
+            raise ProtocolError(400, "the input length exceeds the context length")
+        document = await backend.json()
+    vectors = [each["embedding"] for each in document["data"]]
+    counted = {"prompt_eval_count": document["usage"]["prompt_tokens"]}
+    return web.json_response({"model": body["model"], "embeddings": vectors, **counted})
+
+
 async def openai_models(request: web.Request) -> web.Response:
     """List the installed models as OpenAI does."""
     entries = [
@@ -364,6 +382,7 @@ def make_app(state: State) -> web.Application:
             ),
             *(web.post("/api/show", show), web.get("/api/ps", processes), web.post("/api/pull", pull)),
             *(web.post("/api/generate", generate), web.post("/api/chat", chat)),
+            web.post("/api/embed", embed),
             *(web.post("/v1/chat/completions", openai_chat), web.get("/v1/models", openai_models)),
             *(web.get("/standin/stats", stats), web.post("/standin/faults", set_faults)),
         ]

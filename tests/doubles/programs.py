@@ -95,12 +95,14 @@ class Programs:
         context_tokens: int = 2048,
         slots: int = 4,
         port: int | None = None,
+        vectors: bool = False,
     ) -> Program:
         """Start a real llama.cpp server on a GGUF file, served as `alias`, by default the file's stem."""
         return self.start(
             "trivet.engines.llamacpp_server",
             *("--model", str(model), "--alias", alias or model.stem),
             *("--context", str(context_tokens), "--slots", str(slots)),
+            *(("--embeddings", "--pooling", "mean") if vectors else ()),
             port=port,
         )
 

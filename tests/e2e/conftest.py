@@ -115,6 +115,39 @@ async def house(
         yield found
 
 
+@pytest.fixture(scope="session")
+async def place(
+    light_url: str,
+    heavy_url: str,
+    tiny_models: Mapping[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[House]:
+    """A Trivet whose LIGHT and HEAVY generate and whose STANDARD, which it launches itself, makes vectors.
+
+    `by-litellm` is LIGHT's engine once more, reached through LiteLLM.
+    """
+    vectors = {
+        "name": "vectors",
+        "model": "llamacpp/tiny-vectors",
+        "context_tokens": 256,
+        "capabilities": ["embeddings"],
+        "launch": {"path": str(tiny_models["standard"]), "arguments": ["--pooling", "mean"]},
+    }
+    through = {
+        "name": "by-litellm",
+        "model": "llamacpp/tiny-light",
+        "url": light_url,
+        "transport": "litellm",
+    }
+    deployments: dict[str, list[dict[str, Any]]] = {
+        "light": [{"model": "llamacpp/tiny-light", "url": light_url}, through],
+        "standard": [vectors],
+        "heavy": [{"model": "llamacpp/tiny-heavy", "url": heavy_url}],
+    }
+    async with serving(settings_for(tmp_path_factory.mktemp("surfaces"), deployments)) as found:
+        yield found
+
+
 @dataclass(slots=True)
 class ServerProcess:
     """A `trivet serve` in a process of its own."""

@@ -1,41 +1,16 @@
 """Every surface on a real socket in front of real llama.cpp: what comes back, and what it costs."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.e2e.conftest import ENDLESS, House, serving, settings_for
+from tests.e2e.conftest import ENDLESS, House
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 TENANT = "surfaces.team"
-
-
-@pytest.fixture(scope="module")
-async def place(
-    light_url: str,
-    heavy_url: str,
-    tiny_models: Mapping[str, Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[House]:
-    """LIGHT and HEAVY generate, STANDARD makes vectors; its server is one that Trivet launches."""
-    vectors = {
-        "name": "vectors",
-        "model": "llamacpp/tiny-vectors",
-        "context_tokens": 256,
-        "capabilities": ["embeddings"],
-        "launch": {"path": str(tiny_models["standard"]), "arguments": ["--pooling", "mean"]},
-    }
-    deployments: dict[str, list[dict[str, Any]]] = {
-        "light": [{"model": "llamacpp/tiny-light", "url": light_url}],
-        "standard": [vectors],
-        "heavy": [{"model": "llamacpp/tiny-heavy", "url": heavy_url}],
-    }
-    async with serving(settings_for(tmp_path_factory.mktemp("surfaces"), deployments)) as found:
-        yield found
 
 
 @pytest.fixture
@@ -102,7 +77,7 @@ async def test_vectors_and_words_are_kept_apart(http: httpx.AsyncClient) -> None
     assert "embeddings only" in chat.json()["error"]["message"]
     tier = await http.post("/v1/chat/completions", json={"model": "standard", "messages": HELLO})
     assert tier.headers["x-trivet-tier"] in ("heavy", "light")
-    text = await http.post("/v1/embeddings", json={"model": "tiny-light", "input": "Hello"})
+    text = await http.post("/v1/embeddings", json={"model": "tiny-heavy", "input": "Hello"})
     assert (text.status_code, text.json()["error"]["code"]) == (400, "no_candidate")
     other = await http.post("/v1/embeddings", json={"model": "light", "input": "Hello"})
     assert other.headers["x-trivet-model"] == "tiny-vectors"

@@ -15,8 +15,8 @@ from trivet.engines.completions_wire import (
     plain_completion,
 )
 from trivet.engines.joined import AnswerJoiner, Joiner, joinable
-from trivet.engines.messages_wire import MessageEvents, MessageJoiner, plain_message
-from trivet.engines.responses_wire import ResponseEvents, ResponseJoiner, plain_response
+from trivet.engines.messages_wire import MessageEvents, plain_message
+from trivet.engines.responses_wire import ResponseEvents, plain_response
 from trivet.engines.sse import ChatEvents, EventReader
 from trivet.engines.tokens_wire import plain_count, plain_template, plain_tokens
 from trivet.engines.vectors_wire import plain_vectors
@@ -73,15 +73,11 @@ DIALECTS: Mapping[Surface, Dialect] = {
         path="responses",
         plain=plain_response,
         events=lambda _: ResponseEvents(),
-        joinable=lambda _: True,
-        joiner=ResponseJoiner,
     ),
     Surface.MESSAGES: Dialect(
         path="messages",
         plain=plain_message,
         events=lambda _: MessageEvents(),
-        joinable=lambda _: True,
-        joiner=MessageJoiner,
     ),
     Surface.EMBEDDINGS: Dialect(path="embeddings", plain=plain_vectors),
     Surface.TOKENIZE: Dialect(path="/tokenize", plain=plain_tokens),

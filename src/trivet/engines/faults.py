@@ -32,6 +32,7 @@ _CONTEXT_OVERFLOW = re.compile(
     r"maximum context length"  # vLLM, OpenAI
     r"|cannot be greater than max_model_len"  # vLLM, an output cap beyond the window
     r"|exceeds the available context size|exceed_context_size_error"  # llama.cpp
+    r"|is too large to process"  # llama.cpp, a text for a vector; with status 500
     r"|context_length_exceeded"  # OpenAI's code
     r"|longer than the context length|input length exceeds the context length",  # Ollama
     re.IGNORECASE,
@@ -49,8 +50,10 @@ _REQUESTS_FAULT = re.compile(
 )
 _BEYOND_ENGINE = re.compile(r"\binput is not supported\b|Unsupported tool(?: call)? type")
 _ADVICE = re.compile(
-    r",? try increasing it\b| - hint: if this is unexpected, you may need to provide the mmproj"
+    r",? try increasing it\b|\. increase the physical batch size.*"
+    r"| - hint: if this is unexpected, you may need to provide the mmproj"
 )
+_TOO_LARGE = re.compile(r"\binput \(\d+ tokens\) is too large to process")
 _LOADING = re.compile(r"loading model", re.IGNORECASE)
 _ADDRESS = re.compile(r"\w+://\S+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost:\d+\b", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
@@ -109,7 +112,7 @@ def fault_from_status(
             status=status,
             hint=SERVED_HINT,
         )
-    if 400 <= status < 500:
+    if 400 <= status < 500 or (status == 500 and _TOO_LARGE.search(message)):
         if _CONTEXT_OVERFLOW.search(message):
             return ContextOverflow(
                 f"The prompt does not fit the engine's context{_stop(said)}",

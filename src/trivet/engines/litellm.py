@@ -9,13 +9,16 @@ import os
 from typing import Any
 
 from trivet.domain.errors import ConfigError, EngineTimeout
+from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment
 from trivet.engines.answers import plain_reply
 from trivet.engines.litellm_events import plain_body
 from trivet.engines.litellm_faults import engine_faults
 from trivet.engines.litellm_request import request_arguments
 from trivet.engines.litellm_stream import LiteLLMStream
+from trivet.engines.litellm_vectors import embedding_arguments, vectors_reply
 from trivet.engines.protocol import EngineCall, Reply
+from trivet.engines.translated import TRANSLATED, translate
 
 LIBRARY = "trivet.engines.litellm_client"
 BACKSTOP_S = 5.0
@@ -48,6 +51,10 @@ class LiteLLMTransport:
         Raises:
             EngineError: nothing was generated that the caller could have seen; see `domain.errors`.
         """
+        if call.surface in TRANSLATED:
+            return await translate(call, self.chat)
+        if call.surface is Surface.EMBEDDINGS:
+            return await self._embed(call)
         arguments = request_arguments(self._deployment, call)
         started_s = asyncio.get_running_loop().time()
         deadline_s = started_s + call.limits.total_s
@@ -63,6 +70,18 @@ class LiteLLMTransport:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+
+    async def _embed(self, call: EngineCall) -> Reply:
+        arguments = embedding_arguments(self._deployment, call)
+        try:
+            async with asyncio.timeout(call.limits.total_s):
+                client = await self._opened()
+                client.connect_s = call.limits.connect_s
+                with engine_faults(answered=False):
+                    answer = await client.embed(**arguments, timeout=call.limits.total_s + BACKSTOP_S)
+        except TimeoutError as error:
+            raise EngineTimeout("The engine did not answer in time.") from error
+        return vectors_reply(answer, call)
 
     async def _dispatch(self, call: EngineCall, arguments: dict[str, Any], deadline_s: float) -> Reply:
         client = await self._opened()

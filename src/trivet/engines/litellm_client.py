@@ -49,6 +49,9 @@ class LiteLLMClient:
             # name, in a package that it does not install.
             "_skip_mcp_handler": True,
         }
+        self._of_embeddings: dict[str, Any] = {"num_retries": 0, "max_retries": 0}
+        if api_key:
+            self._of_embeddings["api_key"] = api_key
         if deployment.engine == "litellm":
             # Only LiteLLM knows which client its provider needs; over HTTP it takes our session.
             self._arguments["shared_session"] = self._session
@@ -64,6 +67,7 @@ class LiteLLMClient:
         base_url = api_url(deployment.url or "", "").rstrip("/")
         client = AsyncOpenAI(api_key=key, base_url=base_url, http_client=handler.client, max_retries=0)
         self._arguments |= {"client": client, "api_key": key}
+        self._of_embeddings |= {"client": client, "api_key": key}
 
     @property
     def connect_s(self) -> float:
@@ -89,6 +93,16 @@ class LiteLLMClient:
             if asked or not self._sees_connections:
                 raise
             raise NeverAsked from error
+
+    async def embed(self, **arguments: Any) -> Any:
+        """Return LiteLLM's response object for embeddings.
+
+        To Ollama LiteLLM goes with a client of its own; everywhere else with ours.
+
+        Raises:
+            Exception: whatever LiteLLM raises.
+        """
+        return await litellm.aembedding(**arguments, **self._of_embeddings)
 
     async def aclose(self) -> None:
         """Close the session and with it every connection that this deployment's calls opened."""
@@ -152,6 +166,8 @@ def _register_ollama_model(model: str) -> None:
 def _quieten() -> None:
     litellm.telemetry = False
     litellm.suppress_debug_info = True
+    # Embeddings are retried by its own client otherwise, whatever the call says.
+    litellm.DEFAULT_MAX_RETRIES = 0
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     # Said of LiteLLM's own types, the second with what an engine sent: nothing an operator could act on.

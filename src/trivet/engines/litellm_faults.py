@@ -91,7 +91,7 @@ def _from_http_answer(links: list[BaseException]) -> EngineError | None:
     if not answers:
         return None
     response: Any = getattr(answers[-1], "response", None)
-    words = next(filter(None, map(_words, links)), "")
+    words = next(filter(None, map(_words, links)), "") or _unread_words(response)
     return fault_from_status(int(response.status_code), words, _case_insensitive(response.headers))
 
 
@@ -166,6 +166,15 @@ def _words(source: Any) -> str:
     if _is(source, "BaseLLMException"):
         return message_in(str(getattr(source, "message", "")).encode())
     return ""
+
+
+def _unread_words(response: Any) -> str:
+    # Where LiteLLM passes an answer on as it came, its body is still there.
+    try:
+        content = response.content
+    except (AttributeError, RuntimeError):  # httpx's word for a body that nobody has read
+        return ""
+    return message_in(content) if isinstance(content, bytes) and content else ""
 
 
 def _case_insensitive(headers: Any) -> dict[str, str]:

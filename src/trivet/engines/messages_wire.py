@@ -1,8 +1,7 @@
-"""Anthropic's messages as engines speak them: events, whole answers, and streams joined to such."""
+"""Anthropic's messages as engines speak them: events, and whole answers."""
 
 import json
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 from trivet.domain.errors import EngineBroken
@@ -15,7 +14,6 @@ from trivet.engines.usage import parse_usage
 _PIECE = re.compile(rb'"(?:text|partial_json|thinking)":\s*"((?:[^"\\]|\\.)*)"')
 _CONTENT = ChatEvent("content")
 _FIRST = frozenset({0})
-_PIECES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 
 
 class MessageEvents:
@@ -105,63 +103,6 @@ def plain_message(body: bytes) -> PlainReply:
         content_events=len(content),
         content_bytes=sum(map(_size, content)),
     )
-
-
-@dataclass(slots=True)
-class MessageJoiner:
-    """Joins the events of a stream into the document that the whole answer would have been."""
-
-    message: dict[str, Any] = field(default_factory=dict)
-    blocks: dict[int, dict[str, Any]] = field(default_factory=dict)
-    pieces: dict[int, list[str]] = field(default_factory=dict)
-    """Of the input of a tool's call, JSON in pieces."""
-
-    def add(self, document: dict[str, Any]) -> None:
-        """Take the next event's document."""
-        kind, index = document.get("type"), document.get("index")
-        if kind == "message_start" and isinstance(document.get("message"), dict):
-            self.message = dict(document["message"])
-        elif kind == "content_block_start" and isinstance(index, int):
-            block = document.get("content_block")
-            self.blocks[index] = dict(block) if isinstance(block, dict) else {}
-        elif kind == "content_block_delta" and isinstance(index, int):
-            delta = document.get("delta")
-            if isinstance(delta, dict):
-                self._add_piece(index, delta)
-        elif kind == "message_delta":
-            delta, usage = document.get("delta"), document.get("usage")
-            self.message |= delta if isinstance(delta, dict) else {}
-            before = self.message.get("usage")
-            self.message["usage"] = (before if isinstance(before, dict) else {}) | (
-                usage if isinstance(usage, dict) else {}
-            )
-
-    def document(self) -> dict[str, Any]:
-        """Return the whole answer."""
-        blocks = [
-            block | ({"input": _input(self.pieces[index])} if index in self.pieces else {})
-            for index, block in sorted(self.blocks.items())
-        ]
-        return {**self.message, "content": blocks}
-
-    def _add_piece(self, index: int, delta: dict[str, Any]) -> None:
-        block = self.blocks.setdefault(index, {})
-        kind = delta.get("type")
-        if kind == "input_json_delta":
-            self.pieces.setdefault(index, []).append(str(delta.get("partial_json") or ""))
-            return
-        name = _PIECES.get(str(kind))
-        if name is not None:
-            block[name] = f"{block.get(name) or ''}{delta.get(name) or ''}"
-
-
-def _input(pieces: list[str]) -> Any:
-    text = "".join(pieces)
-    try:
-        return json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        # A call that the cap cut short: what came of it is no object, as the whole answer would not be.
-        return {}
 
 
 def _size(block: dict[str, Any]) -> int:

@@ -58,14 +58,30 @@ class Reply(Protocol):
     reason raises StreamIncomplete from `chunks()`; other EngineErrors mid-stream are raised there too.
     """
 
-    body: bytes | None
-    usage: Usage | None
-    """As the engine reported it, of whatever plausibility; None while or where it did not."""
-    finished: bool
-    content_events: int
-    """Content events read so far."""
-    content_bytes: int
-    """Bytes of the content read so far, escapes included: a ceiling on its tokens when no usage arrives."""
+    @property
+    def body(self) -> bytes | None:
+        """Return the whole answer; None for a stream."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """Return what the engine reported, of whatever plausibility; None while or where it did not."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the answer is complete."""
+        ...
+
+    @property
+    def content_events(self) -> int:
+        """Return the content events read so far."""
+        ...
+
+    @property
+    def content_bytes(self) -> int:
+        """Return the bytes of the content read so far, escapes included: a ceiling on its tokens."""
+        ...
 
     def chunks(self) -> AsyncIterator[StreamChunk]:
         """Yield the stream's events in order."""

@@ -1,8 +1,7 @@
-"""OpenAI's responses as engines speak them: events, whole answers, and streams joined to such."""
+"""OpenAI's responses as engines speak them: events, and whole answers."""
 
 import json
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 from trivet.domain.errors import EngineBroken
@@ -85,20 +84,3 @@ def plain_response(body: bytes) -> PlainReply:
         content_events=len(output),
         content_bytes=len(json.dumps(output)) if output else 0,
     )
-
-
-@dataclass(slots=True)
-class ResponseJoiner:
-    """Finds the whole answer in a stream: its last event carries it."""
-
-    response: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, document: dict[str, Any]) -> None:
-        """Take the next event's document."""
-        response = document.get("response")
-        if document.get("type") in _ENDS and isinstance(response, dict):
-            self.response = response
-
-    def document(self) -> dict[str, Any]:
-        """Return the whole answer."""
-        return self.response

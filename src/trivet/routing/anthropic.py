@@ -32,6 +32,7 @@ _NOT_PROMPT = frozenset(
         "metadata",
         "model",
         "output_config",
+        "output_format",
         "service_tier",
         "stop_sequences",
         "system",
@@ -72,6 +73,9 @@ def describe_messages(request: ChatRequest, *, text_limit_chars: int) -> Needs:
     needed = {"tools"} if body.get("tools") else set()
     if any(has_image(message["content"]) for message in messages):
         needed.add("vision")
+    form = object_of(object_of(body, "output_config"), "format") or object_of(body, "output_format")
+    if form.get("type") == "json_schema":
+        needed.add("json_schema")
     return Needs(
         text=text,
         prompt_bytes=sum(content_bytes(message["content"]) for message in messages)
@@ -101,6 +105,8 @@ def _parsed(body: Any, surface: Surface, *, body_bytes: int, headers: Mapping[st
     for name in ("mcp_servers", "container"):
         if body.get(name):
             raise RequestMalformed(f"{name} is not accepted: an engine reaches no other service.", param=name)
+    object_of(object_of(body, "output_config"), "format")
+    object_of(body, "output_format")
     metadata = object_of(body, "metadata")
     return ChatRequest(
         body=forwarded(body, metadata),

@@ -11,7 +11,7 @@ from tests.doubles.scripted import STREAM_HEAD, plain_answer, scripted
 from trivet.domain.errors import EngineBroken, EngineBusy, EngineError, EngineIncapable, StreamIncomplete
 from trivet.domain.outcomes import Usage
 from trivet.domain.surfaces import Surface
-from trivet.engines.messages_wire import MessageJoiner, message_usage
+from trivet.engines.messages_wire import message_usage
 from trivet.engines.protocol import EngineCall, Reply
 from trivet.engines.relay import Relay
 
@@ -147,20 +147,3 @@ async def test_a_missing_path_is_no_broken_engine(session: aiohttp.ClientSession
 def test_senseless_usage_is_none(usage: Any) -> None:
     """What cannot be a count of tokens is not taken for one."""
     assert message_usage(usage) is None
-
-
-def test_a_tools_call_is_joined() -> None:
-    """Its input comes in pieces of JSON; half of one is no object, and no fault."""
-    for pieces, expected in ((['{"a"', ":1}"], {"a": 1}), (['{"a"'], {}), ([], {})):
-        joiner = MessageJoiner()
-        joiner.add({"type": "message_start", "message": {"role": "assistant", "content": []}})
-        block = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
-        joiner.add({"type": "content_block_start", "index": 0, "content_block": block})
-        for piece in pieces:
-            delta = {"type": "input_json_delta", "partial_json": piece}
-            joiner.add({"type": "content_block_delta", "index": 0, "delta": delta})
-        joiner.add(
-            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 1}}
-        )
-        assert joiner.document()["content"] == [block | {"input": expected}]
-        assert joiner.document()["stop_reason"] == "tool_use"
