@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, func, literal_column, select, text
+from sqlalchemy import Connection, case, func, literal_column, select, text
 
 from trivet.domain.budgets import Amounts, Meter
 from trivet.domain.scopes import Scope, contains, organisation
@@ -17,7 +17,7 @@ from trivet.storage.schema import entries
 
 BURN_PERIOD = timedelta(hours=1)
 CHARGES_READ = 5_000
-IS_CHARGE = text("kind IN ('settle', 'expire', 'record', 'correct')")
+IS_CHARGE = text("kind IN ('settle', 'expire', 'record', 'correct', 'attempt')")
 """Written out as in the index, which is only used for the same words."""
 
 _NONE = Amounts()
@@ -25,14 +25,14 @@ _NONE = Amounts()
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """What was charged to each scope, with how many charges, and over how many seconds."""
+    """What was charged to each scope, for how many requests, and over how many seconds."""
 
     charged: dict[Scope, tuple[Amounts, int]]
     """By the scope that asked; what lies below is not in it."""
     seconds: float
 
     def total(self, scope: Scope) -> tuple[Amounts, int]:
-        """Return what a scope and all below it were charged, and in how many charges."""
+        """Return what a scope and all below it were charged, and for how many requests."""
         amounts, count = _NONE, 0
         for charged, (part, parts) in self.charged.items():
             if contains(scope, charged):
@@ -68,6 +68,7 @@ def read_burn(connection: Connection, scope: Scope, now: datetime) -> Burn:
             entries.c.used_tokens,
             entries.c.used_weighted,
             entries.c.used_usd,
+            entries.c.kind,
         )
         .where(entries.c.organisation == organisation(scope), entries.c.at_ns > since_ns, IS_CHARGE)
         .order_by(entries.c.at_ns.desc())
@@ -78,13 +79,15 @@ def read_burn(connection: Connection, scope: Scope, now: datetime) -> Burn:
         func.coalesce(func.sum(column), 0)
         for column in (latest.c.used_tokens, latest.c.used_weighted, latest.c.used_usd)
     ]
+    # An attempt before a request's last one is a part of what that request was charged.
+    requests = func.sum(case((latest.c.kind == "attempt", 0), else_=1))
     rows = connection.execute(
-        select(latest.c.scope, *sums, func.count(literal_column("*")), func.min(latest.c.at_ns)).group_by(
-            latest.c.scope
-        )
+        select(
+            latest.c.scope, *sums, requests, func.min(latest.c.at_ns), func.count(literal_column("*"))
+        ).group_by(latest.c.scope)
     ).all()
     charged = {Scope(row[0]): (Amounts(int(row[1]), int(row[2]), int(row[3])), int(row[4])) for row in rows}
     seconds = BURN_PERIOD.total_seconds()
-    if sum(count for _, count in charged.values()) >= CHARGES_READ:
+    if sum(int(row[6]) for row in rows) >= CHARGES_READ:
         seconds = max(1.0, (ns_of(now) - min(int(row[5]) for row in rows)) / 1e9)
     return Burn(charged, seconds)

@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from trivet.domain.budgets import Amounts
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope, organisation
 
 EntryKind = Literal[
     "reserve",
     "reweight",
+    "attempt",
     "settle",
     "release",
     "expire",
@@ -98,6 +99,27 @@ def usage_detail(usage: Usage) -> str:
     return (
         f'{{"cached_tokens":{usage.cached_tokens:d},"completion_tokens":{usage.completion_tokens:d}'
         f',"prompt_tokens":{usage.prompt_tokens:d},"source":{_quoted(usage.source)}}}'
+    )
+
+
+def sum_of(attempts: Iterable[AttemptCharge]) -> Amounts:
+    """Return what several attempts owe."""
+    return sum((attempt.charged for attempt in attempts), NOTHING)
+
+
+def attempt_detail(attempt: AttemptCharge) -> str:
+    """Return what the entry of an attempt says of it."""
+    usage = attempt.usage
+    return as_detail(
+        {
+            "attempt_id": attempt.attempt_id,
+            "deployment": attempt.deployment,
+            "tier": attempt.tier,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "source": usage.source,
+        }
     )
 
 

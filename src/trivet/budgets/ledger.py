@@ -6,6 +6,7 @@ The books are kept by a LedgerStore; what is here is the same over every one of 
 
 import asyncio
 import math
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
@@ -45,7 +46,7 @@ from trivet.domain.budgets import (
 )
 from trivet.domain.clock import Clock
 from trivet.domain.errors import StoreError
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import Database
 from trivet.storage.delivery import awaited
@@ -163,6 +164,7 @@ class Ledger:
         usage: Usage,
         charged: Amounts | None = None,
         *,
+        earlier: Sequence[AttemptCharge] = (),
         also: AlsoWrite | None = None,
     ) -> "Future[Settlement]":
         """Replace a hold by what was used, in the windows that admitted it.
@@ -175,11 +177,13 @@ class Ledger:
             reservation_id: the hold.
             usage: in tokens, as the engine or Trivet counted them.
             charged: what that is on every meter; None: as the hold weighed its tokens.
+            earlier: what attempts before the last one owe, each in an entry of its own. `usage` and `charged`
+                are the last one's; the settlement tells the sum.
             also: a further write for the same transaction.
 
         The future's errors: NotFound, RequestMalformed, StoreUnavailable, or what `also` raised.
         """
-        return self._settlement(self._store.settle(reservation_id, usage, charged, also))
+        return self._settlement(self._store.settle(reservation_id, usage, charged, also, earlier))
 
     def release(self, reservation_id: str, *, also: AlsoWrite | None = None) -> "Future[Settlement]":
         """Give a hold back uncharged, since no engine worked for it. Otherwise as `settle`."""

@@ -95,6 +95,28 @@ BEGIN
 END
 $$;
 
+-- Write an entry behind the one whose hash is given, and return its own; see `entries.chained`.
+CREATE FUNCTION ledger__append(
+    _previous text, _organisation text, _now bigint, _kind text, _reservation text, _scope text, _used bigint[],
+    _held bigint[], _overrun bigint, _rows text, _detail text, _note text
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    this_hash text := encode(sha256(convert_to(concat_ws(
+        chr(31), _previous, _organisation, _now, _kind, coalesce(_reservation, ''), _scope, _used[1], _used[2],
+        _used[3], _held[1], _held[2], _held[3], _overrun, _rows, _detail, _note
+    ), 'UTF8')), 'hex');
+BEGIN
+    INSERT INTO entries (
+        organisation, at_ns, kind, reservation_id, scope, used_tokens, used_weighted, used_usd, held_tokens,
+        held_weighted, held_usd, overrun, rows, detail, note, prev_hash, hash
+    ) VALUES (
+        _organisation, _now, _kind, _reservation, _scope, _used[1], _used[2], _used[3], _held[1], _held[2], _held[3],
+        _overrun, _rows, _detail, _note, _previous, this_hash
+    );
+    RETURN this_hash;
+END
+$$;
+
 -- What is asked:
 --   _at_ns           the instant; NULL: this server's clock, which is how it always is but for tests
 --   _owner           the replica that holds
@@ -161,13 +183,14 @@ DECLARE
     over bigint[];
     room_left bigint;
     next_state text;
-    previous text;
     e_kind text;
     e_used bigint[];
     e_held bigint[];
     e_overrun bigint;
     e_detail text;
     e_note text;
+    past record;
+    past_sum bigint[];
     nothing CONSTANT bigint[] := '{0,0,0}';
     kept_ns CONSTANT bigint := 86400000000000;
     waiting_ns CONSTANT bigint := 3000000000;
@@ -246,7 +269,7 @@ BEGIN
                    n int, verb text, org int, id text, scope text, plan int, first boolean, prompt bigint[],
                    output bigint[], max_output bigint, min_output bigint, priority text, final boolean,
                    refuse_percents int[], decision_id text, expires_ns bigint, idempotency_key text, fingerprint text,
-                   tokens bigint, charged bigint[], detail text, clamped text, note text
+                   tokens bigint, charged bigint[], earlier jsonb, detail text, clamped text, note text
                )
          ORDER BY asked.n
     LOOP
@@ -271,6 +294,7 @@ BEGIN
         e_kind := NULL;
         e_used := nothing;
         e_held := nothing;
+        past_sum := nothing;
         e_overrun := 0;
         e_detail := coalesce(op.detail, '{}');
         e_note := coalesce(op.note, '');
@@ -483,6 +507,16 @@ BEGIN
                         div(amounts[3]::numeric * op.tokens + amounts[1] - 1, amounts[1])::bigint
                     ];
                 END IF;
+                -- What earlier attempts owe; each has an entry of its own.
+                IF op.earlier IS NOT NULL THEN
+                    FOR past IN SELECT * FROM jsonb_to_recordset(op.earlier) AS told (charged bigint[]) LOOP
+                        past_sum := ARRAY[
+                            past_sum[1] + past.charged[1], past_sum[2] + past.charged[2],
+                            past_sum[3] + past.charged[3]
+                        ];
+                    END LOOP;
+                    e_used := ARRAY[e_used[1] + past_sum[1], e_used[2] + past_sum[2], e_used[3] + past_sum[3]];
+                END IF;
             END IF;
             answer.facts := answer.facts || jsonb_build_object('charged', to_jsonb(e_used));
             e_overrun := greatest(0, e_used[1] - amounts[1]);
@@ -574,19 +608,23 @@ BEGIN
             END IF;
         END IF;
 
-        previous := hashes[org];
-        hashes[org] := encode(sha256(convert_to(concat_ws(
-            chr(31), previous, names[org], now, e_kind, CASE op.verb WHEN 'record' THEN '' ELSE op.id END,
-            op.scope, more[1], more[2], more[3], e_held[1], e_held[2], e_held[3], e_overrun, rows_text,
-            e_detail, e_note
-        ), 'UTF8')), 'hex');
-        INSERT INTO entries (
-            organisation, at_ns, kind, reservation_id, scope, used_tokens, used_weighted, used_usd, held_tokens,
-            held_weighted, held_usd, overrun, rows, detail, note, prev_hash, hash
-        ) VALUES (
-            names[org], now, e_kind, CASE op.verb WHEN 'record' THEN NULL ELSE op.id END, op.scope,
-            more[1], more[2], more[3], e_held[1], e_held[2], e_held[3], e_overrun, rows_text,
-            e_detail, e_note, previous, hashes[org]
+        IF op.earlier IS NOT NULL THEN
+            FOR past IN
+                SELECT told.value ->> 'detail' AS detail,
+                       ARRAY(SELECT jsonb_array_elements_text(told.value -> 'charged')::bigint) AS charged
+                  FROM jsonb_array_elements(op.earlier) WITH ORDINALITY AS told (value, n)
+                 ORDER BY told.n
+            LOOP
+                hashes[org] := ledger__append(
+                    hashes[org], names[org], now, 'attempt', op.id, op.scope, past.charged, nothing, 0, rows_text,
+                    past.detail, ''
+                );
+            END LOOP;
+            more := ARRAY[more[1] - past_sum[1], more[2] - past_sum[2], more[3] - past_sum[3]];
+        END IF;
+        hashes[org] := ledger__append(
+            hashes[org], names[org], now, e_kind, CASE op.verb WHEN 'record' THEN NULL ELSE op.id END, op.scope, more,
+            e_held, e_overrun, rows_text, e_detail, e_note
         );
         RETURN NEXT answer;
     END LOOP;

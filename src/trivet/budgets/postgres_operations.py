@@ -5,7 +5,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trivet.budgets.entries import as_detail
+from trivet.budgets.entries import as_detail, attempt_detail, usage_detail
 from trivet.budgets.granting import (
     check_reweight,
     check_same,
@@ -19,7 +19,7 @@ from trivet.budgets.rows import Balance, Cap, Stored, least_room
 from trivet.budgets.store import AlsoWrite, Closing
 from trivet.domain.budgets import PRIORITIES, Amounts, Hold, ReservationState, Settlement
 from trivet.domain.errors import NotFound, RequestMalformed, StoreError
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.writes import Answer
 
@@ -52,6 +52,7 @@ class Operation:
     """Of a reweight: prompt and output."""
     usage: Usage | None = None
     charged: Amounts | None = None
+    earlier: tuple[AttemptCharge, ...] = ()
     note: str = ""
     also: AlsoWrite | None = None
     beside: "Recorded | None" = None
@@ -119,6 +120,11 @@ class Operation:
             sent["first"] = first
             if self.charged is not None:
                 sent["charged"] = _list(self.charged)
+            if self.earlier:
+                sent["earlier"] = [
+                    {"charged": _list(attempt.charged), "detail": attempt_detail(attempt)}
+                    for attempt in self.earlier
+                ]
             if self.usage is not None:
                 sent |= {"tokens": self.usage.total_tokens, "detail": usage_detail(self.usage)}
         return sent
@@ -208,18 +214,6 @@ def stored_of(facts: Any) -> Stored:
         facts["remaining"],
         facts["expires_ns"],
         facts["rows"],
-    )
-
-
-def usage_detail(usage: Usage) -> str:
-    """Return the usage as an entry keeps it."""
-    return as_detail(
-        {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "source": usage.source,
-        }
     )
 
 

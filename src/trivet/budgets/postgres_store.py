@@ -24,7 +24,7 @@ from trivet.budgets.postgres_operations import Operation
 from trivet.budgets.postgres_replica import LEASE_S, Replica
 from trivet.budgets.postgres_rules import Rules
 from trivet.budgets.postgres_session import STORE_TIME, store_time_ns
-from trivet.budgets.rows import Cap, DefaultLimits, RowKey, check_amount, check_amounts, check_hold
+from trivet.budgets.rows import Cap, DefaultLimits, RowKey, check_amounts, check_charges, check_hold
 from trivet.budgets.sqlite_books import Books
 from trivet.budgets.status import View
 from trivet.budgets.store import AlsoWrite, Closing, OverrideRequest, Recovered
@@ -33,7 +33,7 @@ from trivet.domain.budgets import Amounts, Hold, LimitKind, Meter, Override, Pre
 from trivet.domain.clock import Clock
 from trivet.domain.errors import TrivetError
 from trivet.domain.failpoints import reach
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.instants import ns_of
 from trivet.storage.postgres import PostgresDatabase
@@ -165,19 +165,25 @@ class PostgresLedgerStore:
         return self._submit(operation, check)
 
     def settle(
-        self, reservation_id: str, usage: Usage, charged: Amounts | None, also: AlsoWrite | None
+        self,
+        reservation_id: str,
+        usage: Usage,
+        charged: Amounts | None,
+        also: AlsoWrite | None,
+        earlier: Sequence[AttemptCharge] = (),
     ) -> "Future[Closing]":
         """Replace a hold by what was used."""
+        operation = Operation(
+            verb="settle",
+            reservation_id=reservation_id,
+            usage=usage,
+            charged=charged or None,
+            earlier=tuple(earlier),
+        )
 
         def check() -> None:
-            check_amount(usage.prompt_tokens, "prompt_tokens")
-            check_amount(usage.completion_tokens, "completion_tokens")
-            if charged is not None:
-                check_amounts(charged, "charged")
+            check_charges(usage, charged, earlier)
 
-        operation = Operation(
-            verb="settle", reservation_id=reservation_id, usage=usage, charged=charged or None
-        )
         return self._submit(operation, check, also)
 
     def release(self, reservation_id: str, also: AlsoWrite | None) -> "Future[Closing]":

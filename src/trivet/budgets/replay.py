@@ -105,8 +105,12 @@ class Replay:
             self.holds[name] = _Replayed(held, list(rows_from_text(entry.rows)))
         elif kind == "reweight" and hold is not None and hold.state == "held":
             hold.held += held
+        elif kind == "attempt" and hold is not None and hold.state in ("held", "expired_charged"):
+            hold.charged += used
+            if held != NOTHING:
+                self._doubt(entry, f"an attempt that changes what the reservation {name} holds")
         elif kind in _STATE and hold is not None and hold.state == "held":
-            hold.state, hold.charged = _STATE[kind], used
+            hold.state, hold.charged = _STATE[kind], hold.charged + used
             if NOTHING - held != hold.held:
                 self._doubt(entry, f"it frees another amount than the reservation {name} held")
         elif kind == "correct" and hold is not None and hold.state == "expired_charged":

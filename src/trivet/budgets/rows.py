@@ -22,6 +22,7 @@ from trivet.domain.budgets import (
     Settlement,
 )
 from trivet.domain.errors import RequestMalformed
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 
 TRACKED: tuple[tuple[Meter, CounterKind], ...] = (("tokens", "daily"), ("tokens", "monthly"))
@@ -251,6 +252,20 @@ def check_amounts(amounts: Amounts, what: str) -> None:
         # bool is a subclass of int, not int; all else that is odd is looked at closely.
         if type(amount) is not int or not 0 <= amount <= LARGEST_AMOUNT:
             check_amount(amount, what)
+
+
+def check_charges(usage: Usage, charged: Amounts | None, earlier: Iterable[AttemptCharge]) -> None:
+    """Refuse a settlement that cannot be meant.
+
+    Raises:
+        RequestMalformed: see `check_amount`.
+    """
+    check_amount(usage.prompt_tokens, "prompt_tokens")
+    check_amount(usage.completion_tokens, "completion_tokens")
+    if charged is not None:
+        check_amounts(charged, "charged")
+    for attempt in earlier:
+        check_amounts(attempt.charged, "charged")
 
 
 def check_hold(hold: Hold) -> None:

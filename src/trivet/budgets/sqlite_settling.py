@@ -1,17 +1,18 @@
 """Ending holds, and charging without one, on SQLite. Runs on the writer thread; the draft enters it."""
 
 import sqlite3
+from collections.abc import Sequence
 
 from trivet.budgets import sqlite_statements as statements
-from trivet.budgets.entries import NOTHING, Entry, EntryKind, usage_detail
+from trivet.budgets.entries import NOTHING, Entry, EntryKind, attempt_detail, sum_of, usage_detail
 from trivet.budgets.granting import missing_counters
 from trivet.budgets.idempotency import KEPT_NS
 from trivet.budgets.rows import (
     Balance,
     RowKey,
     Stored,
-    check_amount,
     check_amounts,
+    check_charges,
     least_room,
 )
 from trivet.budgets.sqlite_kept_books import KeptBooks
@@ -19,7 +20,7 @@ from trivet.budgets.store import Closing, Recovered
 from trivet.domain.budgets import METERS, Amounts, ReservationState, Settlement
 from trivet.domain.errors import NotFound
 from trivet.domain.failpoints import reach
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 
 _KIND: dict[ReservationState, EntryKind] = {
@@ -36,24 +37,26 @@ class Settling:
         self._books = books
 
     def settle(
-        self, connection: sqlite3.Connection, reservation_id: str, usage: Usage, charged: Amounts | None
+        self,
+        connection: sqlite3.Connection,
+        reservation_id: str,
+        usage: Usage,
+        charged: Amounts | None,
+        earlier: Sequence[AttemptCharge] = (),
     ) -> Closing:
         """Replace a hold by what was used, whatever that is; of an expired one correct the difference.
 
         Raises:
             NotFound: there is no such reservation.
-            RequestMalformed: the usage or the charge is senseless.
+            RequestMalformed: the usage or a charge is senseless.
         """
-        check_amount(usage.prompt_tokens, "prompt_tokens")
-        check_amount(usage.completion_tokens, "completion_tokens")
-        if charged is not None:
-            check_amounts(charged, "charged")
+        check_charges(usage, charged, earlier)
         stored = self._find(connection, reservation_id)
         charge = charged or in_proportion(stored.held, usage.total_tokens)
         detail = usage_detail(usage)
         if stored.state == "expired_charged":
-            return self._correct(connection, stored, charge, detail)
-        return self._close(connection, stored, "settled", charge, detail)
+            return self._correct(connection, stored, charge, detail, earlier)
+        return self._close(connection, stored, "settled", charge, detail, earlier)
 
     def release(self, connection: sqlite3.Connection, reservation_id: str) -> Closing:
         """Give a hold back uncharged; one that was charged on expiry stays so.
@@ -149,10 +152,12 @@ class Settling:
         state: ReservationState,
         charged: Amounts,
         detail: str,
+        earlier: Sequence[AttemptCharge] = (),
     ) -> Closing:
         """End a hold once; a second end returns what the first one did."""
         if self._has_ended(stored):
             return Closing(stored.settlement(), stored.scope, first=False)
+        before = sum_of(earlier)
         entry = Entry(
             at_ns=self._books.calendar.now_ns(),
             kind=_KIND[state],
@@ -160,30 +165,36 @@ class Settling:
             reservation_id=stored.reservation_id,
             used=charged,
             held=NOTHING - stored.held,
-            overrun=max(0, charged.tokens - stored.held.tokens),
+            overrun=max(0, before.tokens + charged.tokens - stored.held.tokens),
             rows=stored.rows,
             detail=detail,
         )
-        return self._enter(connection, stored, state, charged, entry)
+        return self._enter(connection, stored, state, charged, entry, earlier)
 
     def _has_ended(self, stored: Stored) -> bool:
         return stored.state != "held"
 
     def _correct(
-        self, connection: sqlite3.Connection, stored: Stored, charged: Amounts, detail: str
+        self,
+        connection: sqlite3.Connection,
+        stored: Stored,
+        charged: Amounts,
+        detail: str,
+        earlier: Sequence[AttemptCharge],
     ) -> Closing:
         """Replace the full charge of an expired hold by the truth that came late."""
+        before = sum_of(earlier)
         entry = Entry(
             at_ns=self._books.calendar.now_ns(),
             kind="correct",
             scope=stored.scope,
             reservation_id=stored.reservation_id,
             used=charged - stored.charged,
-            overrun=max(0, charged.tokens - stored.held.tokens),
+            overrun=max(0, before.tokens + charged.tokens - stored.held.tokens),
             rows=stored.rows,
             detail=detail,
         )
-        return self._enter(connection, stored, "settled", charged, entry)
+        return self._enter(connection, stored, "settled", charged, entry, earlier)
 
     def _enter(
         self,
@@ -192,6 +203,7 @@ class Settling:
         state: ReservationState,
         charged: Amounts,
         entry: Entry,
+        earlier: Sequence[AttemptCharge],
     ) -> Closing:
         books, standing = self._books, self._books.standing
         caps = books.bounds.caps(connection, stored.rows, entry.at_ns)
@@ -200,14 +212,33 @@ class Settling:
         footing = books.footing(connection, stored.rows, caps, critical=critical, new=False)
         if not footing.complete:
             raise missing_counters(stored.reservation_id)
-        standing.add(footing.counters, used=entry.used, held=entry.held)
+        used = entry.used
+        if earlier:
+            before = sum_of(earlier)
+            used, charged = used + before, charged + before
+        standing.add(footing.counters, used=used, held=entry.held)
         remaining, passed = footing.standing()
         ended = stored.ended(state, charged, remaining)
         standing.change(ended, entry.at_ns)
+        for attempt in earlier:
+            books.append(connection, _entry_of(attempt, stored, entry.at_ns))
         books.append(connection, entry)
         if passed:
-            books.announce(connection, books.balances(connection, passed), entry.used, entry.at_ns)
+            books.announce(connection, books.balances(connection, passed), used, entry.at_ns)
         return Closing(ended.settlement(), stored.scope)
+
+
+def _entry_of(attempt: AttemptCharge, stored: Stored, at_ns: int) -> Entry:
+    """Return the entry of an attempt: its charge, on the rows of its request; the hold stays as it is."""
+    return Entry(
+        at_ns=at_ns,
+        kind="attempt",
+        scope=stored.scope,
+        reservation_id=stored.reservation_id,
+        used=attempt.charged,
+        rows=stored.rows,
+        detail=attempt_detail(attempt),
+    )
 
 
 def in_proportion(held: Amounts, tokens: int) -> Amounts:

@@ -24,7 +24,7 @@ from trivet.budgets.store import AlsoWrite, Closing, OverrideRequest, Recovered
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import Amounts, Hold, LimitKind, Meter, Override, Pressure, Reservation
 from trivet.domain.clock import Clock
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import Database
 
@@ -97,11 +97,17 @@ class SqliteLedgerStore:
         )
 
     def settle(
-        self, reservation_id: str, usage: Usage, charged: Amounts | None, also: AlsoWrite | None
+        self,
+        reservation_id: str,
+        usage: Usage,
+        charged: Amounts | None,
+        also: AlsoWrite | None,
+        earlier: Sequence[AttemptCharge] = (),
     ) -> "Future[Closing]":
         """Replace a hold by what was used."""
         return self._closing(
-            lambda connection: self._settling.settle(connection, reservation_id, usage, charged), also
+            lambda connection: self._settling.settle(connection, reservation_id, usage, charged, earlier),
+            also,
         )
 
     def release(self, reservation_id: str, also: AlsoWrite | None) -> "Future[Closing]":

@@ -26,7 +26,7 @@ from trivet.domain.budgets import (
     Reservation,
     Settlement,
 )
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 
 T = TypeVar("T")
@@ -105,13 +105,20 @@ class LedgerStore(Protocol):
         ...
 
     def settle(
-        self, reservation_id: str, usage: Usage, charged: Amounts | None, also: AlsoWrite | None
+        self,
+        reservation_id: str,
+        usage: Usage,
+        charged: Amounts | None,
+        also: AlsoWrite | None,
+        earlier: Sequence[AttemptCharge] = (),
     ) -> "Future[Closing]":
         """Replace a hold by what was used, in the windows that admitted it.
 
-        `charged` None: `usage` in tokens of weight 1, and on the other meters in proportion to the hold.
-        Of an expired one the signed difference is corrected, once. What has ended otherwise stays as it is:
-        then `first` is False and `also` is not run. Error: NotFound, RequestMalformed, what `also` raised.
+        `usage` and `charged` are the last attempt's; what `earlier` ones owe is charged beside it, each as an
+        entry of its own of kind `attempt`, before that of the settlement. `charged` None: `usage` in tokens
+        of weight 1, and on the other meters in proportion to the hold. Of an expired one the signed
+        difference is corrected, once. What has ended otherwise stays as it is: then `first` is False and
+        `also` is not run. Error: NotFound, RequestMalformed, what `also` raised.
         """
         ...
 

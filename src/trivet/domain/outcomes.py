@@ -32,6 +32,20 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptCharge:
+    """What a tenant owes for an attempt that was not the last: an engine worked, and was left.
+
+    `charged` is at the tariff of the deployment that worked.
+    """
+
+    attempt_id: str
+    deployment: str
+    tier: str
+    usage: Usage
+    charged: Amounts
+
+
 @dataclass(slots=True, kw_only=True)
 class Attempt:
     """One dispatch to one deployment. Instants are monotonic nanoseconds of this process."""

@@ -7,7 +7,7 @@ in a plain call that cannot be interrupted, and the settler's own task carries i
 import asyncio
 import math
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from trivet.domain.errors import (
     StoreUnavailable,
 )
 from trivet.domain.ids import new_id
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.delivery import awaited
 
@@ -121,12 +121,24 @@ class Settler:
             raise _silent() from None
 
     def settle(
-        self, reservation_id: str, usage: Usage, charged: Amounts, also: MakeAlso
+        self,
+        reservation_id: str,
+        usage: Usage,
+        charged: Amounts,
+        also: MakeAlso,
+        *,
+        earlier: Sequence[AttemptCharge] = (),
     ) -> asyncio.Task[Settlement | None]:
-        """Replace the hold by what was used, and write the outcome in the same transaction."""
+        """Replace the hold by what was used, and write the outcome in the same transaction.
+
+        `usage` and `charged` are the last attempt's; `earlier` is what those before it owe.
+        """
         return self._own(
             self._carry_out(
-                lambda extra: self._ledger.settle(reservation_id, usage, charged, also=extra), also
+                lambda extra: self._ledger.settle(
+                    reservation_id, usage, charged, earlier=earlier, also=extra
+                ),
+                also,
             )
         )
 

@@ -148,8 +148,8 @@ entries = Table(
         "kind",
         Text,
         nullable=False,
-        comment="reserve | reweight | settle | release | expire | correct | record | open | limit | zone"
-        " | override",
+        comment="reserve | reweight | attempt | settle | release | expire | correct | record | open | limit"
+        " | zone | override",
     ),
     Column("reservation_id", Text, nullable=True),
     Column("scope", Text, nullable=False),
@@ -177,8 +177,9 @@ entries = Table(
         "used_tokens",
         "used_weighted",
         "used_usd",
-        sqlite_where=text("kind IN ('settle', 'expire', 'record', 'correct')"),
-        postgresql_where=text("kind IN ('settle', 'expire', 'record', 'correct')"),
+        "kind",
+        sqlite_where=text("kind IN ('settle', 'expire', 'record', 'correct', 'attempt')"),
+        postgresql_where=text("kind IN ('settle', 'expire', 'record', 'correct', 'attempt')"),
     ),
     Index(
         "ix_entries_rules",

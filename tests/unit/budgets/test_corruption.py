@@ -13,7 +13,7 @@ from trivet.budgets import Ledger, OverrideRequest
 from trivet.domain.budgets import Amounts, Hold
 from trivet.domain.clock import ManualClock
 from trivet.domain.errors import BudgetError, StoreError
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage import Database
 from trivet.storage.schema import counters, entries, limits, overrides, reservations, tenants
@@ -54,7 +54,15 @@ def live(ledger: Ledger, clock: ManualClock, dice: random.Random) -> None:
         except BudgetError:
             continue
         if number % 6 in (0, 1):
-            ledger.settle(name, Usage(dice.randint(1, 20), dice.randint(0, 30))).result()
+            left = AttemptCharge(
+                attempt_id=f"a{number}",
+                deployment="silent",
+                tier="light",
+                usage=Usage(3, 0, "ceiling"),
+                charged=Amounts(3, 6, 1),
+            )
+            used = Usage(dice.randint(1, 20), dice.randint(0, 30))
+            ledger.settle(name, used, earlier=[left] * (number % 6)).result()
         elif number % 6 == 2:
             ledger.release(name).result()
         elif number % 6 == 3:

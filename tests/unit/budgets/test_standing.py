@@ -24,7 +24,7 @@ from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import Amounts, Hold, Idempotency, Priority
 from trivet.domain.clock import ManualClock
 from trivet.domain.errors import StoreUnavailable
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import SqliteDatabase
 from trivet.storage.instants import ns_of
@@ -60,7 +60,14 @@ verbs: st.SearchStrategy[Verb] = st.one_of(
         st.sampled_from((None, None, "k1", "k2")),
         st.sampled_from((None, 2)),
     ),
-    st.tuples(st.just("settle"), names, tokens, weights, st.sampled_from((None, "row", "fails"))),
+    st.tuples(
+        st.just("settle"),
+        names,
+        tokens,
+        weights,
+        st.sampled_from((None, "row", "fails")),
+        st.sampled_from(((), (), (7,), (30, 1))),
+    ),
     st.tuples(st.just("release"), names, st.sampled_from((None, "row", "fails"))),
     st.tuples(st.just("reweight"), names, tokens, weights),
     st.tuples(st.just("record"), scopes, tokens),
@@ -143,8 +150,17 @@ class Life:
         )
         return self.ledger.reserve(hold, reservation_id=name)
 
-    def _settle(self, name: str, used: int, weight: int, also: str | None) -> "Future[Any]":
-        return self.ledger.settle(name, Usage(used, 0), weighed(used, weight), also=self._also(also))
+    def _settle(
+        self, name: str, used: int, weight: int, also: str | None, left: tuple[int, ...]
+    ) -> "Future[Any]":
+        charged = weighed(used, weight)
+        earlier = [
+            AttemptCharge(
+                attempt_id="a", deployment="d", tier="t", usage=Usage(owed, 0), charged=weighed(owed, 1)
+            )
+            for owed in left
+        ]
+        return self.ledger.settle(name, Usage(used, 0), charged, earlier=earlier, also=self._also(also))
 
     def _release(self, name: str, also: str | None) -> "Future[Any]":
         return self.ledger.release(name, also=self._also(also))

@@ -27,7 +27,7 @@ from trivet.domain.budgets import (
 )
 from trivet.domain.clock import ManualClock
 from trivet.domain.errors import TrivetError
-from trivet.domain.outcomes import Usage
+from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage import Database
 from trivet.storage.instants import ns_of
@@ -137,11 +137,30 @@ class Twins(RuleBasedStateMachine):
         """Ask by an id that may stand for something already."""
         self.both(lambda ledger: ledger.reserve(Hold.of_tokens(scope, prompt), reservation_id=name))
 
-    @rule(name=names, prompt=tokens, completion=tokens, told=st.booleans(), weight=weights)
-    def settle(self, name: str, prompt: int, completion: int, told: bool, weight: int) -> None:
-        """End a hold, perhaps again, perhaps one that there never was."""
+    @rule(
+        name=names,
+        prompt=tokens,
+        completion=tokens,
+        told=st.booleans(),
+        weight=weights,
+        left=st.lists(tokens, max_size=2),
+    )
+    def settle(
+        self, name: str, prompt: int, completion: int, told: bool, weight: int, left: list[int]
+    ) -> None:
+        """End a hold, perhaps again, perhaps one that there never was, perhaps after other attempts."""
         charged = weighed(prompt + completion, weight) if told else None
-        self.both(lambda ledger: ledger.settle(name, Usage(prompt, completion), charged))
+        earlier = [
+            AttemptCharge(
+                attempt_id=f"a{number}",
+                deployment="l\u00e4rm",
+                tier="light",
+                usage=Usage(owed, 0, "ceiling"),
+                charged=weighed(owed, 4 - weight),
+            )
+            for number, owed in enumerate(left)
+        ]
+        self.both(lambda ledger: ledger.settle(name, Usage(prompt, completion), charged, earlier=earlier))
 
     @rule(name=names)
     def release(self, name: str) -> None:
