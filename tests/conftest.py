@@ -15,6 +15,7 @@ from tests.doubles.programs import Programs
 from tests.doubles.shared_store import SharedStore
 from trivet.engines.connect import open_session
 from trivet.lab.scratch_postgres import ScratchPostgres
+from trivet.lab.scratch_redis import ScratchRedis
 from trivet.lab.tiny_models import write_tiny_models
 
 # Timing says nothing on a shared machine; the count follows the one setting that all long runs obey.
@@ -63,6 +64,13 @@ def postgres_url(postgres: ScratchPostgres) -> str:
 def shared_store(postgres: ScratchPostgres) -> SharedStore:
     """Give a PostgreSQL store for one test after the other."""
     return SharedStore(postgres.new_database())
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[ScratchRedis]:
+    """Give a Redis server of our own; whoever uses it empties it first."""
+    with ScratchRedis() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,25 @@
 """Two whole Trivets on one PostgreSQL store."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.e2e.conftest import WEIGHTS, House, serving, settings_for
+from tests.e2e.conftest import ENDLESS, WEIGHTS, House, serving, settings_for
 from trivet.config.settings import Settings
 from trivet.domain.scopes import Scope
 from trivet.lab.scratch_postgres import ScratchPostgres
+from trivet.lab.scratch_redis import ScratchRedis
 from trivet.sdk.client import Trivet
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 PEPPER = "a pepper that replicas share"
 
 
-def replica(directory: Path, url: str, engine: str) -> Settings:
+def replica(directory: Path, url: str, engine: str, **sections: Any) -> Settings:
     """Return the settings of a replica with files of its own, in front of an engine that all share."""
     deployments = {
         tier: [{"name": f"tiny-{tier}", "model": "llamacpp/tiny-light", "url": engine}] for tier in WEIGHTS
@@ -26,6 +29,7 @@ def replica(directory: Path, url: str, engine: str) -> Settings:
         deployments,
         store={"path": directory / "trivet.db", "url": url},
         access={"pepper": PEPPER},
+        **sections,
     )
 
 
@@ -120,3 +124,54 @@ def test_a_shared_store_needs_a_pepper(tmp_path: Path) -> None:
         {"store": {"url": "postgresql://u:hunter2@h/d"}, "access": {"pepper": PEPPER}}
     )
     assert "hunter2" not in repr(shown)
+
+
+@pytest.fixture
+def guarded_redis() -> Iterator[ScratchRedis]:
+    """A Redis of this test's own, with a password."""
+    with ScratchRedis(password="secret") as server:
+        yield server
+
+
+async def test_rates_and_answers_are_shared_in_redis(
+    postgres_url: str, light_url: str, tmp_path: Path, guarded_redis: ScratchRedis
+) -> None:
+    """Two replicas count one rate and give one another's answers; Redis gone, both serve as if alone."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    shared = {
+        "redis": {"url": guarded_redis.url, "timeout_s": 2.0},
+        "cache": {"enabled": True, "store": "redis"},
+    }
+    body = {"model": "light", "messages": MESSAGES, "max_tokens": 4, "temperature": 0, **ENDLESS}
+    async with (
+        serving(replica(tmp_path / "a", postgres_url, light_url, **shared)) as first,
+        serving(replica(tmp_path / "b", postgres_url, light_url, **shared)) as second,
+    ):
+        key = first.key("crowd.team")
+        await known(second, key)
+
+        async def ask(house: House) -> httpx.Response:
+            async with house.http(key) as http:
+                answer = await http.post("/v1/chat/completions", json=body)
+            assert house.trivet.cache is not None
+            await house.trivet.cache.settled()
+            return answer
+
+        assert (await ask(first)).headers["x-trivet-cache"] == "miss"
+        assert (await ask(second)).headers["x-trivet-cache"] == "hit"
+        async with second.http() as admin:
+            await admin.put("/api/v1/rate-limits/crowd", json={"requests_per_minute": 2})
+            for _ in range(200):
+                if (await ask(first)).headers.get("x-ratelimit-limit-requests"):
+                    break
+                await asyncio.sleep(0.05)
+            assert (await ask(second)).status_code == 200
+            refused = await ask(first)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+            guarded_redis.kill()
+            alone = await ask(second)
+            assert (alone.status_code, alone.headers["x-trivet-cache"]) == (200, "miss")
+            metrics = (await admin.get("/metrics")).text
+            assert "trivet_redis_up 0.0" in metrics
+            assert (await admin.get("/api/v1/cache")).status_code == 503

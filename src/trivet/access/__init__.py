@@ -1,5 +1,6 @@
 """Access: who is calling, what they may see and do, and how fast."""
 
+from trivet.access.gauges import Admitted, RateLimit
 from trivet.access.keys import KeyRecord, Keyring
 from trivet.access.permissions import (
     require_above,
@@ -9,7 +10,8 @@ from trivet.access.permissions import (
     require_scope,
     require_tenant_admin,
 )
-from trivet.access.rates import Admitted, RateLimit, RateLimits
+from trivet.access.rates import RateLimits
+from trivet.access.shared_rates import SharedRates, shared_rates
 
 __all__ = [
     "Admitted",
@@ -17,10 +19,12 @@ __all__ = [
     "Keyring",
     "RateLimit",
     "RateLimits",
+    "SharedRates",
     "require_above",
     "require_admin",
     "require_inference",
     "require_reader_of_all",
     "require_scope",
     "require_tenant_admin",
+    "shared_rates",
 ]

@@ -27,9 +27,10 @@ from trivet.api.auth import OWNER_SCOPE, Doorkeeper
 from trivet.app.admission_gauges import register_admission
 from trivet.app.batching import batching
 from trivet.app.books import Books, opened_books
-from trivet.app.caching import caching
+from trivet.app.caching import Caching, caching
 from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.app.predictions import predict
+from trivet.app.sharing import register_sharing
 from trivet.app.signalling import signalling
 from trivet.budgets import Ledger
 from trivet.cache import ResponseCache
@@ -136,20 +137,20 @@ async def open_trivet(
             outside_calls=books.outside_calls,
             clock=clock,
             memory=caches.memory,
+            shared_rates=books.shared_rates,
         )
         owner_token = secrets.token_urlsafe(32)
         collector = TrivetCollector(metrics, device_clock)
         telling = signalling(books.database, ledger, settings.signals, clock, delivering=with_engines)
         signals = await exits.enter_async_context(telling)
         signals.register(collector)
-        caches.register(collector)
         keeper, names = Doorkeeper(keyring, owner_token), tuple(tier.name for tier in tiers)
         behind = batching(books.database, pipeline, fleet, keyring, keeper, settings.batch, clock, collector)
         batches = await exits.enter_async_context(behind)
         offices = _offices(
             *(books, records, fleet, signals.outbox, batches, caches.office, clock, configured, chain)
         )
-        _register_rooms(collector, fleet, chain, ledger, gpus)
+        _register_rooms(collector, fleet, chain, books, gpus, caches)
         doors = Doors(pipeline, offices, fleet, keeper, collector, names, settings.batch)
         yield OpenTrivet(
             settings=settings,
@@ -263,11 +264,18 @@ def _plan(
 
 
 def _register_rooms(
-    collector: TrivetCollector, fleet: Fleet, chain: Chain, ledger: Ledger, gpus: GpuWatch
+    collector: TrivetCollector,
+    fleet: Fleet,
+    chain: Chain,
+    books: Books,
+    gpus: GpuWatch,
+    caches: Caching,
 ) -> None:
     """Register what each room can tell at scrape time."""
     register_gpus(collector, gpus)
     register_admission(collector, chain.admission)
+    caches.register(collector)
+    register_sharing(collector, books)
     collector.register_snapshot(
         "trivet_breaker_open",
         "1 while the deployment's circuit breaker is open or half-open.",
@@ -313,5 +321,5 @@ def _register_rooms(
         "trivet_budget_overrun_tokens",
         "Tokens charged beyond a hold or a limit since the start; the target is 0.",
         (),
-        lambda: [((), float(ledger.overrun_tokens))],
+        lambda: [((), float(books.ledger.overrun_tokens))],
     )

@@ -1,18 +1,20 @@
 """What rests on the store: ledger, keys, rate limits, outside calls; opened together, kept up while open."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from trivet.access import Keyring, RateLimits
+from trivet.access import Keyring, RateLimits, SharedRates, shared_rates
 from trivet.app.store import kept_up, opened_store
 from trivet.app.upkeep import tidying
 from trivet.budgets import Ledger
 from trivet.budgets.outside import OutsideCalls
+from trivet.config.cache_settings import RedisSettings
 from trivet.config.settings import Settings
 from trivet.domain.clock import Clock
 from trivet.execution.sweeping import sweeping
 from trivet.storage import Database, StoreLock
+from trivet.storage.redis_link import RedisLink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,10 @@ class Books:
     keyring: Keyring
     rates: RateLimits
     outside_calls: OutsideCalls
+    redis: RedisLink | None
+    """None: nothing is shared but the store."""
+    shared_rates: SharedRates | None
+    """Beside `rates`, where there is a Redis."""
     recovered_holds: int
     """Holds of a process that died, charged in full at this start."""
 
@@ -39,17 +45,18 @@ async def opened_books(settings: Settings, clock: Clock, *, alone: bool) -> Asyn
     Raises:
         StoreLocked: another process owns the store.
         StoreUnavailable: it cannot be opened.
+        ConfigError: there is to be a Redis, and its driver is not installed.
     """
     with opened_store(settings.store, alone=alone) as (database, lock):
         ledger = Ledger(database, settings.budgets, clock)
         recovered = ledger.recover()
         keyring = Keyring(database, settings.access, settings.store.path.expanduser(), clock)
         rates, outside_calls = RateLimits(database, clock), OutsideCalls(database, clock)
-        async with (
-            kept_up(database, ledger, keyring, rates),
-            tidying(keyring, outside_calls),
-            sweeping(ledger),
-        ):
+        async with AsyncExitStack() as exits:
+            await exits.enter_async_context(kept_up(database, ledger, keyring, rates))
+            await exits.enter_async_context(tidying(keyring, outside_calls))
+            await exits.enter_async_context(sweeping(ledger))
+            link, shared = await _sharing(exits, settings.redis, rates, clock)
             yield Books(
                 database=database,
                 lock=lock,
@@ -57,5 +64,18 @@ async def opened_books(settings: Settings, clock: Clock, *, alone: bool) -> Asyn
                 keyring=keyring,
                 rates=rates,
                 outside_calls=outside_calls,
+                redis=link,
+                shared_rates=shared,
                 recovered_holds=recovered,
             )
+
+
+async def _sharing(
+    exits: AsyncExitStack, settings: RedisSettings, rates: RateLimits, clock: Clock
+) -> tuple[RedisLink | None, SharedRates | None]:
+    """Open what replicas share beside the store; nobody is asked yet."""
+    if settings.url is None:
+        return None, None
+    link = RedisLink(settings.url.get_secret_value(), timeout_s=settings.timeout_s, clock=clock)
+    exits.push_async_callback(link.aclose)
+    return link, await exits.enter_async_context(shared_rates(rates, link))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trivet.admin import CacheOffice
 from trivet.app.books import Books
-from trivet.cache import ResponseCache, SqliteShelf, opened_cache
+from trivet.cache import RedisShelf, ResponseCache, Shelf, SqliteShelf, opened_cache
 from trivet.config.cache_settings import CacheSettings
 from trivet.config.settings import Settings
 from trivet.domain.clock import Clock
@@ -80,6 +80,15 @@ def cache_file(settings: CacheSettings, store_path: Path) -> Path:
     return store_path.with_name(store_path.name + ".cache")
 
 
+def _shelf(settings: Settings, books: Books) -> Shelf | None:
+    section = settings.cache
+    if section.store == "redis":
+        return None if books.redis is None else RedisShelf(books.redis, max_bytes=section.max_bytes)
+    if books.lock is None:
+        return None
+    return SqliteShelf(cache_file(section, settings.store.path), max_bytes=section.max_bytes)
+
+
 @asynccontextmanager
 async def caching(settings: Settings, books: Books, clock: Clock) -> AsyncIterator[Caching]:
     """Give the cache. Where files beside the store are not this process's own, there is none in a file.
@@ -88,10 +97,10 @@ async def caching(settings: Settings, books: Books, clock: Clock) -> AsyncIterat
         StoreUnavailable: its file cannot be opened.
     """
     section = settings.cache
-    if not section.enabled or books.lock is None:
+    shelf = _shelf(settings, books) if section.enabled else None
+    if shelf is None:
         yield Caching(CacheOffice(None, section))
         return
-    shelf = SqliteShelf(cache_file(section, settings.store.path), max_bytes=section.max_bytes)
     secret = books.keyring.secret_for("response cache")
     async with opened_cache(shelf, secret, section, clock) as cache:
         yield Caching(CacheOffice(cache, section), cache, AnswerMemory(cache, clock))

@@ -1,5 +1,6 @@
 """Answers that are kept, to be given again without asking an engine."""
 
+from trivet.cache.redis_shelf import RedisShelf
 from trivet.cache.response_cache import ResponseCache, opened_cache
 from trivet.cache.shelf import Entry, Found, Holdings, Place, Shelf
 from trivet.cache.sqlite_shelf import SqliteShelf
@@ -9,6 +10,7 @@ __all__ = [
     "Found",
     "Holdings",
     "Place",
+    "RedisShelf",
     "ResponseCache",
     "Shelf",
     "SqliteShelf",

@@ -17,6 +17,8 @@ from trivet.domain.tiers import Deployment
 NOT_OF_THE_ANSWER = frozenset({"model", "stream", "stream_options", "metadata"})
 """Fields of a body that change how an answer is delivered, or nothing; the model stands there by itself."""
 
+_TAG_BYTES = 16
+
 
 class Places:
     """Finds places. Pure but for the secret."""
@@ -48,6 +50,18 @@ class Places:
             ado=prose.ado,
             words=prose.words,
         )
+
+    def sealed(self, exact: bytes, body: bytes) -> bytes:
+        """Return what is to be kept at a place: it tells itself from what others may have put there."""
+        return self._tag(exact, body) + body
+
+    def unsealed(self, exact: bytes, kept: bytes) -> bytes | None:
+        """Return what was sealed for this place under this server's secret; None for anything else."""
+        tag, body = kept[:_TAG_BYTES], kept[_TAG_BYTES:]
+        return body if hmac.compare_digest(tag, self._tag(exact, body)) else None
+
+    def _tag(self, exact: bytes, body: bytes) -> bytes:
+        return hmac.digest(self._secret, b"sealed\0" + exact + body, "sha256")[:_TAG_BYTES]
 
     def _secret_of(self, scope: Scope) -> bytes:
         tenant = organisation(scope) if self._partition == "organisation" else scope

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -89,7 +89,8 @@ class ResponseCache:
         except (StoreError, TimeoutError) as error:
             self.tally.failed += 1
             log.warning("cache.lookup_failed", error=type(error).__name__)
-        if found is None:
+        body = None if found is None else self._places.unsealed(found.exact, found.body)
+        if found is None or body is None:
             self.tally.misses += 1
             return None
         if found.exact == place.exact:
@@ -98,7 +99,7 @@ class ResponseCache:
             self.tally.similar += 1
         self.tally.saved_device_ns += found.device_ns
         self._queue(found.exact)
-        return found
+        return replace(found, body=body)
 
     def keep(self, make: MakeEntry) -> None:
         """Keep an answer, some time soon, or not at all if too many wait."""
@@ -148,7 +149,7 @@ class ResponseCache:
     async def _put(self, jobs: list[MakeEntry | bytes]) -> None:
         used = [job for job in jobs if isinstance(job, bytes)]
         makers = [job for job in jobs if not isinstance(job, bytes)]
-        entries = await asyncio.to_thread(_made, makers) if makers else []
+        entries = await asyncio.to_thread(self._made, makers) if makers else []
         try:
             self.filling = await self._shelf.put(entries, used, now_ns=self._now_ns())
             self.tally.evicted += self.filling.evicted
@@ -167,9 +168,9 @@ class ResponseCache:
     def _now_ns(self) -> int:
         return ns_of(self._clock.now())
 
-
-def _made(makers: list[MakeEntry]) -> list[Entry]:
-    return [entry for entry in (make() for make in makers) if entry is not None]
+    def _made(self, makers: list[MakeEntry]) -> list[Entry]:
+        entries = [entry for entry in (make() for make in makers) if entry is not None]
+        return [replace(each, body=self._places.sealed(each.place.exact, each.body)) for each in entries]
 
 
 @asynccontextmanager

@@ -67,3 +67,28 @@ def ledger(
         print_json(measured)
         return
     print_table(("figure", "value"), list(measured.items()))
+
+
+@app.command()
+def cache(
+    entries: Annotated[int, typer.Option(help="Answers that the cache holds.", min=1)] = 100_000,
+    lookups: Annotated[int, typer.Option(help="Lookups of each kind.", min=1)] = 2000,
+    store: Annotated[Literal["sqlite", "redis"], typer.Option(help="What holds them.")] = "sqlite",
+    directory: Annotated[
+        Path | None, typer.Option(help="Where the store lies while it is measured: its disk counts.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time the response cache: the same question, another wording of it, and none like it.
+
+    Example:
+      trivet bench cache --entries 100000 --json
+    """
+    from trivet.lab.bench_cache import bench_cache
+
+    measured = bench_cache(entries=entries, lookups=lookups, store=store, directory=directory)
+    if as_json:
+        print_json(measured)
+        return
+    measured.pop("pairs")
+    print_table(("figure", "value"), list(measured.items()))

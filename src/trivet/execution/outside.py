@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -160,7 +160,7 @@ class Outside:
         principal: Principal,
         offers: Sequence[Offer],
         *,
-        admit: Callable[[Decision], Admitted],
+        admit: Callable[[Decision], Awaitable[Admitted]],
     ) -> Taken:
         """Return a decision of the caller's tenant to execute it now; a held one can be taken once.
 
@@ -183,7 +183,7 @@ class Outside:
             decision = refit(
                 recent.decision, request, needs, principal, asked_model=recent.asked_model, held_output=None
             )
-            return Taken(decision, admit(decision))
+            return Taken(decision, await admit(decision))
         call = await self._find(decision_id, principal)
         deployments: dict[str, Deployment] = {offer.deployment.name: offer.deployment for offer in offers}
         reservation = reservation_of(decision_id, call.scope, call.facts)
@@ -196,7 +196,7 @@ class Outside:
             held_output=reservation.max_output,
         )
         until_ns = ns_of(self._clock.now()) + int(self._deadline_s * 1e9)
-        admitted = admit(decision)
+        admitted = await admit(decision)
         try:
             await self._settler.take(
                 lambda: self._calls.take_to_execute(decision_id, until_ns=until_ns), decision_id

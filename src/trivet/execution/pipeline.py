@@ -9,7 +9,7 @@ from functools import partial
 
 import structlog
 
-from trivet.access import Admitted, RateLimits, require_inference
+from trivet.access import Admitted, RateLimits, SharedRates, require_inference
 from trivet.budgets.outside import OutsideCalls
 from trivet.domain.budgets import Settlement
 from trivet.domain.clock import Clock
@@ -64,6 +64,7 @@ class Pipeline:
         outside_calls: OutsideCalls,
         clock: Clock,
         memory: AnswerMemory | None = None,
+        shared_rates: SharedRates | None = None,
     ) -> None:
         self._router = router
         self._fleet = fleet
@@ -78,6 +79,7 @@ class Pipeline:
         self._memory = memory
         self.drain = Drain()
         """Whether requests are taken."""
+        self._shared_rates = shared_rates
         self._outside = Outside(
             outside_calls,
             settler,
@@ -141,7 +143,7 @@ class Pipeline:
         if request.decision_id is None:
             again = partial(self.decide, request, principal) if decision is None else None
             decided = decision or await self._decided(request, principal)
-            taken = Taken(decided, self._admit(request, principal, decided))
+            taken = Taken(decided, await self._admit(request, principal, decided))
         else:
             taken = await self._take(request.decision_id, request, principal)
         decision = taken.decision
@@ -207,7 +209,7 @@ class Pipeline:
         started_ns = self._clock.monotonic_ns()
         decision = await self._decided(request, principal)
         run = self._run(
-            *(request, principal, decision, self._admit(request, principal, decision)),
+            *(request, principal, decision, await self._admit(request, principal, decision)),
             request_id=decision.decision_id,
             started_ns=started_ns,
         )
@@ -306,11 +308,14 @@ class Pipeline:
         if settlement is not None:
             await asyncio.shield(settlement)
 
-    def _admit(self, request: ChatRequest, principal: Principal, decision: Decision) -> Admitted:
+    async def _admit(self, request: ChatRequest, principal: Principal, decision: Decision) -> Admitted:
         """Ask the rate limits. The ceiling of a prompt counts bytes, of which a token has four or so."""
         likely = decision.estimated.prompt_tokens // LIKELY_BYTES_PER_TOKEN
         try:
-            return self._rates.admit(principal.scope, likely + decision.max_output_tokens * request.n)
+            tokens = likely + decision.max_output_tokens * request.n
+            if self._shared_rates is not None:
+                return await self._shared_rates.admit(principal.scope, tokens)
+            return self._rates.admit(principal.scope, tokens)
         except RateLimitExceeded as refused:
             self._metrics.refused(refused.code)
             raise

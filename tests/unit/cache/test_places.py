@@ -89,6 +89,16 @@ def test_tenants_never_meet(one: str, other: str) -> None:
     assert (digests[0] | digests[1]) & (digests[2] | digests[3]) == set()
 
 
+def test_only_what_was_sealed_for_a_place_is_taken_from_it() -> None:
+    """Neither what somebody else wrote, nor what was changed, nor what lay at another place."""
+    here, there = (places().of(scope, deployment(), BODY).exact for scope in (ACME, GLOBEX))
+    sealed = places().sealed(here, b"answer")
+    assert places().unsealed(here, sealed) == b"answer"
+    wrong = (b"", b"answer", sealed[:-1], sealed[:-1] + b"!", places(b"t" * 32).sealed(here, b"answer"))
+    assert [places().unsealed(here, each) for each in wrong] == [None] * len(wrong)
+    assert places().unsealed(there, sealed) is None
+
+
 def test_who_shares_is_a_setting() -> None:
     """An organisation's scopes do, unless each is for itself; another server's secret is another place."""
     assert places().of(ACME, deployment(), BODY) == places().of(TEAM, deployment(), BODY)

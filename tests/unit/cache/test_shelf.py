@@ -7,17 +7,32 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cache.shelves import entry, place
-from trivet.cache import Shelf, SqliteShelf
+from trivet.cache import RedisShelf, Shelf, SqliteShelf
 from trivet.cache.shelf import ENTRY_BYTES
+from trivet.domain.clock import SystemClock
 from trivet.domain.scopes import Scope
+from trivet.lab.scratch_redis import ScratchRedis
+from trivet.storage.redis_link import RedisLink
 
 MAX_BYTES = 100_000
+MS = 1_000_000
 
 
-@pytest.fixture(params=["sqlite"])
-async def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shelf]:
+@pytest.fixture
+async def link(redis: ScratchRedis) -> AsyncIterator[RedisLink]:
+    """A link to an empty Redis."""
+    opened = RedisLink(redis.url, timeout_s=5.0, clock=SystemClock())
+    await opened.execute("FLUSHALL")
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+async def shelf(request: pytest.FixtureRequest, tmp_path: Path, link: RedisLink) -> AsyncIterator[Shelf]:
     """An empty shelf of 100,000 bytes."""
-    opened = SqliteShelf(tmp_path / "shelf.db", max_bytes=MAX_BYTES)
+    opened: Shelf = RedisShelf(link, max_bytes=MAX_BYTES)
+    if request.param == "sqlite":
+        opened = SqliteShelf(tmp_path / "shelf.db", max_bytes=MAX_BYTES)
     yield opened
     await opened.aclose()
 
@@ -50,12 +65,12 @@ async def test_the_likest_wording_is_found(shelf: Shelf) -> None:
 
 
 async def test_what_has_expired_is_not_found_and_goes(shelf: Shelf) -> None:
-    """To the nanosecond; its room is given back with the next put."""
-    await shelf.put([entry(place("a", like="q"), expires_ns=10)], (), now_ns=0)
-    assert await shelf.find(place("a"), now_ns=9, threshold=None) is not None
-    assert await shelf.find(place("a"), now_ns=10, threshold=None) is None
-    assert await shelf.find(place("b", like="q"), now_ns=10, threshold=0.1) is None
-    assert (await shelf.put([], (), now_ns=10)).entries == 0
+    """To the millisecond; its room is given back with the next put."""
+    await shelf.put([entry(place("a", like="q"), expires_ns=10 * MS)], (), now_ns=0)
+    assert await shelf.find(place("a"), now_ns=9 * MS, threshold=None) is not None
+    assert await shelf.find(place("a"), now_ns=10 * MS, threshold=None) is None
+    assert await shelf.find(place("b", like="q"), now_ns=10 * MS, threshold=0.1) is None
+    assert (await shelf.put([], (), now_ns=10 * MS)).entries == 0
 
 
 async def test_what_saves_least_for_its_size_goes_first(shelf: Shelf) -> None:
@@ -89,11 +104,11 @@ async def test_the_bound_holds_whatever_comes(shelf: Shelf) -> None:
                 place(f"e{dice.randrange(40)}"),
                 body=b"x" * dice.randrange(1, 9_000),
                 seconds=dice.random() * 9,
-                expires_ns=number + dice.randrange(1, 50),
+                expires_ns=(number + dice.randrange(1, 50)) * MS,
             )
             for _ in range(dice.randrange(4))
         ]
-        filling = await shelf.put(entries, [place(f"e{dice.randrange(40)}").exact], now_ns=number)
+        filling = await shelf.put(entries, [place(f"e{dice.randrange(40)}").exact], now_ns=number * MS)
         assert filling.bytes <= MAX_BYTES
     held = await shelf.holdings(None)
     assert (held.entries, held.bytes) == (filling.entries, filling.bytes)

@@ -63,8 +63,19 @@ async def test_what_was_removed_is_not_left_in_the_file(tmp_path: Path) -> None:
 async def test_a_closed_shelf_says_so(tmp_path: Path) -> None:
     """It neither finds nor keeps."""
     shelf = opened(tmp_path / "shelf.db")
+    await shelf.put([entry(place("a"))], (), now_ns=0)
     await shelf.aclose()
     with pytest.raises(StoreUnavailable):
         await shelf.find(place("a"), now_ns=0, threshold=None)
     with pytest.raises(StoreUnavailable):
         await shelf.put([], (), now_ns=0)
+
+
+async def test_what_went_is_forgotten_in_the_end(tmp_path: Path) -> None:
+    """Many entries come and go; what is there is found, and memory does not grow with what was."""
+    shelf = SqliteShelf(tmp_path / "shelf.db", max_bytes=20_000)
+    for number in range(60):
+        await shelf.put([entry(place(f"{n}-{number}", like=f"{n}{number}")) for n in range(20)], (), now_ns=0)
+        assert await shelf.find(place(f"19-{number}"), now_ns=1, threshold=None) is not None
+    assert len(shelf._known) < 1_300
+    await shelf.aclose()
