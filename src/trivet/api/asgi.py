@@ -1,6 +1,5 @@
 """The little of ASGI that the inference routes need, without a framework in their way."""
 
-import asyncio
 import contextlib
 import gc
 import json
@@ -11,6 +10,7 @@ from typing import Any
 
 from trivet.domain.errors import BodyTooLarge, RequestMalformed
 from trivet.domain.ids import new_id
+from trivet.domain.time_limits import at_once_or_within
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -59,19 +59,23 @@ async def read_body(
     """
     parts: list[bytes] = []
     size = 0
+
+    async def read() -> bytes:
+        nonlocal size
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > limit_bytes:
+                raise BodyTooLarge(f"The body exceeds {limit_bytes} bytes.", hint=hint)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
     try:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                part: bytes = message.get("body", b"")
-                size += len(part)
-                if size > limit_bytes:
-                    raise BodyTooLarge(f"The body exceeds {limit_bytes} bytes.", hint=hint)
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
+        return await at_once_or_within(timeout_s, read())
     except TimeoutError:
         raise RequestMalformed(f"The body did not arrive within {timeout_s:g} s.") from None
 

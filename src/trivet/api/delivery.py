@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from trivet.api.asgi import ClientGone, Send, send_part, send_whole, start_stream
 from trivet.api.attempt_path import path_of
 from trivet.api.protocols import broken_stream_event
+from trivet.api.whole_answer import WholeAnswer, head_of
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import EngineError, TrivetError
 from trivet.domain.surfaces import Surface
+from trivet.domain.time_limits import at_once_or_within
 from trivet.execution import Answer
 from trivet.execution.drain import stopping
 from trivet.execution.run import Run
@@ -29,8 +32,10 @@ class Delivery:
         surface: Surface,
         write_timeout_s: float,
         keep_alive_s: float,
+        whole: WholeAnswer | None = None,
     ) -> None:
         self.send = send
+        self._whole = whole
         self.begun = False
         self.ended = False
         self._request_id = request_id
@@ -62,17 +67,15 @@ class Delivery:
         """
         headers = answer_headers(answer)
         if not answer.run.request.stream:
-            async with self._patience():
-                self.begun = self.ended = True
-                await send_whole(self.send, status=200, body=answer.body, headers=headers)
+            self.begun = self.ended = True
+            await self._send_whole(answer.body, headers)
             return
         if not self.begun:
             self.begun = True
             await start_stream(self.send, headers=headers)
         try:
             async for data in answer.chunks():
-                async with self._patience():
-                    await send_part(self.send, data)
+                await self._patiently(send_part(self.send, data))
         except EngineError as error:
             await self.break_off(error, answer.run.request_id)
             return
@@ -86,16 +89,20 @@ class Delivery:
     async def break_off(self, error: TrivetError, request_id: str) -> None:
         """End a begun stream with an error event; without its usual end it passes for no whole answer."""
         self.ended = True
-        async with self._patience():
-            event = broken_stream_event(error, request_id=request_id, surface=self._surface)
-            await send_part(self.send, event)
-            await send_part(self.send, b"", more=False)
+        event = broken_stream_event(error, request_id=request_id, surface=self._surface)
+        await self._patiently(send_part(self.send, event))
+        await self._patiently(send_part(self.send, b"", more=False))
 
-    @contextlib.asynccontextmanager
-    async def _patience(self) -> AsyncIterator[None]:
+    async def _send_whole(self, body: bytes, headers: Mapping[str, str]) -> None:
+        if self._whole is not None:
+            head = head_of(headers, content_type="application/json", length_bytes=len(body))
+            if self._whole(head, body):
+                return
+        await self._patiently(send_whole(self.send, status=200, body=body, headers=headers))
+
+    async def _patiently(self, sending: Coroutine[Any, Any, None]) -> None:
         try:
-            async with asyncio.timeout(self._write_timeout_s):
-                yield
+            await at_once_or_within(self._write_timeout_s, sending)
         except TimeoutError:
             raise ClientGone from None
 
@@ -105,11 +112,10 @@ class Delivery:
         with contextlib.suppress(ClientGone):
             while True:
                 await asyncio.sleep(self._keep_alive_s)
-                async with self._patience():
-                    if not self.begun:
-                        self.begun = True
-                        await start_stream(self.send, headers=headers)
-                    await send_part(self.send, SIGN_OF_LIFE)
+                if not self.begun:
+                    self.begun = True
+                    await self._patiently(start_stream(self.send, headers=headers))
+                await self._patiently(send_part(self.send, SIGN_OF_LIFE))
 
 
 def answer_headers(answer: Answer) -> Mapping[str, str]:

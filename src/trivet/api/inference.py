@@ -8,6 +8,7 @@ from trivet.api.auth import Doorkeeper
 from trivet.api.delivery import Delivery
 from trivet.api.reading import read_request
 from trivet.api.replies import send_error
+from trivet.api.whole_answer import WHOLE_ANSWER
 from trivet.domain.errors import TrivetError
 from trivet.domain.surfaces import Surface
 from trivet.execution import Pipeline
@@ -47,6 +48,7 @@ class Inference:
             surface=self._surface,
             write_timeout_s=self._write_timeout_s,
             keep_alive_s=self._keep_alive_s,
+            whole=scope.get(WHOLE_ANSWER),
         )
         try:
             request, principal = await read_request(

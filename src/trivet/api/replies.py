@@ -11,6 +11,7 @@ import structlog
 from trivet.api.asgi import Application, Message, Receive, Scope, Send, new_request_id, send_part, send_whole
 from trivet.api.errors import error_headers, http_status
 from trivet.api.protocols import broken_stream_event, error_document
+from trivet.api.whole_answer import WHOLE_ANSWER, WholeAnswer
 from trivet.domain.errors import TrivetError
 from trivet.domain.surfaces import Surface
 
@@ -79,6 +80,9 @@ class LastResort:
             where = "".join(traceback.format_tb(fault.__traceback__))
             log.error("request.fault", request_id=request_id, error=type(fault).__name__, where=where)  # noqa: TRY400
             error = TrivetError("Trivet failed; its log has the id.")
+            whole: WholeAnswer | None = scope.get(WHOLE_ANSWER)
+            if whole is not None and whole.begun and not begun:
+                return  # all of the answer has been sent
             if not begun:
                 await send_error(send, error, request_id=request_id, surface=self._surface)
                 return

@@ -5,13 +5,49 @@ endless client would hold a connection, and memory, for as long as it likes.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from trivet.api.whole_answer import WHOLE_ANSWER
 
 HEAD_LIMIT_BYTES = 64 * 1024
 HEAD_FIELDS_MAX = 100
 HEAD_TIMEOUT_S = 10.0
+
+
+class OneWrite:
+    """Sends an answer that is there as a whole in one write, where uvicorn needs two and looks at each field.
+
+    See `api.whole_answer`.
+    """
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether an answer has begun."""
+        return self._cycle.response_started
+
+    def __call__(self, head: bytes, body: bytes) -> bool:
+        """Send it, unless the connection is busy, gone, or has begun to answer."""
+        cycle = self._cycle
+        busy = cycle.flow.write_paused or cycle.disconnected
+        if busy or cycle.response_started or cycle.scope["method"] == "HEAD":
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        dated = b"".join([b"%b: %b\r\n" % field for field in cycle.default_headers])
+        last = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        cycle.transport.write(b"".join((STATUS_LINE[200], dated, head, last, body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -62,6 +98,9 @@ class BoundedHttp(HttpToolsProtocol):
             self._refuse()
             return
         super().on_headers_complete()
+        if self.cycle is not None:
+            scope = cast("dict[str, Any]", self.cycle.scope)
+            scope[WHOLE_ANSWER] = OneWrite(self.cycle)
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse)

@@ -84,7 +84,13 @@ class PlainRenderer:
         """Return the line of what was said."""
         if not said.keys().isdisjoint(_SPECIAL) or not {"timestamp", "level", "event"} <= said.keys():
             return self._console(logger, name, said)
-        values = " ".join([f"{key}={_shown(said[key])}" for key in sorted(said) if key not in _COLUMNS])
+        values = " ".join(
+            [
+                f"{key}={value if type(value) is str and not _QUOTED.search(value) else repr(value)}"
+                for key, value in sorted(said.items())
+                if key not in _COLUMNS
+            ]
+        )
         line = f"{said['timestamp']} [{said['level']:<9}] {said['event']!s:<30} {values}"
         return line.rstrip(" ")
 
@@ -92,13 +98,6 @@ class PlainRenderer:
 _COLUMNS = frozenset({"timestamp", "level", "event"})
 _SPECIAL = frozenset({"stack", "exception", "exc_info", "logger", "logger_name"})
 _QUOTED = re.compile(r"""[ \t=\r\n"']""")
-
-
-def _shown(value: object) -> str:
-    """Return a value as structlog shows it: quoted only where it would not be clear where it ends."""
-    if isinstance(value, str) and not _QUOTED.search(value):
-        return value
-    return repr(value)
 
 
 def quiet_unless_configured() -> None:

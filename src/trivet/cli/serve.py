@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -48,7 +47,7 @@ def serve(
     """
     from trivet.app import serve as serve_until_stopped
     from trivet.app.logs import configure_logging
-    from trivet.app.server import new_event_loop
+    from trivet.app.server import make_collections_short, new_event_loop
     from trivet.config.load import load_settings
     from trivet.domain import failpoints
 
@@ -61,9 +60,7 @@ def serve(
     say(f"Configuration: {loaded.path or 'environment and defaults'}. Starting engines ...")
 
     def started(trivet: "OpenTrivet", url: str, first_key: str | None) -> None:
-        # What was built until now lives as long as the process. A collector that looks at all of it again
-        # and again stops every request for a tenth of a second.
-        gc.freeze()
+        make_collections_short()
         (_announce_json if as_json else _announce)(trivet, url, first_key)
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
