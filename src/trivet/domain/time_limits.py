@@ -75,7 +75,7 @@ class _Begun(Generic[T]):
             try:
                 try:
                     sent = yield awaited
-                except BaseException as error:  # noqa: BLE001 - whatever comes is the work's to handle
+                except (asyncio.CancelledError, GeneratorExit) as error:  # a task throws nothing else
                     awaited = self._work.throw(error)
                 else:
                     awaited = self._work.send(sent)

@@ -5,13 +5,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
 from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk
 from trivet.engines.usage import parse_usage
+from trivet.engines.wire import Received
 
 
 @dataclass(slots=True)
@@ -84,7 +83,7 @@ def parse_document(body: bytes) -> dict[str, Any]:
     return document
 
 
-async def read_body(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes | None:
+async def read_body(response: Received, limit_bytes: int) -> bytes | None:
     """Return the whole body, or None if it is larger than the limit; the connection is closed then."""
     parts: list[bytes] = []
     size = 0

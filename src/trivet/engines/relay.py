@@ -9,6 +9,7 @@ from yarl import URL
 from trivet.domain.clock import Clock, SystemClock
 from trivet.domain.errors import ConfigError, EngineBroken
 from trivet.domain.surfaces import Surface
+from trivet.domain.time_limits import TimeLimit
 from trivet.engines.answers import PlainReply, parse_document, read_body
 from trivet.engines.dialects import DIALECTS, Dialect
 from trivet.engines.faults import fault_from_body, fault_from_event, fault_from_exception
@@ -17,11 +18,13 @@ from trivet.engines.pool import was_reused
 from trivet.engines.protocol import EngineCall, Reply
 from trivet.engines.speaking import Speaker
 from trivet.engines.streams import StreamReply
+from trivet.engines.wire import Received, Wire
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024
 ERROR_BODY_LIMIT_BYTES = 256 * 1024
 
 _CHAT = DIALECTS[Surface.CHAT]
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Relay:
@@ -69,6 +72,9 @@ class Relay:
         }
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
+        fields = {"Host": chat.authority, **self._headers}
+        self._wire = Wire.to(chat) if all(map(_is_plain, fields.values())) else None
+        self._head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
 
     async def chat(self, call: EngineCall) -> Reply:
         """Dispatch; a streamed reply is returned once its first content, or its finish, has been read.
@@ -84,16 +90,18 @@ class Relay:
         return await self._speaker.say(call)
 
     async def aclose(self) -> None:
-        """Do nothing: the session is shared and its owner closes it."""
+        """Close the connections of its own; the session is shared and its owner closes it."""
+        if self._wire is not None:
+            self._wire.close()
 
     async def _ask(self, call: EngineCall, dialect: Dialect) -> Reply:
         streamed = call.stream or (self._join_plain and dialect.joinable(call.body))
         started_s = asyncio.get_running_loop().time()
         deadline_s = started_s + call.limits.total_s
         first_by_s = min(deadline_s, started_s + call.limits.first_content_s) if streamed else deadline_s
-        response: aiohttp.ClientResponse | None = None
+        response: Received | None = None
         try:
-            async with asyncio.timeout_at(first_by_s):
+            with TimeLimit(first_by_s):
                 response = await self._post(call, dialect, streamed=streamed)
                 reply = await self._reply(response, call, dialect, deadline_s, streamed=streamed)
         except (aiohttp.ClientError, OSError) as error:
@@ -109,7 +117,7 @@ class Relay:
             return await join_stream(reply, dialect.joiner() if dialect.joiner is not None else None)
         return reply
 
-    async def _post(self, call: EngineCall, dialect: Dialect, *, streamed: bool) -> aiohttp.ClientResponse:
+    async def _post(self, call: EngineCall, dialect: Dialect, *, streamed: bool) -> Received:
         body = call.body
         if body.get("stream", False) is not streamed:
             body = {**body, "stream": streamed}
@@ -118,12 +126,15 @@ class Relay:
         url = self._urls.get(dialect.path)
         if url is None:
             url = self._urls[dialect.path] = URL(dialect.url(self._base))
-        data = json.dumps(body, separators=(",", ":")).encode()
-        headers = {
-            **self._headers,
-            "Accept": "text/event-stream" if streamed else "application/json",
-            "X-Request-Id": call.request_id,
-        }
+        data = _ENCODE(body).encode()
+        accept = "text/event-stream" if streamed else "application/json"
+        if self._wire is not None:
+            head = (
+                f"POST {url.raw_path_qs} HTTP/1.1\r\n{self._head}Accept: {accept}\r\n"
+                f"X-Request-Id: {call.request_id}\r\nContent-Length: {len(data)}\r\n\r\n"
+            )
+            return await self._wire.post(head.encode("latin-1") + data, connect_s=call.limits.connect_s)
+        headers = {**self._headers, "Accept": accept, "X-Request-Id": call.request_id}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=call.limits.connect_s)
         while True:
             try:
@@ -137,7 +148,7 @@ class Relay:
 
     async def _reply(
         self,
-        response: aiohttp.ClientResponse,
+        response: Received,
         call: EngineCall,
         dialect: Dialect,
         deadline_s: float,
@@ -171,3 +182,8 @@ class Relay:
             # llama.cpp's count is of one choice: better none than one that is too small.
             plain.usage = None
         return plain
+
+
+def _is_plain(value: str) -> bool:
+    """Tell whether a header's value goes over the wire as it is."""
+    return value.isascii() and value.isprintable()

@@ -8,6 +8,7 @@ import aiohttp
 
 from trivet.domain.errors import EngineBroken, EngineError, EngineTimeout, StreamIncomplete
 from trivet.domain.outcomes import Usage
+from trivet.domain.time_limits import TimeLimit
 from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk
 from trivet.engines.sse import (
@@ -18,6 +19,7 @@ from trivet.engines.sse import (
     EventSplitter,
 )
 from trivet.engines.usage import shared_prompt
+from trivet.engines.wire import Received
 
 AFTER_FINISH_S = 2.0
 """How long usage and `[DONE]` are waited for once the answer is complete."""
@@ -30,7 +32,7 @@ class StreamReply:
 
     def __init__(
         self,
-        response: aiohttp.ClientResponse,
+        response: Received,
         *,
         deadline_s: float,
         idle_s: float,
@@ -120,7 +122,7 @@ class StreamReply:
         silent_at_s = now_s + (AFTER_FINISH_S if self.finished else self._idle_s)
         chunks: list[StreamChunk] = []
         try:
-            async with asyncio.timeout_at(min(silent_at_s, self._deadline_s)):
+            with TimeLimit(min(silent_at_s, self._deadline_s)):
                 while not chunks and not self._over and self._fault is None:
                     chunks = self._digest(await self._receive())
         except TimeoutError:

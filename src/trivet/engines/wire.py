@@ -1,0 +1,382 @@
+"""HTTP/1.1 to one engine, as much of it as a relay needs: post, read what comes, keep the connection.
+
+An HTTP client for everybody costs more than all else that happens to a request, so this one does without
+redirects, cookies, proxies and TLS. What aiohttp does for a relay it does as well: kept connections that turn
+out to be closed, limits, back-pressure, answers that end too early.
+"""
+
+import asyncio
+import socket
+import time
+import zlib
+from collections import deque
+from collections.abc import Mapping
+from typing import Protocol
+
+import aiohttp
+import httptools
+from yarl import URL
+
+from trivet.domain.errors import EngineBroken, EngineUnavailable
+from trivet.domain.time_limits import TimeLimit
+from trivet.engines.pool import CONNECTIONS_KEPT_S
+
+HEAD_LIMIT_BYTES = 64 * 1024
+BUFFER_LIMIT_BYTES = 256 * 1024
+"""What has arrived and was not read; more is left with the engine."""
+
+
+class Readable(Protocol):
+    """A body that arrives."""
+
+    async def readany(self) -> bytes:
+        """Return what is there, waiting for some; empty at the end."""
+        ...
+
+
+class Received(Protocol):
+    """An answer whose head has arrived; also aiohttp's."""
+
+    @property
+    def status(self) -> int:
+        """Return the HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return the head's fields."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """Return the media type without parameters."""
+        ...
+
+    @property
+    def content(self) -> Readable:
+        """Return the body."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; before its end this closes the connection. Idempotent."""
+        ...
+
+
+class WireAnswer:
+    """One answer as it arrives; see `Received`."""
+
+    def __init__(self, connection: "_Connection") -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.begun = False
+        """Whether anything of it has arrived."""
+        self.complete = False
+        self._connection = connection
+        self._parts: deque[bytes] = deque()
+        self._size = 0
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._inflate: zlib._Decompress | None = None
+
+    @property
+    def content(self) -> "WireAnswer":
+        """Return itself: it is its own body."""
+        return self
+
+    @property
+    def content_type(self) -> str:
+        """Return the media type without parameters."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    async def head(self) -> None:
+        """Wait for the head.
+
+        Raises:
+            aiohttp.ClientError: the connection ended first, or what came is not HTTP.
+        """
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            await self._change()
+
+    async def readany(self) -> bytes:
+        """Return what is there, waiting for some; empty at the end.
+
+        Raises:
+            aiohttp.ClientError: the connection ended before the answer.
+        """
+        while not self._parts:
+            if self.complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self._change()
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        if self._size > BUFFER_LIMIT_BYTES and not self.complete:
+            self._connection.resume()
+        self._size = 0
+        return data
+
+    def close(self) -> None:
+        """Let go of it; before its end this closes the connection."""
+        if not self.complete:
+            self._connection.abort()
+
+    def set_head(self, status: int, headers: dict[str, str]) -> None:
+        """Take the head."""
+        self.headers, self.status = headers, status
+        if headers.get("content-encoding", "identity") in ("gzip", "deflate"):
+            # Nobody asked for it. 32: whichever of both it is.
+            self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self._wake()
+
+    def add(self, data: bytes) -> None:
+        """Take a part of the body."""
+        if self._inflate is not None:
+            data = self._inflate.decompress(data)
+            if not data:
+                return
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > BUFFER_LIMIT_BYTES:
+            self._connection.pause()
+        self._wake()
+
+    def end(self, error: Exception | None = None) -> None:
+        """End it, or break it off."""
+        if error is None:
+            self.complete = True
+        else:
+            self._error = self._error or error
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _change(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, which carries one request at a time."""
+
+    def __init__(self, wire: "Wire") -> None:
+        self.reused = False
+        self.idle_since_s = 0.0
+        self._wire = wire
+        self._transport: asyncio.Transport | None = None
+        self._answer: WireAnswer | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[str, str] = {}
+        self._head_bytes = 0
+        self._framed = False
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it can be used."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def ask(self, request: bytes) -> WireAnswer:
+        """Send a request."""
+        assert self._transport is not None  # noqa: S101 - it is open
+        self._answer = WireAnswer(self)
+        self._transport.write(request)
+        return self._answer
+
+    def pause(self) -> None:
+        """Read no more."""
+        if self.is_open and self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.is_open and self._transport is not None:
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close it now: that is what makes an engine stop."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Called by the loop
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; the parser calls what follows."""
+        answer = self._answer
+        if answer is None:
+            self.abort()  # what nobody asked for
+            return
+        answer.begun = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, zlib.error) as error:
+            self._break_off(aiohttp.ClientError(f"not HTTP: {error}"))
+        if not answer.status:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_LIMIT_BYTES:
+                self._break_off(EngineBroken("The head of the engine's answer is too large."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what was under way."""
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        if answer.status and not self._framed and exc is None:
+            answer.end()  # it lasted as long as its connection
+        elif answer.begun:
+            answer.end(aiohttp.ClientPayloadError("the connection ended amid the answer"))
+        else:
+            answer.end(aiohttp.ServerDisconnectedError())
+
+    # Called by the parser
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._headers = {}
+        self._framed = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field; of repeated ones the last."""
+        key = name.decode("latin-1").lower()
+        self._headers[key] = value.decode("latin-1")
+        if key in ("content-length", "transfer-encoding"):
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        """Hand over the head, unless it only says that the answer will come."""
+        status = self._parser.get_status_code()
+        if status >= 200 and self._answer is not None:
+            self._framed = self._framed or status in (204, 304)
+            self._answer.set_head(status, self._headers)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        if self._answer is not None:
+            self._answer.add(body)
+
+    def on_message_complete(self) -> None:
+        """End the answer, and keep the connection if the engine does."""
+        answer = self._answer
+        if answer is None or not answer.status:
+            return
+        self._answer = None
+        self._head_bytes = 0
+        self.resume()
+        answer.end()
+        if self._parser.should_keep_alive() and self._framed:
+            self._wire.keep(self)
+        else:
+            self.abort()
+
+    def _break_off(self, error: Exception) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.end(error)
+        self.abort()
+
+
+class Wire:
+    """The connections to one engine, as many as are asked for at once; idle ones are kept a while."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Take the engine's address."""
+        self._host = host
+        self._port = port
+        self._idle: deque[_Connection] = deque()
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @classmethod
+    def to(cls, url: URL) -> "Wire | None":
+        """Return the way to a URL's host; None where it takes more than this one can do."""
+        if url.scheme != "http" or url.host is None or url.port is None or url.user is not None:
+            return None
+        return cls(url.host, url.port)
+
+    async def post(self, request: bytes, *, connect_s: float) -> WireAnswer:
+        """Send a request as it is, and return its answer once the head has arrived.
+
+        Raises:
+            EngineUnavailable: no connection could be made.
+            EngineBroken, aiohttp.ClientError: it ended without an answer, or what came is not HTTP.
+        """
+        while True:
+            connection = self._kept() or await self._connect(connect_s)
+            answer = connection.ask(request)
+            try:
+                await answer.head()
+            except aiohttp.ClientError:
+                connection.abort()
+                # A kept connection that was closed as it was used: nobody has read the request.
+                if not connection.reused or answer.begun:
+                    raise
+            except BaseException:
+                connection.abort()
+                raise
+            else:
+                return answer
+
+    def keep(self, connection: _Connection) -> None:
+        """Keep a connection whose answer has ended."""
+        if self._closed:
+            connection.abort()
+            return
+        connection.reused = True
+        connection.idle_since_s = time.monotonic()
+        self._idle.append(connection)
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(CONNECTIONS_KEPT_S, self._sweep)
+
+    def close(self) -> None:
+        """Close the connections that are idle, and the others as they end."""
+        self._closed = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        while self._idle:
+            self._idle.pop().abort()
+
+    def _kept(self) -> _Connection | None:
+        """Return the connection that was used last, if it is still good."""
+        oldest_s = time.monotonic() - CONNECTIONS_KEPT_S
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open and connection.idle_since_s > oldest_s:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, connect_s: float) -> _Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            with TimeLimit(loop.time() + connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self), self._host, self._port
+                )
+        except TimeoutError:
+            raise EngineUnavailable("The engine does not accept connections in time.") from None
+        except socket.gaierror:
+            raise EngineUnavailable("The engine's host name cannot be resolved.") from None
+        except ConnectionRefusedError:
+            raise EngineUnavailable("The engine refuses connections.") from None
+        except OSError:
+            raise EngineUnavailable("The engine cannot be reached.") from None
+        return connection
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        oldest_s = time.monotonic() - CONNECTIONS_KEPT_S
+        while self._idle and self._idle[0].idle_since_s <= oldest_s:
+            self._idle.popleft().abort()
+        if self._idle:
+            self._sweeping = asyncio.get_running_loop().call_later(CONNECTIONS_KEPT_S / 2, self._sweep)
