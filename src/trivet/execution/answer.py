@@ -1,6 +1,5 @@
 """An answer being delivered: whole, or as a stream that is honest about its end."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -13,6 +12,7 @@ from trivet.engines.protocol import Reply
 from trivet.execution.chain import RunningAttempt
 from trivet.execution.kept_reply import FromMemory
 from trivet.execution.run import Run
+from trivet.execution.settler import unbroken
 
 _LAST_EVENTS = {
     Surface.CHAT: b"data: [DONE]\n\n",
@@ -82,4 +82,4 @@ class Answer:
             self._running.end(error, cancelled=status == "cancelled")
             settlement = self.run.close(status, reply=self._reply, error=error)
         if settlement is not None:
-            await asyncio.shield(settlement)
+            await unbroken(settlement)

@@ -37,7 +37,7 @@ from trivet.execution.drain import Drain
 from trivet.execution.memory import AnswerMemory
 from trivet.execution.outside import Outside, Promise, Report, Taken
 from trivet.execution.run import Budgeting, Keep, Run
-from trivet.execution.settler import Settler
+from trivet.execution.settler import Settler, unbroken
 from trivet.fleet import Fleet
 from trivet.metering import Metrics, UsageRecords
 from trivet.routing import Router, describe
@@ -306,7 +306,7 @@ class Pipeline:
         decision = run.decision
         refused.details.update(decision_id=decision.decision_id, tier=decision.deployment.tier.name)
         if settlement is not None:
-            await asyncio.shield(settlement)
+            await unbroken(settlement)
 
     async def _admit(self, request: ChatRequest, principal: Principal, decision: Decision) -> Admitted:
         """Ask the rate limits. The ceiling of a prompt counts bytes, of which a token has four or so."""

@@ -260,7 +260,7 @@ class Run:
 
     def close(
         self, status: OutcomeStatus, *, reply: Reply | None = None, error: TrivetError | None = None
-    ) -> asyncio.Task[Settlement | None] | None:
+    ) -> asyncio.Future[Settlement | None] | None:
         """Book the request's end; a plain call that cannot be interrupted. Idempotent.
 
         Returns:
@@ -313,7 +313,7 @@ class Run:
 
     def _settle(
         self, usage: Usage | None, charged: Amounts, also: MakeAlso
-    ) -> asyncio.Task[Settlement | None] | None:
+    ) -> asyncio.Future[Settlement | None] | None:
         if self.reservation is None:
             self._settler.note(also)
             return None
@@ -325,7 +325,7 @@ class Run:
         task.add_done_callback(self._settled)
         return task
 
-    def _settled(self, task: asyncio.Task[Settlement | None]) -> None:
+    def _settled(self, task: asyncio.Future[Settlement | None]) -> None:
         if not task.cancelled() and task.exception() is None:
             self.settlement = task.result()
 

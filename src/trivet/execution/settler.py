@@ -5,6 +5,7 @@ in a plain call that cannot be interrupted, and the settler's own task carries i
 """
 
 import asyncio
+import contextlib
 import math
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
@@ -24,12 +25,14 @@ from trivet.domain.errors import (
 from trivet.domain.ids import new_id
 from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
-from trivet.storage.delivery import awaited
+from trivet.domain.time_limits import TimeLimit
+from trivet.storage.delivery import awaited, call_when_done, done
 
 log = structlog.get_logger(__name__)
 
 AlsoWrite = Callable[[sqlite3.Connection], None]
 MakeAlso = Callable[[], AlsoWrite]
+Closing = Callable[[AlsoWrite], "Future[Settlement]"]
 T = TypeVar("T")
 RETRY_DELAYS_S = (0.1, 0.5, 2.0)
 STORE_TIMEOUT_S = 5.0
@@ -41,6 +44,7 @@ class Settler:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: set[asyncio.Future[Settlement | None]] = set()
 
     async def hold(
         self, hold: Hold, *, wait_s: float, within_s: float = math.inf, reservation_id: str | None = None
@@ -60,10 +64,10 @@ class Settler:
         name = reservation_id or new_id()
 
         async def attempt(*, final: bool) -> Reservation:
-            granting = asyncio.wrap_future(self._ledger.reserve(hold, reservation_id=name, final=final))
+            granting = self._ledger.reserve(hold, reservation_id=name, final=final)
             try:
-                async with asyncio.timeout(STORE_TIMEOUT_S):
-                    return await asyncio.shield(granting)
+                with TimeLimit(asyncio.get_running_loop().time() + STORE_TIMEOUT_S):
+                    await done(granting)
             except asyncio.CancelledError:
                 # Nobody waits any more, but the hold may still be granted: release it when it is.
                 self._own(self._release_when_granted(granting))
@@ -71,6 +75,7 @@ class Settler:
             except TimeoutError:
                 self._own(self._release_when_granted(granting))
                 raise _silent() from None
+            return granting.result()
 
         return await self._ledger.reserve_or_wait(
             hold, reservation_id=name, wait_s=wait_s, within_s=within_s, attempt=attempt
@@ -128,25 +133,23 @@ class Settler:
         also: MakeAlso,
         *,
         earlier: Sequence[AttemptCharge] = (),
-    ) -> asyncio.Task[Settlement | None]:
+    ) -> "asyncio.Future[Settlement | None]":
         """Replace the hold by what was used, and write the outcome in the same transaction.
 
         `usage` and `charged` are the last attempt's; `earlier` is what those before it owe.
+
+        Returns:
+            What is done once the settlement is on disk, or was given up: None. Whoever waits for it and may
+            be cancelled uses `unbroken`; cancelling it cancels nothing.
         """
-        return self._own(
-            self._carry_out(
-                lambda extra: self._ledger.settle(
-                    reservation_id, usage, charged, earlier=earlier, also=extra
-                ),
-                also,
-            )
+        return self._carried_out(
+            lambda extra: self._ledger.settle(reservation_id, usage, charged, earlier=earlier, also=extra),
+            also,
         )
 
-    def release(self, reservation_id: str, also: MakeAlso) -> asyncio.Task[Settlement | None]:
-        """Give the hold back: no engine generated anything that the tenant owes."""
-        return self._own(
-            self._carry_out(lambda extra: self._ledger.release(reservation_id, also=extra), also)
-        )
+    def release(self, reservation_id: str, also: MakeAlso) -> "asyncio.Future[Settlement | None]":
+        """Give the hold back: no engine generated anything that the tenant owes. Returns as `settle`."""
+        return self._carried_out(lambda extra: self._ledger.release(reservation_id, also=extra), also)
 
     def note(self, also: MakeAlso) -> None:
         """Write an outcome that has no hold, such as a refusal."""
@@ -161,8 +164,8 @@ class Settler:
 
     async def drain(self) -> None:
         """Wait until every settlement that was asked for is in the ledger."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks or self._closing:
+            await asyncio.wait([*self._tasks, *self._closing])
 
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
@@ -170,9 +173,9 @@ class Settler:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _release_when_granted(self, granting: "asyncio.Future[Reservation]") -> None:
+    async def _release_when_granted(self, granting: "Future[Reservation]") -> None:
         try:
-            reservation = await granting
+            reservation = await awaited(granting)
         except (BudgetError, RequestError, StoreError):
             return
         await self._carry_out(
@@ -188,15 +191,47 @@ class Settler:
             lambda extra: self._ledger.release(reservation_id, also=extra), _nothing_to_write
         )
 
+    def _carried_out(self, operation: Closing, also: MakeAlso) -> "asyncio.Future[Settlement | None]":
+        """Run a closing operation as `_carry_out` does. Only where the first try fails it takes a task."""
+        ended: asyncio.Future[Settlement | None] = asyncio.get_running_loop().create_future()
+        self._closing.add(ended)
+        ended.add_done_callback(self._closing.discard)
+
+        def tried(first: "Future[Settlement]") -> None:
+            fault = first.exception()
+            if fault is None:
+                _resolve(ended, first.result())
+                return
+            log.warning("settlement.failed", error=type(fault).__name__, detail=str(fault))
+            self._own(self._go_on(ended, operation, _nothing_to_write, RETRY_DELAYS_S))
+
+        first: Future[Settlement] | None = None
+        with contextlib.suppress(Exception):  # whoever goes on meets it again, and tells it
+            first = operation(also())
+        if first is None:
+            self._own(self._go_on(ended, operation, also, (0.0, *RETRY_DELAYS_S)))
+        else:
+            call_when_done(first, tried)
+        return ended
+
+    async def _go_on(
+        self,
+        ended: "asyncio.Future[Settlement | None]",
+        operation: Closing,
+        also: MakeAlso,
+        delays_s: Sequence[float],
+    ) -> None:
+        _resolve(ended, await self._carry_out(operation, also, delays_s))
+
     async def _carry_out(
-        self, operation: Callable[[AlsoWrite], Future[Settlement]], also: MakeAlso
+        self, operation: Closing, also: MakeAlso, delays_s: Sequence[float] = (0.0, *RETRY_DELAYS_S)
     ) -> Settlement | None:
         """Run a closing operation until it is in the ledger; a hold that cannot close stays held.
 
         The outcome row is wanted but not worth a hold: after a first failure it is left out. What is
         still held when Trivet starts again is charged then, so a lost settlement never undercharges.
         """
-        for delay_s in (0.0, *RETRY_DELAYS_S):
+        for delay_s in delays_s:
             if delay_s:
                 await asyncio.sleep(delay_s)
             try:
@@ -205,6 +240,25 @@ class Settler:
                 log.warning("settlement.failed", error=type(error).__name__, detail=str(error))
                 also = _nothing_to_write
         return None
+
+
+def _resolve(ended: "asyncio.Future[T]", result: T) -> None:
+    if not ended.done():
+        ended.set_result(result)
+
+
+async def unbroken(ended: "asyncio.Future[T]") -> T:
+    """Wait for a future; a caller that is cancelled leaves it alone, as with `asyncio.shield`."""
+    if not ended.done():
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def tell(_: "asyncio.Future[T]") -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        ended.add_done_callback(tell)
+        await waiter
+    return ended.result()
 
 
 async def _awaited(take: Callable[[], Future[None]]) -> None:

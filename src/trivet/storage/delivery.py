@@ -7,19 +7,19 @@ up the interpreter's lock. With 32 callers that costs more than the writing.
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_Waiting = list["asyncio.Future[None]"]
+_Calls = list[tuple[Callable[[Any], None], Future[Any]]]
 
 
 class _Post(threading.local):
     """What this thread has to deliver; None: it delivers each result by itself."""
 
-    bag: dict[asyncio.AbstractEventLoop, _Waiting] | None = None
+    bag: dict[asyncio.AbstractEventLoop, _Calls] | None = None
 
 
 _post = _Post()
@@ -33,8 +33,8 @@ def delivery() -> Iterator[None]:
         yield
     finally:
         _post.bag = None
-        for loop, waiting in bag.items():
-            _call(loop, waiting)
+        for loop, calls in bag.items():
+            _bring(loop, calls)
 
 
 async def awaited(future: "Future[T]") -> T:
@@ -42,37 +42,52 @@ async def awaited(future: "Future[T]") -> T:
 
     A caller that is cancelled cancels the future, if that has not begun.
     """
-    if not future.done():
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-
-        def tell(_: "Future[T]") -> None:
-            bag = _post.bag
-            if bag is None:
-                _call(loop, [waiter])
-            elif loop in bag:
-                bag[loop].append(waiter)
-            else:
-                bag[loop] = [waiter]
-
-        future.add_done_callback(tell)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
+    try:
+        await done(future)
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
     try:
         return future.result()
     except CancelledError:
         raise asyncio.CancelledError from None
 
 
-def _call(loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
-        loop.call_soon_threadsafe(_hand_over, waiting)
+async def done(future: "Future[T]") -> None:
+    """Wait until a future is done; a caller that is cancelled leaves it alone."""
+    if future.done():
+        return
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-
-def _hand_over(waiting: _Waiting) -> None:
-    for waiter in waiting:
+    def tell(_: "Future[T]") -> None:
         if not waiter.done():
             waiter.set_result(None)
+
+    call_when_done(future, tell)
+    await waiter
+
+
+def call_when_done(future: "Future[T]", call: "Callable[[Future[T]], None]") -> None:
+    """Have the running loop call something with the future once that is done."""
+    loop = asyncio.get_running_loop()
+
+    def bring(ended: "Future[T]") -> None:
+        bag = _post.bag
+        if bag is None:
+            _bring(loop, [(call, ended)])
+        elif loop in bag:
+            bag[loop].append((call, ended))
+        else:
+            bag[loop] = [(call, ended)]
+
+    future.add_done_callback(bring)
+
+
+def _bring(loop: asyncio.AbstractEventLoop, calls: _Calls) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
+        loop.call_soon_threadsafe(_make, calls)
+
+
+def _make(calls: _Calls) -> None:
+    for call, ended in calls:
+        call(ended)
