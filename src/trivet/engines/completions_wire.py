@@ -7,7 +7,7 @@ from typing import Any
 from trivet.domain.errors import EngineBroken
 from trivet.engines.answers import PlainReply, parse_document
 from trivet.engines.faults import fault_from_event
-from trivet.engines.sse import ChatEvent, EventKind, choice_index, read_event
+from trivet.engines.sse import ChatEvent, EventKind, choice_index, read_event, skim_nothing
 from trivet.engines.usage import parse_usage
 
 _TEXT = re.compile(rb'"text":\s*"((?:[^"\\]|\\.)*)"')
@@ -16,6 +16,8 @@ _ENVELOPE = ("id", "created", "model", "system_fingerprint", "timings")
 
 class CompletionEvents:
     """The reader of a stream of completions."""
+
+    skim = staticmethod(skim_nothing)
 
     def __init__(self, answers: int = 1) -> None:
         """Take how many answers the stream carries.

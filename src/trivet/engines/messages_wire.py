@@ -8,7 +8,7 @@ from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
 from trivet.engines.answers import PlainReply, parse_document
 from trivet.engines.faults import fault_from_event
-from trivet.engines.sse import ChatEvent, read_event
+from trivet.engines.sse import ChatEvent, read_event, skim_nothing
 from trivet.engines.usage import parse_usage
 
 _PIECE = re.compile(rb'"(?:text|partial_json|thinking)":\s*"((?:[^"\\]|\\.)*)"')
@@ -18,6 +18,8 @@ _FIRST = frozenset({0})
 
 class MessageEvents:
     """The reader of one stream; the prompt's tokens come with its first event, the answer's with the last."""
+
+    skim = staticmethod(skim_nothing)
 
     def __init__(self) -> None:
         self._prompt: dict[str, Any] = {}

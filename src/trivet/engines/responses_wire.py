@@ -8,7 +8,7 @@ from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
 from trivet.engines.answers import PlainReply, parse_document
 from trivet.engines.faults import fault_from_event
-from trivet.engines.sse import ChatEvent, read_event
+from trivet.engines.sse import ChatEvent, read_event, skim_nothing
 from trivet.engines.usage import parse_usage
 
 _DELTA = re.compile(rb'"delta":\s*"((?:[^"\\]|\\.)*)"')
@@ -20,6 +20,8 @@ _FIRST = frozenset({0})
 
 class ResponseEvents:
     """The reader of a stream of response events; keeps nothing between them."""
+
+    skim = staticmethod(skim_nothing)
 
     def classify(self, event: bytes) -> ChatEvent:
         """Tell what an event is; a piece of text is recognised without parsing it.

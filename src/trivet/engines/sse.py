@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -43,14 +44,25 @@ class EventSplitter:
         # The blank line may straddle the seam by at most three bytes.
         scan_from = max(0, len(self._rest) - 3)
         buffer = self._rest + data if self._rest else data
+        if b"\r" in buffer:
+            events = self._cut(buffer, scan_from)
+        elif b"\n\n" in buffer[scan_from:]:
+            *whole, self._rest = buffer.split(b"\n\n")
+            events = [event + b"\n\n" for event in whole]
+        else:
+            events, self._rest = [], buffer
+        longest = max(map(len, events), default=0) if len(buffer) > EVENT_LIMIT_BYTES else 0
+        if len(self._rest) > EVENT_LIMIT_BYTES or longest > EVENT_LIMIT_BYTES:
+            raise EngineBroken(f"The engine sent an event of more than {EVENT_LIMIT_BYTES} bytes.")
+        return events
+
+    def _cut(self, buffer: bytes, scan_from: int) -> list[bytes]:
         events = []
         start = 0
         for blank_line in _BLANK_LINE.finditer(buffer, scan_from):
             events.append(buffer[start : blank_line.end()])
             start = blank_line.end()
         self._rest = buffer[start:] if start else buffer
-        if len(self._rest) > EVENT_LIMIT_BYTES or any(len(event) > EVENT_LIMIT_BYTES for event in events):
-            raise EngineBroken(f"The engine sent an event of more than {EVENT_LIMIT_BYTES} bytes.")
         return events
 
     def end(self) -> list[bytes]:
@@ -86,6 +98,13 @@ class EventReader(Protocol):
 
     def content_size(self, event: bytes) -> int:
         """Return the bytes of text in a content event, escapes included, and at least 1."""
+        ...
+
+    def skim(self, events: Sequence[bytes], start: int) -> tuple[int, int]:
+        """Return how many events from `start` on are plain text for certain, and that text's bytes.
+
+        They are events for which `classify` says no more than `content`. (0, 0) is always right.
+        """
         ...
 
 
@@ -163,8 +182,43 @@ def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
     return document
 
 
+def skim(events: Sequence[bytes], start: int) -> tuple[int, int]:
+    """Return how many events from `start` on are plain pieces of text, and the bytes of that text.
+
+    Of a stream with one choice nearly all events are. For each of them `classify` says `content`, and
+    `content_size` what is added up here; this takes a fifth of the time.
+    """
+    size = 0
+    for index in range(start, len(events)):
+        event = events[index]
+        at = event.find(b'"content":"') + 11
+        end = event.find(b'"', at)
+        if (
+            at <= 11
+            or end <= at
+            or b'"finish_reason":null' not in event
+            or not event.startswith(b"data: {")
+            or not event.endswith(b"}\n\n")
+            or b'"usage":{' in event
+            or b'"error"' in event
+            or b"\\" in event
+            or event.count(b"\n") != 2
+            or event.count(b'content":') != 1
+        ):
+            return index - start, size
+        size += end - at
+    return len(events) - start, size
+
+
+def skim_nothing(events: Sequence[bytes], start: int) -> tuple[int, int]:
+    """Leave every event to `classify`."""
+    return 0, 0
+
+
 class ChatEvents:
     """The reader of chat completions; keeps nothing between events."""
+
+    skim = staticmethod(skim)
 
     classify = staticmethod(classify)
     classify_parsed = staticmethod(classify_parsed)

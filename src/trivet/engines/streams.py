@@ -157,7 +157,17 @@ class StreamReply:
                 chunks.append(StreamChunk(b"".join(together), content_events=content_events))
                 together.clear()
 
-        for raw in self._whole_events(data):
+        events = self._whole_events(data)
+        index = 0
+        while index < len(events):
+            plain = self._skim(events, index)
+            if plain:
+                together += events[index : index + plain]
+                content_events += plain
+                index += plain
+                continue
+            raw = events[index]
+            index += 1
             event = self._classify(raw)
             self._note(event)
             if self._over or self._fault is not None:
@@ -175,6 +185,15 @@ class StreamReply:
         self._over = self._over or not data
         self.finished = self._fault is None and self._is_finished()
         return chunks
+
+    def _skim(self, events: list[bytes], start: int) -> int:
+        """Count the plain pieces of text from `start` on, and return how many they are."""
+        if self._choices != 1:
+            return 0
+        plain, text_bytes = self._reader.skim(events, start)
+        self.content_events += plain
+        self.content_bytes += text_bytes
+        return plain
 
     def _whole_events(self, data: bytes) -> list[bytes]:
         if not data:

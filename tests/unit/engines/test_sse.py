@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
-from trivet.engines.sse import EVENT_LIMIT_BYTES, ChatEvent, EventSplitter, classify, classify_parsed
+from trivet.engines.sse import (
+    EVENT_LIMIT_BYTES,
+    ChatEvent,
+    EventSplitter,
+    classify,
+    classify_parsed,
+    content_size,
+    skim,
+)
 
 LLAMA_STREAM = (
     b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}]}\n\n'
@@ -147,3 +155,37 @@ def test_choices_usage_and_error_are_read() -> None:
     expected = ChatEvent("content", seen=frozenset({0, 1}), ended=frozenset({1}), usage=Usage(3, 4))
     assert classify(event) == expected
     assert classify(b'data: {"error":"no","code":503}\n\n').error == {"message": "no", "code": 503}
+
+
+EVENTS = [
+    chunk({"content": "word"}),
+    chunk({"content": "né €"}),
+    chunk({"content": 'a "quoted" one\n'}),
+    chunk({"content": ""}),
+    chunk({"content": "x"}, logprobs={"content": [{"token": "x"}]}),
+    chunk({"content": "last"}, finish="stop"),
+    chunk({"reasoning_content": "thought"}),
+    chunk({"reasoning_content": "thought", "content": "said"}),
+    chunk({"role": "assistant", "content": None}),
+    chunk({"tool_calls": [{"index": 0, "function": {"arguments": '{"content":"no"}'}}]}),
+    chunk({"content": "x"})[:-2] + b"\r\n\r\n",
+    b'data: {"choices":[],"usage":{"completion_tokens":2,"prompt_tokens":18,"total_tokens":20}}\n\n',
+    b'data: {"error":"content":"x","finish_reason":null}\n\n',
+    b': "content":"x" "finish_reason":null}\n\n',
+    b"data: [DONE]\n\n",
+]
+
+
+@given(events=st.lists(st.sampled_from(EVENTS), max_size=12), start=st.integers(min_value=0, max_value=12))
+def test_what_is_skimmed_is_plain_text(events: list[bytes], start: int) -> None:
+    """What is skipped over is what a look at each event would have found: content and nothing else."""
+    plain, size = skim(events, start)
+    skimmed = events[start : start + plain]
+    assert all(classify(event) == ChatEvent("content") for event in skimmed)
+    assert size == sum(map(content_size, skimmed))
+
+
+def test_most_of_a_stream_is_skimmed() -> None:
+    """Text in pieces takes no look at each of them."""
+    assert skim([EVENTS[0]] * 64, 0) == (64, 64 * 4)
+    assert skim([EVENTS[0], EVENTS[3], EVENTS[0]], 0) == (1, 4)
