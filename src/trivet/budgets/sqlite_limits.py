@@ -127,7 +127,11 @@ class Limiting:
         among = (owner, since_ns, last, *_below(key.scope))
         used, held = 0, 0
         adopted: list[str] = []
-        for name, state, text, *amounts in connection.execute(statements.ADMITTED_SINCE, among).fetchall():
+        for statement in (statements.ENDED_SINCE, statements.RECORDED_SINCE):
+            for text, *sums in connection.execute(statement, among).fetchall():
+                if not _holds(rows_from_text(text), key):
+                    used += Amounts(*map(int, sums)).of(key.meter)
+        for name, state, text, *amounts in connection.execute(statements.CHANGEABLE_SINCE, among).fetchall():
             rows = rows_from_text(text)
             if _holds(rows, key):
                 continue
@@ -135,13 +139,9 @@ class Limiting:
                 held += Amounts(*amounts[:3]).of(key.meter)
             else:
                 used += Amounts(*amounts[3:]).of(key.meter)
-            if state in ("held", "expired_charged"):
-                adopted.append(name)
-                wider = rows_as_text(sorted((*rows, key)))
-                connection.execute(statements.ADOPT_ROW, (wider, name))
-        for text, *amounts in connection.execute(statements.RECORDED_SINCE, among):
-            if not _holds(rows_from_text(text), key):
-                used += Amounts(*amounts).of(key.meter)
+            adopted.append(name)
+            wider = rows_as_text(sorted((*rows, key)))
+            connection.execute(statements.ADOPT_ROW, (wider, name))
         if not used and not adopted:
             return
         onto = Amounts(**{key.meter: used}), Amounts(**{key.meter: held})

@@ -146,30 +146,47 @@ LAST_OPENING = """
        AND rows = ?
 """
 
-ADMITTED_SINCE = """
-    SELECT reservations.id, reservations.state, reservations.rows,
-           reservations.tokens, reservations.weighted_tokens, reservations.usd_micros,
-           reservations.charged_tokens, reservations.charged_weighted, reservations.charged_usd
-      FROM entries
-      JOIN reservations
-        ON reservations.id = entries.reservation_id
+_SINCE = """
      WHERE entries.organisation = ?
        AND entries.at_ns >= ?
        AND entries.seq > ?
-       AND entries.kind = 'reserve'
+       AND entries.kind = '%s'
        AND (entries.scope = ? OR (entries.scope >= ? AND entries.scope < ?))
+"""
+
+_ADMITTED_SINCE = (
+    """
+      FROM entries
+      JOIN reservations
+        ON reservations.id = entries.reservation_id
+"""
+    + _SINCE % "reserve"
+)
+
+# What has ended is added up where it lies: an organisation may have millions of them.
+ENDED_SINCE = f"""
+    SELECT reservations.rows, sum(reservations.charged_tokens), sum(reservations.charged_weighted),
+           sum(reservations.charged_usd)
+    {_ADMITTED_SINCE}
+       AND reservations.state IN ('settled', 'released')
+     GROUP BY reservations.rows
+"""
+
+CHANGEABLE_SINCE = f"""
+    SELECT reservations.id, reservations.state, reservations.rows,
+           reservations.tokens, reservations.weighted_tokens, reservations.usd_micros,
+           reservations.charged_tokens, reservations.charged_weighted, reservations.charged_usd
+    {_ADMITTED_SINCE}
+       AND reservations.state IN ('held', 'expired_charged')
      ORDER BY entries.seq
 """
 
-RECORDED_SINCE = """
-    SELECT rows, used_tokens, used_weighted, used_usd
+RECORDED_SINCE = f"""
+    SELECT entries.rows, sum(entries.used_tokens), sum(entries.used_weighted), sum(entries.used_usd)
       FROM entries
-     WHERE organisation = ?
-       AND at_ns >= ?
-       AND seq > ?
-       AND kind = 'record'
-       AND (scope = ? OR (scope >= ? AND scope < ?))
-"""
+    {_SINCE % "record"}
+     GROUP BY entries.rows
+"""  # noqa: S608 - our own text
 
 LAST_HASH = """
     SELECT hash
