@@ -31,7 +31,7 @@ from trivet.app.caching import Caching, caching
 from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.app.predictions import predict
 from trivet.app.sharing import register_sharing
-from trivet.app.signalling import signalling
+from trivet.app.signalling import Signalling, signalling
 from trivet.budgets import Ledger
 from trivet.cache import ResponseCache
 from trivet.config.deployments import (
@@ -124,6 +124,8 @@ async def open_trivet(
         settler = Settler(ledger)
         exits.push_async_callback(settler.drain)
         caches = await exits.enter_async_context(caching(settings, books, clock))
+        telling = signalling(books.database, ledger, settings.signals, clock, delivering=with_engines)
+        signals = await exits.enter_async_context(telling)
         pipeline = Pipeline(
             router=Router(settings.routing, tiers),
             fleet=fleet,
@@ -138,19 +140,17 @@ async def open_trivet(
             clock=clock,
             memory=caches.memory,
             shared_rates=books.shared_rates,
+            listener=signals.listener,
         )
         owner_token = secrets.token_urlsafe(32)
         collector = TrivetCollector(metrics, device_clock)
-        telling = signalling(books.database, ledger, settings.signals, clock, delivering=with_engines)
-        signals = await exits.enter_async_context(telling)
-        signals.register(collector)
         keeper, names = Doorkeeper(keyring, owner_token), tuple(tier.name for tier in tiers)
         behind = batching(books.database, pipeline, fleet, keyring, keeper, settings.batch, clock, collector)
         batches = await exits.enter_async_context(behind)
         offices = _offices(
             *(books, records, fleet, signals.outbox, batches, caches.office, clock, configured, chain)
         )
-        _register_rooms(collector, fleet, chain, books, gpus, caches)
+        _register_rooms(collector, fleet, chain, books, gpus, caches, signals)
         doors = Doors(pipeline, offices, fleet, keeper, collector, names, settings.batch)
         yield OpenTrivet(
             settings=settings,
@@ -270,11 +270,13 @@ def _register_rooms(
     books: Books,
     gpus: GpuWatch,
     caches: Caching,
+    signals: Signalling,
 ) -> None:
     """Register what each room can tell at scrape time."""
     register_gpus(collector, gpus)
     register_admission(collector, chain.admission)
     caches.register(collector)
+    signals.register(collector)
     register_sharing(collector, books)
     collector.register_snapshot(
         "trivet_breaker_open",

@@ -12,8 +12,9 @@ from trivet.config.signal_settings import SignalSettings
 from trivet.domain.budgets import BudgetRow
 from trivet.domain.clock import Clock
 from trivet.domain.errors import StoreError
+from trivet.domain.outcomes import Outcome
 from trivet.metering import TrivetCollector
-from trivet.signals import Courier, Outbox, couriers
+from trivet.signals import Courier, ModelEvents, Outbox, couriers
 from trivet.storage import Database
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,8 @@ class Signalling:
     named: bool
     """Whether the gauges may name organisations: whoever reaches the port can read them."""
     rows: tuple[BudgetRow, ...] = field(default=())
+    listener: Callable[[Outcome], None] | None = None
+    """Who is told of the end of each request; None: nobody wants events."""
 
     def register(self, collector: TrivetCollector) -> None:
         """Register the gauges of budgets and deliveries."""
@@ -77,8 +80,12 @@ async def signalling(
     if not delivering:
         yield Signalling(outbox, None, named=False)
         return
-    async with couriers(Courier(outbox, settings, clock)) as courier:
+    async with contextlib.AsyncExitStack() as exits:
+        courier = await exits.enter_async_context(couriers(Courier(outbox, settings, clock)))
         found = Signalling(outbox, courier, named=settings.metrics_name_tenants)
+        if settings.events:
+            events = await exits.enter_async_context(ModelEvents(outbox, settings, clock).flushing())
+            found.listener = events.note
         task = asyncio.get_running_loop().create_task(_read(ledger, found))
         try:
             yield found

@@ -1,10 +1,10 @@
 """What dollars are reckoned by, and where alerts go."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from trivet.config.section import PositiveFloat, PositiveInt, Section
 
@@ -30,7 +30,11 @@ class SignalSettings(Section):
     """How long a delivery is tried again; then it is a dead letter."""
     retention_days: PositiveInt = 90
     """How long delivered alerts and dead letters are kept."""
-
+    events: tuple[Literal["model.selection", "model.latency_warning"], ...] = ()
+    """Events about models that go to the log and the webhook as well, gathered by organisation."""
+    events_interval_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    latency_warning_ms: PositiveInt = 10_000
+    """A request that waits longer for its first content is told by `model.latency_warning`."""
     metrics_name_tenants: bool = False
     """Show organisations' limits and use on /metrics, which asks for no key."""
 

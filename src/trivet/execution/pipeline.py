@@ -65,6 +65,7 @@ class Pipeline:
         clock: Clock,
         memory: AnswerMemory | None = None,
         shared_rates: SharedRates | None = None,
+        listener: Callable[[Outcome], None] | None = None,
     ) -> None:
         self._router = router
         self._fleet = fleet
@@ -77,6 +78,7 @@ class Pipeline:
         self._rates = rates
         self._clock = clock
         self._memory = memory
+        self._listener = listener
         self.drain = Drain()
         """Whether requests are taken."""
         self._shared_rates = shared_rates
@@ -335,6 +337,8 @@ class Pipeline:
         if self._memory is not None:
             self._memory.learn(outcome)
         self._metrics.observe(outcome)
+        if self._listener is not None:
+            self._listener(outcome)
         served_by = outcome.served_by
         log.info(
             "request.done",

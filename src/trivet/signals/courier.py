@@ -13,7 +13,7 @@ from trivet.config.signal_settings import SignalSettings
 from trivet.domain.clock import Clock
 from trivet.domain.errors import StoreError
 from trivet.signals.messages import body_of, headers_of, shape_for
-from trivet.signals.outbox import Delivery, Outbox, OutboxState
+from trivet.signals.outbox import SELECTION, Delivery, Outbox, OutboxState
 from trivet.signals.webhook import NotDelivered, Webhook
 
 log = structlog.get_logger(__name__)
@@ -152,8 +152,10 @@ def pause_s(attempts: int, asked_s: float | None) -> float:
 
 def _tell_the_log(item: Delivery) -> None:
     """Write the events of the first guide: a breach when nothing is left, a warning before."""
-    facts = {name: value for name, value in item.data.items() if name != "at"}
-    if item.kind == "budget.threshold" and item.data.get("threshold", 0) >= 100:
+    facts = {name: value for name, value in item.data.items() if name not in ("at", "latest", "slowest")}
+    if item.kind == SELECTION:
+        log.info(SELECTION, id=item.delivery_id, **facts)
+    elif item.kind == "budget.threshold" and item.data.get("threshold", 0) >= 100:
         log.warning("model.budget_breached", id=item.delivery_id, **facts)
     else:
         log.warning(

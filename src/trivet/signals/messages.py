@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from trivet.signals.outbox import TEST_KIND, Delivery
+from trivet.signals.outbox import LATENCY_WARNING, SELECTION, TEST_KIND, Delivery
 
 Shape = Literal["json", "slack", "teams"]
 SHAPES: tuple[Shape, ...] = ("json", "slack", "teams")
@@ -83,6 +83,15 @@ def sentence(delivery: Delivery) -> str:
     data = delivery.data
     if delivery.kind == TEST_KIND:
         return "Trivet: this is a test. Alerts of budgets arrive here."
+    if delivery.kind == SELECTION:
+        tiers = ", ".join(f"{tier} {count:,}" for tier, count in data["by_tier"].items())
+        return f"Trivet: models were chosen for {data['requests']:,} requests of {data['scope']}: {tiers}."
+    if delivery.kind == LATENCY_WARNING:
+        names = ", ".join(data["by_deployment"])
+        return (
+            f"Trivet: {data['requests']:,} requests of {data['scope']} waited longer than"
+            f" {data['latency_warning_ms']:,} ms for {names}; the slowest {data['slowest_ms']:,} ms."
+        )
     if delivery.kind != "budget.threshold":
         return f"Trivet: {delivery.kind} in {data.get('scope', delivery.organisation)}."
     used, limit = _amount(data, "used"), _amount(data, "limit")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, or_, select, update
 
 from trivet.domain.clock import Clock
 from trivet.domain.scopes import Scope
@@ -24,6 +24,11 @@ GIVEN_UP_NS = 2**62
 """In `next_ns`: it is a dead letter, and not tried again by itself."""
 DEAD_LETTERS_SHOWN = 50
 TEST_KIND = "signals.test"
+SELECTION = "model.selection"
+LATENCY_WARNING = "model.latency_warning"
+MODEL_KINDS = (SELECTION, LATENCY_WARNING)
+MODEL_EVENTS_KEPT = timedelta(days=1)
+"""Events of models come every few seconds, and nobody owes an account of them: so long they are kept."""
 _LONGEST_WINDOW = timedelta(days=32)
 
 _WAITING = outbox.c.delivered_ns.is_(None)
@@ -137,7 +142,14 @@ class Outbox:
     def prune(self, retention: timedelta) -> "Future[int]":
         """Forget what was delivered or given up longer ago, and alerts of windows that began before."""
         before = self._clock.now() - retention
-        done = and_(outbox.c.at_ns < ns_of(before), (outbox.c.delivered_ns.is_not(None)) | _DEAD)
+        past = or_(
+            outbox.c.at_ns < ns_of(before),
+            and_(
+                outbox.c.kind.in_(MODEL_KINDS),
+                outbox.c.at_ns < ns_of(self._clock.now() - min(retention, MODEL_EVENTS_KEPT)),
+            ),
+        )
+        done = and_(past, (outbox.c.delivered_ns.is_not(None)) | _DEAD)
 
         def run(connection: Connection) -> int:
             # While a window lasts, its alerts say what has fired already; `total` lasts for ever.
