@@ -222,6 +222,12 @@ async def test_silent_attempts_are_charged(
         estimated = (await http.post("/api/v1/route", json=body)).json()["estimated"]
         answer = await http.post("/v1/chat/completions", json=body)
         rows = (await http.get("/api/v1/budgets/default/status")).json()["rows"]
+        history = (await http.get("/api/v1/ledger/history", params={"scope": "default"})).json()
+        proof = (await http.post("/api/v1/ledger/verify")).json()
+    assert proof["ok"]
+    # The silent attempt has an entry of its own, at its own tier's weight.
+    own = [entry for entry in history["entries"] if entry["kind"] == "attempt"]
+    assert [entry["used"]["weighted_tokens"] for entry in own] == [estimated["prompt_tokens"]]
     ceiling = estimated["prompt_tokens"] + estimated["max_output_tokens"]
     assert answer.status_code == (200 if answered else 504)
     assert {row["held"] for row in rows} == {0}

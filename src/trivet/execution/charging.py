@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from trivet.domain.budgets import Amounts
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import EngineTimeout
-from trivet.domain.outcomes import Attempt, OutcomeStatus, Usage, UsageSource
+from trivet.domain.outcomes import Attempt, AttemptCharge, OutcomeStatus, Usage, UsageSource
 from trivet.engines.protocol import Reply
 from trivet.execution.tariff import Tariff
 from trivet.execution.upstream import believable
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptCharge:
+class Charge:
     """What one attempt is charged."""
 
     attempt: Attempt
@@ -25,9 +25,9 @@ class AttemptCharge:
 class Charges:
     """What a request is charged, attempt by attempt."""
 
-    earlier: tuple[AttemptCharge, ...] = ()
+    earlier: tuple[Charge, ...] = ()
     """Of attempts before the last one, in order."""
-    last: AttemptCharge | None = None
+    last: Charge | None = None
 
     @property
     def usage(self) -> Usage | None:
@@ -40,6 +40,27 @@ class Charges:
             completion_tokens=sum(part.completion_tokens for part in parts),
             source="ceiling",
             cached_tokens=sum(part.cached_tokens for part in parts),
+        )
+
+    @property
+    def own(self) -> tuple[Usage, Amounts]:
+        """Return what the last attempt owes, for the ledger: nothing, where only those before it do."""
+        if self.last is None:
+            return Usage(0, 0, "ceiling"), Amounts()
+        return self.last.usage, self.last.charged
+
+    @property
+    def entries(self) -> tuple[AttemptCharge, ...]:
+        """Return what the attempts before the last one owe, for the ledger: an entry each."""
+        return tuple(
+            AttemptCharge(
+                attempt_id=each.attempt.attempt_id,
+                deployment=each.attempt.deployment.name,
+                tier=each.attempt.deployment.tier.name,
+                usage=each.usage,
+                charged=each.charged,
+            )
+            for each in self.earlier
         )
 
     @property
@@ -79,22 +100,22 @@ class Bill:
             earlier.append(charge)
         return Charges(tuple(earlier), last)
 
-    def _last(self, attempt: Attempt, status: OutcomeStatus, reply: Reply | None) -> AttemptCharge | None:
+    def _last(self, attempt: Attempt, status: OutcomeStatus, reply: Reply | None) -> Charge | None:
         tariff = self.tariffs[attempt.deployment.name]
         if reply is not None:
             usage = self._of_reply(attempt, reply)
-            return AttemptCharge(attempt, usage, tariff.charge(usage))
+            return Charge(attempt, usage, tariff.charge(usage))
         ceiling = self._without_reply(attempt, status)
         if ceiling is None:
             return None
         # Meanwhile the hold may have been weighed for a cheaper candidate that was not tried after all.
-        return AttemptCharge(attempt, ceiling, tariff.charge(ceiling).at_most(self.held))
+        return Charge(attempt, ceiling, tariff.charge(ceiling).at_most(self.held))
 
-    def _silent(self, attempt: Attempt, room: Amounts) -> AttemptCharge:
+    def _silent(self, attempt: Attempt, room: Amounts) -> Charge:
         """Charge the prompt to an attempt that fell silent: the engine may have read it."""
         prompt = self.decision.estimated.prompt_tokens
         charged = self.tariffs[attempt.deployment.name].prompt(prompt).at_most(room)
-        return AttemptCharge(attempt, Usage(charged.tokens, 0, "ceiling"), charged)
+        return Charge(attempt, Usage(charged.tokens, 0, "ceiling"), charged)
 
     def _of_reply(self, attempt: Attempt, reply: Reply) -> Usage:
         prompt_ceiling = self.decision.estimated.prompt_tokens

@@ -14,7 +14,7 @@ from trivet.domain.clock import Clock
 from trivet.domain.decisions import Candidate, Decision
 from trivet.domain.errors import ApprovalRequired, BudgetError, PriceUnknown, TrivetError
 from trivet.domain.failpoints import reach
-from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus, Usage
+from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus
 from trivet.domain.prices import Prices
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.domain.tiers import Deployment
@@ -292,7 +292,7 @@ class Run:
         )
         if usage is not None:
             outcome.charged = charges.charged
-        task = self._settle(usage, outcome.charged, lambda: self._records_of(outcome, reply))
+        task = self._settle(charges, lambda: self._records_of(outcome, reply))
         try:
             self._announce(outcome)
         except Exception as fault:  # noqa: BLE001 - listeners get copies, and may fail without loss
@@ -311,17 +311,17 @@ class Run:
 
         return both
 
-    def _settle(
-        self, usage: Usage | None, charged: Amounts, also: MakeAlso
-    ) -> asyncio.Future[Settlement | None] | None:
+    def _settle(self, charges: Charges, also: MakeAlso) -> asyncio.Future[Settlement | None] | None:
         if self.reservation is None:
             self._settler.note(also)
             return None
         reach("before_settle")
-        if usage is None:
+        if charges.last is None and not charges.earlier:
             task = self._settler.release(self.reservation.reservation_id, also)
         else:
-            task = self._settler.settle(self.reservation.reservation_id, usage, charged, also)
+            task = self._settler.settle(
+                self.reservation.reservation_id, *charges.own, also, earlier=charges.entries
+            )
         task.add_done_callback(self._settled)
         return task
 

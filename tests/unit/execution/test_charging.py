@@ -67,6 +67,10 @@ def test_a_silent_attempt_has_its_own_tariff() -> None:
     assert found.last.charged == Amounts(30, 300, 120)
     assert found.usage == Usage(120, 10, "ceiling")
     assert found.charged == Amounts(130, 400, 120)
+    assert found.own == (Usage(20, 10), Amounts(30, 300, 120))
+    assert [(each.attempt_id, each.deployment, each.tier, each.charged) for each in found.entries] == [
+        ("at-near", "near", "light", Amounts(100, 100, 0))
+    ]
 
 
 def test_only_silence_costs_before_content() -> None:
@@ -82,6 +86,7 @@ def test_silence_before_a_refusal_is_charged() -> None:
     """The last attempt owes nothing, the silent one before it does."""
     found = charges(attempt(NEAR), attempt(FAR, "upstream_unavailable"), status="failed")
     assert (found.last, found.usage, found.charged) == (None, Usage(100, 0, "ceiling"), Amounts(100, 100, 0))
+    assert found.own == (Usage(0, 0, "ceiling"), Amounts())
 
 
 @pytest.mark.parametrize(("stream", "completion"), [(True, 0), (False, CAP)])
