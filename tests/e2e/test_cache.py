@@ -1,5 +1,6 @@
 """The response cache on the wire: real engines answer, the unmodified openai client asks."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import openai
 import pytest
 
 from tests.e2e.conftest import ENDLESS, WEIGHTS, House, serving, settings_for
+from trivet.config.cache_settings import CacheSettings
 from trivet.config.settings import Settings
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
@@ -201,10 +203,11 @@ async def test_hits_are_on_record(caching: House) -> None:
     for _ in range(3):
         await ask(caching, key, question("What is on record?"))
     async with caching.http() as http:
-        for _ in range(100):
-            usage = (await http.get("/api/v1/usage?scope=books")).json()["rows"]
+        for _ in range(200):
+            usage = await usage_of(caching, "books")
             if usage and usage[0]["requests"] == 3:
                 break
+            await asyncio.sleep(0.02)
         savings = (await http.get("/api/v1/savings?scope=books")).json()
         metrics = (await http.get("/metrics")).text
         everything = (await http.get("/api/v1/cache")).json()
@@ -235,6 +238,51 @@ async def test_answers_outlive_a_restart_and_end_when_cleared(light_url: str, tm
         async with house.http() as http:
             assert (await http.delete("/api/v1/cache?scope=acme")).json() == {"scope": "acme", "removed": 1}
         assert (told(await ask(house, key, body)), told(await ask(house, other, body))) == ("miss", "hit")
+
+
+async def test_what_is_left_once_it_is_off_can_be_removed(light_url: str, tmp_path: Path) -> None:
+    """`DELETE /api/v1/cache` removes the file, too, for an admin."""
+    settings = settings_at(tmp_path, light_url)
+    async with serving(settings) as house:
+        key = house.key("acme")
+        assert told(await ask(house, key, question("What is left behind?"))) == "miss"
+    off = settings.model_copy(update={"cache": CacheSettings()})
+    async with serving(off) as house:
+        async with house.http(key) as http:
+            assert (await http.delete("/api/v1/cache")).status_code == 403
+        async with house.http() as http:
+            facts = (await http.get("/api/v1/cache")).json()
+            removed = [(await http.delete("/api/v1/cache")).json()["removed"] for _ in range(2)]
+    assert (facts["enabled"], facts["entries"], removed) == (False, 0, [1, 0])
+    assert not (tmp_path / "trivet.db.cache").exists()
+
+
+async def test_what_broke_off_is_not_kept(caching: House) -> None:
+    """A client that leaves amid its stream leaves half an answer, which nobody else is given."""
+    key = caching.key("leaving")
+    body = question("Will you wait for the end?", max_tokens=200)
+    async with (
+        caching.http(key) as http,
+        http.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                break
+    for _ in range(200):
+        usage = await usage_of(caching, "leaving")
+        if usage and usage[0]["cancelled"] + usage[0]["ok"] == 1:
+            break
+        await asyncio.sleep(0.02)
+    if usage[0]["cancelled"]:  # else the engine was quicker than the client's leaving
+        assert told(await ask(caching, key, body)) == "miss"
+    assert told(await ask(caching, key, body)) == "hit"
+
+
+async def usage_of(house: House, scope: str) -> list[dict[str, Any]]:
+    """Return the usage of a scope."""
+    async with house.http() as http:
+        rows: list[dict[str, Any]] = (await http.get(f"/api/v1/usage?scope={scope}")).json()["rows"]
+    return rows
 
 
 async def test_off_means_silent(house: House) -> None:

@@ -1,5 +1,6 @@
 """The response cache: what it holds, and how it is emptied."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,10 +15,20 @@ from trivet.domain.scopes import Scope, parse_scope
 class CacheOffice:
     """The cache, behind permission checks. Nobody is shown an answer, or whether there is one."""
 
-    def __init__(self, cache: ResponseCache | None, settings: CacheSettings) -> None:
-        """Take the cache; None: it is off."""
+    def __init__(
+        self,
+        cache: ResponseCache | None,
+        settings: CacheSettings,
+        *,
+        remove_leftover: Callable[[], Awaitable[int]] | None = None,
+    ) -> None:
+        """Take the cache; None: it is off.
+
+        `remove_leftover` removes what an earlier run, with the cache on, has left, and counts it.
+        """
         self._cache = cache
         self._settings = settings
+        self._remove_leftover = remove_leftover
 
     async def stats(self, caller: Principal, scope_text: str | None) -> dict[str, Any]:
         """Return what is kept for a scope and all below it; without one for all that the caller may see.
@@ -51,6 +62,8 @@ class CacheOffice:
     async def clear(self, caller: Principal, scope_text: str | None) -> dict[str, Any]:
         """Remove what is kept for a scope and all below it; without one, for everybody (admins only).
 
+        While the cache is off the latter removes the file of answers that is left from before.
+
         Raises:
             NotFound, PermissionDenied: it is not the caller's to remove.
             StoreUnavailable: the cache's store does not answer.
@@ -61,7 +74,11 @@ class CacheOffice:
         else:
             scope = parse_scope(scope_text)
             require_tenant_admin(caller, scope)
-        removed = await self._cache.clear(scope) if self._cache is not None else 0
+        removed = 0
+        if self._cache is not None:
+            removed = await self._cache.clear(scope)
+        elif scope is None and self._remove_leftover is not None:
+            removed = await self._remove_leftover()
         return {"scope": scope, "removed": removed}
 
     def _scope(self, caller: Principal, scope_text: str | None) -> Scope | None:

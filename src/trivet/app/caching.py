@@ -1,5 +1,6 @@
 """Opens the response cache that the configuration asks for, and shows its figures."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from trivet.config.settings import Settings
 from trivet.domain.clock import Clock
 from trivet.execution.memory import AnswerMemory
 from trivet.metering import TrivetCollector
+from trivet.storage.side_file import remove_side_file
 
 Samples = list[tuple[tuple[str, ...], float]]
 
@@ -89,6 +91,17 @@ def _shelf(settings: Settings, books: Books) -> Shelf | None:
     return SqliteShelf(cache_file(section, settings.store.path), max_bytes=section.max_bytes)
 
 
+async def _removed(path: Path) -> int:
+    """Remove a cache's file that nobody has open; return how many answers were in it."""
+    if not await asyncio.to_thread(path.exists):
+        return 0
+    shelf = await asyncio.to_thread(lambda: SqliteShelf(path, max_bytes=2**62))
+    held = await shelf.holdings(None)
+    await shelf.aclose()
+    await asyncio.to_thread(remove_side_file, path)
+    return held.entries
+
+
 @asynccontextmanager
 async def caching(settings: Settings, books: Books, clock: Clock) -> AsyncIterator[Caching]:
     """Give the cache. Where files beside the store are not this process's own, there is none in a file.
@@ -99,7 +112,9 @@ async def caching(settings: Settings, books: Books, clock: Clock) -> AsyncIterat
     section = settings.cache
     shelf = _shelf(settings, books) if section.enabled else None
     if shelf is None:
-        yield Caching(CacheOffice(None, section))
+        alone = books.lock is not None
+        path = cache_file(section, settings.store.path)
+        yield Caching(CacheOffice(None, section, remove_leftover=(lambda: _removed(path)) if alone else None))
         return
     secret = books.keyring.secret_for("response cache")
     async with opened_cache(shelf, secret, section, clock) as cache:

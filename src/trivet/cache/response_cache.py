@@ -21,7 +21,7 @@ from trivet.storage.instants import ns_of
 BACKLOG_MAX = 1000
 """Answers that wait to be kept; beyond it they are not kept: nobody waits for a cache."""
 BATCH_MAX = 64
-LOOKUP_TIMEOUT_S = 0.25
+LOOKUP_TIMEOUT_S = 0.5
 """A lookup that takes longer is a miss: asking the engine is the surer way by then."""
 
 log = structlog.get_logger(__name__)

@@ -34,6 +34,24 @@ local function drop(exact)
     return 1
 end
 
+-- Somebody may remove keys without us, as Redis itself does where its memory is bounded. What each entry
+-- takes is the truth then: the order and the totals are made to fit it.
+local function mend()
+    local count = redis.call('HLEN', SIZES)
+    if redis.call('ZCARD', ORDER) == count and total('entries') == count then return end
+    local known, bytes = redis.call('HGETALL', SIZES), 0
+    for i = 1, #known, 2 do
+        bytes = bytes + tonumber(string.match(known[i + 1], '^%d+'))
+        redis.call('ZADD', ORDER, 'NX', total('age'), known[i])
+    end
+    for _, exact in ipairs(redis.call('ZRANGE', ORDER, 0, -1)) do
+        if redis.call('HEXISTS', SIZES, exact) == 0 then redis.call('ZREM', ORDER, exact) end
+    end
+    redis.call('HSET', TOTALS, 'bytes', bytes, 'entries', count)
+    local lowest = redis.call('ZRANGE', ORDER, 0, 0, 'WITHSCORES')
+    if lowest[1] then redis.call('HSETNX', TOTALS, 'age', string.format('%.0f', tonumber(lowest[2]))) end
+end
+
 local function drop_expired(now_ms)
     local expired = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now_ms, 'LIMIT', 0, 64)
     for _, exact in ipairs(expired) do drop(exact) end
@@ -63,6 +81,7 @@ PUT = Script(
     + """
 local now_ms, most, exact, similar = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local size, worth, expires_ms = tonumber(ARGV[7]), tonumber(ARGV[9]), tonumber(ARGV[10])
+mend()
 drop_expired(now_ms)
 drop(exact)
 local entry = PREFIX .. 'E:' .. exact
@@ -85,6 +104,7 @@ end
 local evicted = 0
 while total('bytes') > most do
     local lowest = redis.call('ZRANGE', ORDER, 0, 0, 'WITHSCORES')
+    if not lowest[1] then break end
     redis.call('HSET', TOTALS, 'age', string.format('%.0f', math.max(total('age'), tonumber(lowest[2]))))
     drop(lowest[1])
     evicted = evicted + 1

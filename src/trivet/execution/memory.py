@@ -42,8 +42,8 @@ _NEVER = (
 )
 _FINISHES = ("stop", "length")
 _MESSAGE_FIELDS = frozenset({"role", "content", "reasoning_content", "reasoning", "refusal"})
-_STREAM_OVERHEAD = 64
-"""A stream's events may be so many times larger than the answer in them, a token to an event."""
+_STREAM_OVERHEAD = 16
+"""A stream's events are larger than the answer in them; at most so many times its bound are taken down."""
 
 
 class AnswerMemory:

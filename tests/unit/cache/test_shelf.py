@@ -127,6 +127,19 @@ async def test_a_scope_is_cleared_with_all_below_it(shelf: Shelf) -> None:
     assert (await shelf.put([], (), now_ns=1)).bytes == 0
 
 
+async def test_redis_may_lose_what_it_likes(link: RedisLink) -> None:
+    """Where it removes keys by itself, the shelf goes on, and its bound holds again."""
+    shelf = RedisShelf(link, max_bytes=MAX_BYTES)
+    for lost in ("trivet:{cache}:P", "trivet:{cache}:Z", "trivet:{cache}:X", "trivet:{cache}:M"):
+        for number in range(30):
+            await shelf.put([entry(place(f"e{number}"), body=b"x" * 9_000)], (), now_ns=0)
+        await link.execute("DEL", lost)
+        for number in range(30):
+            filling = await shelf.put([entry(place(f"f{number}"), body=b"x" * 9_000)], (), now_ns=0)
+            assert await found(shelf, f"f{number}")
+        assert filling.bytes <= MAX_BYTES
+
+
 async def found(shelf: Shelf, name: str) -> bool:
     """Tell whether an entry is there."""
     return await shelf.find(place(name), now_ns=5, threshold=None) is not None
