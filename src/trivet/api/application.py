@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from trivet.admin import Offices
 from trivet.api import administration, batch_routes, observation, outcome_routes
+from trivet.api.asgi import BodyBounds
 from trivet.api.auth import Doorkeeper
 from trivet.api.batch_routes import BATCH_PATH, BatchDoor
 from trivet.api.faults import install_fault_pages
@@ -87,11 +88,12 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         docs_url=None,  # the page would load scripts from a CDN
         redoc_url=None,
     )
+    bounds = BodyBounds(server.body_limit_bytes, server.body_timeout_s)
     decide = DecisionDoor(
         doors.pipeline,
         doors.offices.books,
         doors.doorkeeper,
-        body_limit_bytes=server.body_limit_bytes,
+        bounds=bounds,
         exhausted_status=budgets.exhausted_status,
     )
     models = ModelList(doors.fleet, doors.doorkeeper, doors.tier_names)
@@ -106,7 +108,9 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
     app.include_router(administration.router(doors.offices))
     app.include_router(batch_routes.router(doors.offices.batches))
     app.include_router(observation.router(doors.fleet, doors.collector, doors.pipeline.drain))
-    app.add_middleware(Guard, doorkeeper=doors.doorkeeper, own_doors=OWN_DOORS)
+    app.add_middleware(
+        Guard, doorkeeper=doors.doorkeeper, own_doors=OWN_DOORS, body_timeout_s=server.body_timeout_s
+    )
     install_fault_pages(app, exhausted_status=budgets.exhausted_status)
     return app
 
@@ -130,7 +134,7 @@ def _inference_routes(doors: Doors, server: ServerSettings, budgets: BudgetSetti
             surface,
             doors.pipeline,
             doors.doorkeeper,
-            body_limit_bytes=server.body_limit_bytes,
+            bounds=BodyBounds(server.body_limit_bytes, server.body_timeout_s),
             write_timeout_s=server.write_timeout_s,
             keep_alive_s=server.keep_alive_interval_s,
             exhausted_status=budgets.exhausted_status,

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from trivet.domain.errors import BodyTooLarge, RequestMalformed
@@ -23,6 +24,15 @@ HEADER_CHARS_MAX = 500
 _ALWAYS = ((b"cache-control", b"no-store"), (b"vary", b"Authorization"))
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True, slots=True)
+class BodyBounds:
+    """What a body may be at most."""
+
+    limit_bytes: int
+    timeout_s: float = BODY_TIMEOUT_S
+    """How long it may take to arrive."""
 
 
 class ClientGone(Exception):

@@ -41,12 +41,17 @@ class Guard:
     """Pure ASGI: admits callers of `/api/` by their key and bounds what they send; others just pass."""
 
     def __init__(
-        self, app: Application, doorkeeper: Doorkeeper, own_doors: frozenset[tuple[str, str]]
+        self,
+        app: Application,
+        doorkeeper: Doorkeeper,
+        own_doors: frozenset[tuple[str, str]],
+        body_timeout_s: float,
     ) -> None:
         """Take the application behind, and the methods and paths that check for themselves."""
         self._application = app
         self._doorkeeper = doorkeeper
         self._own_doors = own_doors
+        self._body_timeout_s = body_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request or answer it here."""
@@ -61,7 +66,12 @@ class Guard:
         request_id = new_request_id()
         try:
             scope[PRINCIPAL] = self._doorkeeper.principal(headers)
-            body = await read_body(receive, limit_bytes=ADMIN_BODY_LIMIT_BYTES, hint="No request needs more.")
+            body = await read_body(
+                receive,
+                limit_bytes=ADMIN_BODY_LIMIT_BYTES,
+                hint="No request needs more.",
+                timeout_s=self._body_timeout_s,
+            )
         except ClientGone:
             return
         except TrivetError as error:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from trivet.api.asgi import ClientGone, Receive, Scope, Send, new_request_id
+from trivet.api.asgi import BodyBounds, ClientGone, Receive, Scope, Send, new_request_id
 from trivet.api.attempt_path import path_told
 from trivet.api.auth import Doorkeeper
 from trivet.api.delivery import Delivery
@@ -26,7 +26,7 @@ class Inference:
         pipeline: Pipeline,
         doorkeeper: Doorkeeper,
         *,
-        body_limit_bytes: int,
+        bounds: BodyBounds,
         write_timeout_s: float,
         keep_alive_s: float,
         exhausted_status: int,
@@ -34,7 +34,7 @@ class Inference:
         self._surface = surface
         self._pipeline = pipeline
         self._doorkeeper = doorkeeper
-        self._body_limit_bytes = body_limit_bytes
+        self._bounds = bounds
         self._write_timeout_s = write_timeout_s
         self._keep_alive_s = keep_alive_s
         self._exhausted_status = exhausted_status
@@ -52,7 +52,7 @@ class Inference:
         )
         try:
             request, principal = await read_request(
-                scope, receive, self._doorkeeper, self._surface, body_limit_bytes=self._body_limit_bytes
+                scope, receive, self._doorkeeper, self._surface, bounds=self._bounds
             )
             async with _Presence(receive):
                 try:

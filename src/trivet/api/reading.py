@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from trivet.api.asgi import Receive, Scope, header_map, parse_json, read_body
+from trivet.api.asgi import BodyBounds, Receive, Scope, header_map, parse_json, read_body
 from trivet.api.auth import Doorkeeper
 from trivet.domain.budgets import Idempotency
 from trivet.domain.errors import RequestMalformed
@@ -19,7 +19,7 @@ CACHE_HEADER = "x-trivet-cache"
 
 
 async def read_request(
-    scope: Scope, receive: Receive, doorkeeper: Doorkeeper, surface: Surface, *, body_limit_bytes: int
+    scope: Scope, receive: Receive, doorkeeper: Doorkeeper, surface: Surface, *, bounds: BodyBounds
 ) -> tuple[ChatRequest, Principal]:
     """Return the checked request and its caller; the key is checked before the body is read.
 
@@ -28,12 +28,12 @@ async def read_request(
     """
     headers = header_map(scope)
     principal = doorkeeper.principal(headers)
-    body = await read_body(receive, limit_bytes=body_limit_bytes)
+    body = await read_body(receive, limit_bytes=bounds.limit_bytes, timeout_s=bounds.timeout_s)
     return _request(surface, parse_json(body), body, headers), principal
 
 
 async def read_routed(
-    scope: Scope, receive: Receive, doorkeeper: Doorkeeper, *, body_limit_bytes: int
+    scope: Scope, receive: Receive, doorkeeper: Doorkeeper, *, bounds: BodyBounds
 ) -> tuple[ChatRequest, bool, Principal]:
     """Return what is to be decided, whether budget is to be held for it, and the caller.
 
@@ -42,7 +42,7 @@ async def read_routed(
     """
     headers = header_map(scope)
     principal = doorkeeper.principal(headers)
-    body = await read_body(receive, limit_bytes=body_limit_bytes)
+    body = await read_body(receive, limit_bytes=bounds.limit_bytes, timeout_s=bounds.timeout_s)
     document = parse_json(body)
     reserve = document.pop("reserve", False) if isinstance(document, dict) else False
     if not isinstance(reserve, bool):

@@ -5,6 +5,7 @@ from typing import Any
 
 from trivet.admin import Office
 from trivet.api.asgi import (
+    BodyBounds,
     ClientGone,
     Receive,
     Scope,
@@ -35,13 +36,13 @@ class DecisionDoor:
         office: Office,
         doorkeeper: Doorkeeper,
         *,
-        body_limit_bytes: int,
+        bounds: BodyBounds,
         exhausted_status: int,
     ) -> None:
         self._pipeline = pipeline
         self._office = office
         self._doorkeeper = doorkeeper
-        self._body_limit_bytes = body_limit_bytes
+        self._bounds = bounds
         self._exhausted_status = exhausted_status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,9 +50,7 @@ class DecisionDoor:
         await _reply(send, self._answer(scope, receive), exhausted_status=self._exhausted_status)
 
     async def _answer(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        request, reserve, principal = await read_routed(
-            scope, receive, self._doorkeeper, body_limit_bytes=self._body_limit_bytes
-        )
+        request, reserve, principal = await read_routed(scope, receive, self._doorkeeper, bounds=self._bounds)
         held: dict[str, Any] = {}
         # Read first: once a hold is given out nothing may come between it and the answer.
         status = await self._office.budget_status(principal, principal.scope)

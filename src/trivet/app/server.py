@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.config import Config
 
 from trivet.app.assembly import OpenTrivet, open_trivet
-from trivet.app.bounded_http import BoundedHttp
+from trivet.app.bounded_http import bounded_http
 from trivet.config.settings import ServerSettings, Settings
 from trivet.domain.errors import ConfigError
 from trivet.execution.drain import Drain
@@ -97,7 +97,10 @@ async def serve(
             url = url_of(settings.server.host, listener.getsockname()[1])
             config = Config(
                 trivet.application,
-                http=BoundedHttp,
+                http=bounded_http(
+                    head_timeout_s=settings.server.head_timeout_s,
+                    body_timeout_s=settings.server.body_timeout_s,
+                ),
                 log_config=None,
                 log_level="warning",
                 access_log=False,

@@ -35,6 +35,10 @@ class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8748
     body_limit_bytes: PositiveInt = 2 * 1024 * 1024
+    head_timeout_s: PositiveFloat = 10.0
+    """How long a client may take to send a request's head."""
+    body_timeout_s: PositiveFloat = 30.0
+    """How long a client may take to send a request's body."""
     drain_timeout_s: PositiveFloat = 60.0
     write_timeout_s: PositiveFloat = 60.0
     """How long a client may take nothing of its answer before it counts as gone."""
