@@ -30,7 +30,8 @@ def test_all_keys_are_listed_with_stand_ins() -> None:
         (
             ("server",),
             (
-                "a mapping with the keys host, port, body_limit_bytes, drain_timeout_s, write_timeout_s, "
+                "a mapping with the keys host, port, body_limit_bytes, head_timeout_s, body_timeout_s, "
+                "drain_timeout_s, write_timeout_s, "
                 "keep_alive_interval_s"
             ),
         ),
