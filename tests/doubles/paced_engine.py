@@ -2,7 +2,8 @@
 
 `python -m tests.doubles.paced_engine --port N --slots S --first-ms F --total-ms T [--queue-max Q]`. Each
 request takes a slot in order of arrival, shows its first token after F and its last after T: the capacity is
-S / T. GET /count tells how many it served and the most that it ran and that waited in it.
+S / T. With `--spread P` each takes T up to P more or less, evenly, or all would end at once for ever. GET
+/count tells how many it served and the most that it ran and that waited in it.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import threading
 from typing import Any
 
@@ -21,11 +23,13 @@ WORDS = 4
 class PacedEngine:
     """The engine and its counts."""
 
-    def __init__(self, slots: int, first_s: float, total_s: float, queue_max: int) -> None:
+    def __init__(self, slots: int, first_s: float, total_s: float, *, queue_max: int, spread: float) -> None:
         self._slots = asyncio.Semaphore(slots)
         self._first_s = first_s
         self._total_s = total_s
         self._queue_max = queue_max
+        self._spread = spread
+        self._dice = random.Random(1)
         self._waiting = 0
         self._running = 0
         self.counts = {"served": 0, "running_most": 0, "waiting_most": 0, "refused": 0}
@@ -58,27 +62,29 @@ class PacedEngine:
         try:
             self._running += 1
             self.counts["running_most"] = max(self.counts["running_most"], self._running)
-            answer = await (self._stream(request, body) if body.get("stream") else self._plain(body))
+            total_s = self._total_s * self._dice.uniform(1 - self._spread, 1 + self._spread)
+            streamed = bool(body.get("stream"))
+            answer = await (self._stream(request, body, total_s) if streamed else self._plain(body, total_s))
             self.counts["served"] += 1
             return answer
         finally:
             self._running -= 1
             self._slots.release()
 
-    async def _plain(self, body: dict[str, Any]) -> web.StreamResponse:
-        await asyncio.sleep(self._total_s)
+    async def _plain(self, body: dict[str, Any], total_s: float) -> web.StreamResponse:
+        await asyncio.sleep(total_s)
         message = {"role": "assistant", "content": "x " * WORDS}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return web.json_response(_frame("chat.completion", body, choices=[choice], usage=_USAGE))
 
-    async def _stream(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, body: dict[str, Any], total_s: float) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
         with contextlib.suppress(ConnectionError):
             await asyncio.sleep(self._first_s)
             await answer.prepare(request)
             for word in range(WORDS):
                 if word:
-                    await asyncio.sleep((self._total_s - self._first_s) / (WORDS - 1))
+                    await asyncio.sleep((total_s - self._first_s) / (WORDS - 1))
                 choice = {"index": 0, "delta": {"content": "x "}, "finish_reason": None}
                 await answer.write(_event(_frame("chat.completion.chunk", body, choices=[choice])))
             end = {"index": 0, "delta": {}, "finish_reason": "stop"}
@@ -99,9 +105,8 @@ def _event(document: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(document).encode() + b"\n\n"
 
 
-def build(slots: int, first_s: float, total_s: float, queue_max: int) -> web.Application:
+def build(engine: PacedEngine) -> web.Application:
     """Return the engine as an application."""
-    engine = PacedEngine(slots, first_s, total_s, queue_max)
     application = web.Application()
     application.router.add_get("/health", engine.health)
     application.router.add_get("/v1/models", engine.models)
@@ -125,11 +130,12 @@ def main() -> None:
     parser.add_argument("--first-ms", type=float, default=100.0)
     parser.add_argument("--total-ms", type=float, default=400.0)
     parser.add_argument("--queue-max", type=int, default=1_000_000)
+    parser.add_argument("--spread", type=float, default=0.0)
     told = parser.parse_args()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    application = build(told.slots, told.first_ms / 1000, told.total_ms / 1000, told.queue_max)
+    pace = (told.slots, told.first_ms / 1000, told.total_ms / 1000)
     web.run_app(
-        application,
+        build(PacedEngine(*pace, queue_max=told.queue_max, spread=told.spread)),
         host="127.0.0.1",
         port=told.port,
         print=None,

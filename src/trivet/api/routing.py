@@ -91,9 +91,11 @@ class ModelList:
         usable = {deployment.tier.name for deployment in deployments}
         tiers = [name for name in self._tier_names if name in usable]
         entries = [_model("auto", "trivet"), *(_model(name, "trivet") for name in tiers)]
+        # Of several endpoints the first: they serve the same model.
+        listed = {d.known_as: d for d in reversed(deployments)}
         entries += [
-            {**_model(d.name, d.engine), "tier": d.tier.name, "max_model_len": d.context_tokens}
-            for d in deployments
+            {**_model(name, d.engine), "tier": d.tier.name, "max_model_len": d.context_tokens}
+            for name, d in reversed(listed.items())
         ]
         return entries
 

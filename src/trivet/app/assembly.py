@@ -196,7 +196,7 @@ def _offices(
             keyring,
             ledger,
             tier_names=tuple(dict.fromkeys(deployment.tier.name for deployment in configured)),
-            deployment_names=tuple(deployment.name for deployment in configured),
+            deployment_names=tuple({each.known_as: None for each in configured}),
             clock=clock,
         ),
         OverrideOffice(ledger, clock),

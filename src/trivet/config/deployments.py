@@ -3,8 +3,9 @@
 import ipaddress
 import urllib.parse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from trivet.config.environment import server_root
 from trivet.config.problems import Problem, config_error, shown
@@ -52,7 +53,7 @@ def build_deployments(settings: Settings, *, gpus: Sequence[str] = ()) -> tuple[
             found = _problems(deployment, settings, f"tiers.{tier.name}.deployments.{position}")
             problems += found
             if not found:
-                deployments.append(_deployment(deployment, tier, settings, tuple(gpus)))
+                deployments += _endpoints(deployment, tier, settings, tuple(gpus))
     if problems:
         raise config_error(problems)
     return tuple(deployments)
@@ -65,7 +66,7 @@ def api_key_of(settings: Settings, deployment_name: str) -> str | None:
     """
     deployment = deployment_settings(settings, deployment_name)
     key = deployment.api_key
-    if key is None and _engine(deployment) == "vllm" and deployment.url is None:
+    if key is None and _engine(deployment) == "vllm" and deployment.url is None and not deployment.endpoints:
         key = settings.fleet.vllm_api_key
     return key.get_secret_value() if key is not None else None
 
@@ -99,9 +100,15 @@ def deployment_settings(settings: Settings, deployment_name: str) -> DeploymentS
     """
     for tier in settings.tiers:
         for deployment in tier.deployments:
-            if (deployment.name or deployment.model) == deployment_name:
+            name = deployment.name or deployment.model
+            if deployment_name == name or deployment_name in endpoint_names(name, len(deployment.endpoints)):
                 return deployment
     raise KeyError(deployment_name)
+
+
+def endpoint_names(name: str, count: int) -> tuple[str, ...]:
+    """Return what the endpoints of a deployment that has several are called."""
+    return tuple(f"{name}#{position}" for position in range(1, count + 1))
 
 
 def _tier(tier: TierSettings, order: int) -> Tier:
@@ -115,6 +122,24 @@ def _tier(tier: TierSettings, order: int) -> Tier:
         temperature=tier.temperature,
         max_output_tokens=tier.max_output_tokens,
     )
+
+
+def _endpoints(
+    deployment: DeploymentSettings, tier: Tier, settings: Settings, gpus: tuple[str, ...]
+) -> list[Deployment]:
+    """Return one deployment for each endpoint: each has a breaker, a watch, a gate and a clock of its own."""
+    if not deployment.endpoints:
+        return [_deployment(deployment, tier, settings, gpus)]
+    known_as = deployment.name or deployment.model
+    names = endpoint_names(known_as, len(deployment.endpoints))
+    made = []
+    for name, endpoint in zip(names, deployment.endpoints, strict=True):
+        own: dict[str, Any] = {"url": endpoint.url, "name": name, "endpoints": ()}
+        own |= {"devices": endpoint.devices} if endpoint.devices is not None else {}
+        own |= {"slots": endpoint.slots} if endpoint.slots is not None else {}
+        single = _deployment(deployment.model_copy(update=own), tier, settings, gpus)
+        made.append(replace(single, endpoint_of=known_as))
+    return made
 
 
 def _deployment(
@@ -216,17 +241,19 @@ def _problems(deployment: DeploymentSettings, settings: Settings, key: str) -> l
     found: list[tuple[str, str]] = []
     if not _model(deployment).strip():
         found.append(("model", f"got {shown(model)}; write the model's name after the slash: {engine}/NAME."))
-    if engine == "llamacpp" and deployment.launch is None and deployment.url is None:
+    if engine == "llamacpp" and not (deployment.launch or deployment.url or deployment.endpoints):
         ways = "give `launch` with the `path` of a GGUF file, or the `url` of a llama.cpp server that runs."
         found.append(("launch", f"{model} has nobody to answer: {ways}"))
-    if engine == "openai" and deployment.url is None:
+    if deployment.endpoints:
+        found += _endpoint_problems(deployment)
+    elif engine == "openai" and deployment.url is None:
         found.append(
             ("url", f"{model} needs the server's address; for OpenAI itself write https://api.openai.com/v1.")
         )
     if deployment.launch is not None:
         found += _launch_problems(deployment, deployment.launch, engine)
     found += _residency_problems(deployment, engine)
-    if deployment.transport == "relay" and deployment.url is None:
+    if deployment.transport == "relay" and deployment.url is None and not deployment.endpoints:
         found += _relay_problems(engine)
     url = _url(deployment, settings)
     if url is not None and not _is_web_address(url):
@@ -242,6 +269,24 @@ def _problems(deployment: DeploymentSettings, settings: Settings, key: str) -> l
         Problem(name if name.startswith("fleet.") else f"{key}.{name}", "", message)
         for name, message in found
     ]
+
+
+def _endpoint_problems(deployment: DeploymentSettings) -> list[tuple[str, str]]:
+    found = [
+        (key, "belongs to a deployment with one endpoint; remove it, or `endpoints`.")
+        for key in ("url", "launch", "swap_group", "ollama")
+        if getattr(deployment, key) is not None
+    ]
+    urls = [endpoint.url.strip().rstrip("/") for endpoint in deployment.endpoints]
+    for position, url in enumerate(urls):
+        where = f"endpoints.{position}.url"
+        if not _is_web_address(url):
+            found.append((where, f"got {shown(url)}; allowed: an address such as http://10.0.0.7:8000."))
+        elif url in urls[:position]:
+            found.append((where, f"{shown(url)} is there already; name each server once."))
+        elif urllib.parse.urlsplit(url).username is not None and deployment.api_key is not None:
+            found.append((where, "holds a user's name, and `api_key` is given too: a request carries one."))
+    return found
 
 
 def _launch_problems(

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 from trivet.config.admission_settings import AdmissionSettings
 from trivet.config.batch_settings import BatchSettings
 from trivet.config.cache_settings import CacheSettings, RedisSettings
+from trivet.config.endpoint_settings import EndpointSettings
 from trivet.config.section import PositiveFloat, PositiveInt, Section
 from trivet.config.signal_settings import PricingSettings, SignalSettings
 from trivet.domain.budgets import LadderAction
@@ -109,7 +110,7 @@ class OllamaSettings(Section):
 
 
 class DeploymentSettings(Section):
-    """One model behind one endpoint."""
+    """One model behind one endpoint, or behind several alike."""
 
     model: str
     """LiteLLM form: `ollama/qwen2.5:7b`, `vllm/qwen2.5:72b`, `llamacpp/NAME`, `openai/NAME`, or any other."""
@@ -120,6 +121,8 @@ class DeploymentSettings(Section):
     transport: Literal["auto", "relay", "litellm"] = "auto"
     url: str | None = None
     """By default OLLAMA_HOST or VLLM_BASE_URL, by engine."""
+    endpoints: tuple[EndpointSettings, ...] = ()
+    """Instead of `url`: servers of the same model, among which requests are balanced."""
     api_key: SecretStr | None = None
     context_tokens: PositiveInt | None = None
     """By default what the engine reports, else 8192."""

@@ -63,6 +63,13 @@ class Deployment:
     """Ollama: how long its model stays in memory after a request; None: the transport's own choice."""
     slots_guessed: bool = False
     """Nobody said how many slots it has: `slots` is what such engines have by default."""
+    endpoint_of: str | None = None
+    """The configured deployment of whose several endpoints this is one; None where it has one only."""
+
+    @property
+    def known_as(self) -> str:
+        """Return the configured name: what callers write, keys allow and price tables list."""
+        return self.endpoint_of or self.name
 
 
 HOST_DEVICE = "host"

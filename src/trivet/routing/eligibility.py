@@ -36,7 +36,8 @@ def may_use(principal: Principal | None, deployment: Deployment) -> bool:
     if principal is None:
         return True
     tier_allowed = not principal.tiers or deployment.tier.name in principal.tiers
-    return tier_allowed and (not principal.models or deployment.name in principal.models)
+    names = {deployment.name, deployment.known_as}
+    return tier_allowed and (not principal.models or not names.isdisjoint(principal.models))
 
 
 def require_tier(tier: Tier, offers: Sequence[Offer], principal: Principal | None) -> None:
@@ -77,7 +78,7 @@ def judge(offers: Sequence[Offer], terms: Terms) -> tuple[list[Offer], list[Reje
 def _fault(deployment: Deployment, terms: Terms) -> tuple[str, str] | None:
     """Return code and sentence of the first thing that rules a deployment out."""
     tier, tiers = deployment.tier, terms.tiers
-    if terms.pinned is not None and deployment.name != terms.pinned.name:
+    if terms.pinned is not None and terms.pinned.name not in (deployment.name, deployment.known_as):
         return "other_deployment_pinned", f"The caller asked for {terms.pinned.name} and nothing else."
     if not may_use(terms.principal, deployment):
         return "key_not_allowed", f"The API key may not use {deployment.name} (tier {tier.name})."

@@ -33,7 +33,7 @@ def refit(
         RequestMalformed: it needs more than was decided on or held; `param` names what.
     """
     chosen = decision.deployment
-    known = {AUTO, asked_model, chosen.name, chosen.model, chosen.tier.name}
+    known = {AUTO, asked_model, chosen.name, chosen.known_as, chosen.model, chosen.tier.name}
     if request.model not in known:
         raise _other("model", f"it was {asked_model!a}, and {chosen.name} was chosen")
     template_tokens = max(candidate.deployment.template_tokens for candidate in decision.candidates)

@@ -11,6 +11,7 @@ from trivet.domain.errors import ApprovalRequired
 from trivet.domain.requests import ChatRequest, Needs, Principal
 from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment, Tier
+from trivet.routing.affinity import arranged
 from trivet.routing.complexity import FACTOR_WEIGHTS, ComplexityEstimator, confidence
 from trivet.routing.eligibility import Terms, judge, refusal, require_tier, told
 from trivet.routing.embedding_model import embedding_aim
@@ -86,6 +87,7 @@ class Router:
             tier_count=len(self._tiers),
             prefers_cheaper=aim.prefers_cheaper,
         )
+        candidates = arranged(candidates, eligible, request, principal.scope if principal else "")
         chosen = candidates[0].deployment
         cap, output_reasons = output_cap(request.max_tokens, policy, chosen, needs)
         # A ceiling whichever candidate serves in the end, so that the hold survives a fallback.

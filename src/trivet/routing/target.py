@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from trivet.domain.decisions import Offer
 from trivet.domain.errors import ModelUnknown
@@ -32,9 +33,12 @@ def find_target(
     for deployment in deployments:
         if deployment.name == model:
             return deployment
+        if deployment.endpoint_of == model:
+            # Any of its endpoints will do: the whole deployment is meant.
+            return replace(deployment, name=model, endpoint_of=None)
     same_model = [deployment for deployment in deployments if deployment.model == model]
-    if len(same_model) == 1:
-        return same_model[0]
+    if len({deployment.known_as for deployment in same_model}) == 1:
+        return replace(same_model[0], name=same_model[0].known_as, endpoint_of=None)
     raise _unknown(model, tiers, same_model or deployments, principal, ambiguous=bool(same_model))
 
 
@@ -46,7 +50,8 @@ def _unknown(
     *,
     ambiguous: bool,
 ) -> ModelUnknown:
-    allowed = [deployment.name for deployment in deployments if may_use(principal, deployment)]
+    usable_ones = [deployment for deployment in deployments if may_use(principal, deployment)]
+    allowed = list(dict.fromkeys(deployment.known_as for deployment in usable_ones))
     if ambiguous:
         return ModelUnknown(
             f"Several deployments serve the model {model!a}.",

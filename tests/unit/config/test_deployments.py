@@ -13,10 +13,18 @@ from trivet.config.deployments import (
     deployment_settings,
     launch_of,
 )
-from trivet.config.settings import DeploymentSettings, FleetSettings, LaunchSettings, Settings, TierSettings
+from trivet.config.endpoint_settings import EndpointSettings
+from trivet.config.settings import (
+    DeploymentSettings,
+    FleetSettings,
+    LaunchSettings,
+    Settings,
+    TierSettings,
+)
 from trivet.domain.errors import ConfigError
 from trivet.domain.tiers import Deployment, Tier
 
+TWO = (EndpointSettings(url="http://a:1"), EndpointSettings(url="http://b:1"))
 LAUNCH = LaunchSettings(path=Path("model.gguf"))
 GPUS = ("GPU-a", "GPU-b")
 
@@ -259,6 +267,14 @@ def test_the_rest_is_taken_as_it_stands() -> None:
             ["deployments.0.url", "got 'box:8000'", "http://127.0.0.1:8000"],
         ),
         ({"model": "vllm/q", "fleet": FleetSettings(vllm_url="box")}, ["fleet.vllm_url", "got 'box'"]),
+        (
+            {"model": "vllm/q", "endpoints": TWO, "url": "http://x", "swap_group": "g"},
+            ["deployments.0.url", "deployments.0.swap_group", "one endpoint"],
+        ),
+        (
+            {"model": "vllm/q", "endpoints": (*TWO, TWO[0], EndpointSettings(url="box"))},
+            ["endpoints.2.url", "there already", "endpoints.3.url", "got 'box'"],
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_way_out(given: dict[str, Any], words: list[str]) -> None:
@@ -266,6 +282,28 @@ def test_what_cannot_work_is_refused_with_the_way_out(given: dict[str, Any], wor
     with pytest.raises(ConfigError) as caught:
         built(**given)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_each_endpoint_is_a_deployment_of_its_own() -> None:
+    """They share what was said of all, are numbered from 1, and know the name that callers write."""
+    settings = settings_with(
+        model="vllm/q",
+        name="big",
+        slots=8,
+        endpoints=(TWO[0], EndpointSettings(url="http://b:1/v1", devices=("GPU-b",), slots=2)),
+        fleet=FleetSettings(vllm_api_key=SecretStr("fleet-key")),
+        context_tokens=5,
+    )
+    first, second, _ = build_deployments(settings, gpus=GPUS)
+    assert [(d.name, d.endpoint_of, d.known_as, d.url, d.model) for d in (first, second)] == [
+        ("big#1", "big", "big", "http://a:1", "q"),
+        ("big#2", "big", "big", "http://b:1", "q"),
+    ]
+    assert [(d.devices, d.slots) for d in (first, second)] == [(GPUS, 8), (("GPU-b",), 2)]
+    assert deployment_settings(settings, "big#2").context_tokens == 5
+    assert api_key_of(settings, "big#1") is None
+    with pytest.raises(KeyError):
+        deployment_settings(settings, "big#3")
 
 
 def test_all_deployments_that_cannot_work_are_told() -> None:

@@ -116,6 +116,7 @@ class Gate:
         self._waits = waits
         self._critical = 0
         self._batch_passed_over = 0
+        self._batch_waited_ns = 0
         self._reserve = Reserve(settings.critical_reserve)
         self._rate = ServiceRate()
         self._lines: dict[Priority, FairLine[Waiter]] = {priority: FairLine() for priority in PRIORITIES}
@@ -145,7 +146,12 @@ class Gate:
         if self._has_room(claim.priority, now_ns) and not (self._queued and self._is_waited_before(claim)):
             return 0.0
         wait_ns = self._rate.wait_ns(self._ahead_of(claim), self._places(claim.priority, now_ns))
-        return None if wait_ns is None else wait_ns / 1e9
+        if wait_ns is None:
+            return None
+        if claim.priority == "batch" and len(self._lines["batch"]):
+            # What overtakes it is still to come; the last one's wait tells how much that is.
+            wait_ns = max(wait_ns, self._batch_waited_ns)
+        return wait_ns / 1e9
 
     def bound_s(self, priority: Priority, left_s: float) -> float:
         """Return how long a request may wait, of which `left_s` is what is left of its time."""
@@ -229,7 +235,10 @@ class Gate:
 
     def _places(self, priority: Priority, now_ns: int) -> int:
         limit = self.limit.value
-        return limit if priority == "critical" else limit - self._kept_free(limit, now_ns)
+        if priority == "critical":
+            return limit
+        # Critical requests that come meanwhile overtake: what is theirs is not counted on, free or not.
+        return max(1, limit - max(self._reserve.size(limit, now_ns), self._critical))
 
     def _is_waited_before(self, claim: Claim) -> bool:
         """Tell whether somebody waits whom the claim must not overtake."""
@@ -326,6 +335,8 @@ class Gate:
                 overtaken = priority == "interactive" and len(self._lines["batch"]) > 0
                 self._batch_passed_over = self._batch_passed_over + 1 if overtaken else 0
             waited_ns = now_ns - waiter.since_ns
+            if priority == "batch":
+                self._batch_waited_ns = waited_ns
             if waiter.turn.done():  # its task was cancelled and has not run yet
                 continue
             self._waits.observe(waited_ns)
