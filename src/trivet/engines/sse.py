@@ -109,6 +109,8 @@ class EventReader(Protocol):
 
 
 _TEXT = re.compile(rb'"(?:reasoning_)?content":\s*"((?:[^"\\]|\\.)*)"')
+_CONTENT = b'"content":"'
+_CLEAN = re.compile(rb'[^"\\\n]+')
 _PLAIN_CONTENT = ChatEvent("content")
 _DONE = ChatEvent("done")
 _COMMENT = ChatEvent("comment")
@@ -182,32 +184,53 @@ def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
     return document
 
 
-def skim(events: Sequence[bytes], start: int) -> tuple[int, int]:
-    """Return how many events from `start` on are plain pieces of text, and the bytes of that text.
+class Skimmer:
+    """Counts plain pieces of text without a look at each: those of one stream differ in their text only.
 
-    Of a stream with one choice nearly all events are. For each of them `classify` says `content`, and
-    `content_size` what is added up here; this takes a fifth of the time.
+    One piece is looked at, and its bytes before and after the text are remembered. What else consists of the
+    same bytes around text that holds neither quotes nor escapes says the same.
     """
-    size = 0
-    for index in range(start, len(events)):
-        event = events[index]
-        at = event.find(b'"content":"') + 11
+
+    def __init__(self) -> None:
+        self._before = b""
+        self._after = b""
+
+    def skim(self, events: Sequence[bytes], start: int) -> tuple[int, int]:
+        """Return how many events from `start` on are plain pieces of text, and the bytes of that text.
+
+        For each of them `classify` says `content` and no more, and `content_size` what is added up here.
+        """
+        first = events[start]
+        known = self._before and first.startswith(self._before) and first.endswith(self._after)
+        if not known and not self._learn(first):
+            return 0, 0
+        rest = b"".join(events[start:])
+        texts = rest[len(self._before) :].split(self._after + self._before)
+        last, found, _ = texts.pop().partition(self._after)
+        if found:
+            texts.append(last)
+        text = b"".join(texts)
+        if b"" in texts or not _CLEAN.fullmatch(text):
+            # Something else lies between: count as far as the first piece that is not clean.
+            clean = next((n for n, each in enumerate(texts) if not _CLEAN.fullmatch(each)), len(texts))
+            texts = texts[:clean]
+            return clean, sum(map(len, texts))
+        return len(texts), len(text)
+
+    def _learn(self, event: bytes) -> bool:
+        at = event.find(_CONTENT) + len(_CONTENT)
         end = event.find(b'"', at)
-        if (
-            at <= 11
-            or end <= at
-            or b'"finish_reason":null' not in event
-            or not event.startswith(b"data: {")
-            or not event.endswith(b"}\n\n")
-            or b'"usage":{' in event
-            or b'"error"' in event
-            or b"\\" in event
-            or event.count(b"\n") != 2
-            or event.count(b'content":') != 1
-        ):
-            return index - start, size
-        size += end - at
-    return len(events) - start, size
+        plain = (
+            at >= len(_CONTENT)
+            and end > at
+            and b"\\" not in event
+            and event.count(b'content":') == 1
+            and event.endswith(b"}\n\n")
+            and classify(event) is _PLAIN_CONTENT
+        )
+        if plain:
+            self._before, self._after = event[:at], event[end:]
+        return plain
 
 
 def skim_nothing(events: Sequence[bytes], start: int) -> tuple[int, int]:
@@ -215,10 +238,8 @@ def skim_nothing(events: Sequence[bytes], start: int) -> tuple[int, int]:
     return 0, 0
 
 
-class ChatEvents:
-    """The reader of chat completions; keeps nothing between events."""
-
-    skim = staticmethod(skim)
+class ChatEvents(Skimmer):
+    """The reader of one stream of a chat completion."""
 
     classify = staticmethod(classify)
     classify_parsed = staticmethod(classify_parsed)

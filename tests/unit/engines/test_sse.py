@@ -13,10 +13,10 @@ from trivet.engines.sse import (
     EVENT_LIMIT_BYTES,
     ChatEvent,
     EventSplitter,
+    Skimmer,
     classify,
     classify_parsed,
     content_size,
-    skim,
 )
 
 LLAMA_STREAM = (
@@ -176,16 +176,23 @@ EVENTS = [
 ]
 
 
-@given(events=st.lists(st.sampled_from(EVENTS), max_size=12), start=st.integers(min_value=0, max_value=12))
-def test_what_is_skimmed_is_plain_text(events: list[bytes], start: int) -> None:
+@given(events=st.lists(st.sampled_from(EVENTS), min_size=1, max_size=12), data=st.data())
+def test_what_is_skimmed_is_plain_text(events: list[bytes], data: st.DataObject) -> None:
     """What is skipped over is what a look at each event would have found: content and nothing else."""
-    plain, size = skim(events, start)
-    skimmed = events[start : start + plain]
-    assert all(classify(event) == ChatEvent("content") for event in skimmed)
-    assert size == sum(map(content_size, skimmed))
+    skimmer, index = Skimmer(), 0
+    while index < len(events):
+        plain, size = skimmer.skim(events, index)
+        skimmed = events[index : index + plain]
+        assert all(classify(event) == ChatEvent("content") for event in skimmed)
+        assert size == sum(map(content_size, skimmed))
+        index += plain or data.draw(st.integers(min_value=1, max_value=2))
 
 
 def test_most_of_a_stream_is_skimmed() -> None:
-    """Text in pieces takes no look at each of them."""
-    assert skim([EVENTS[0]] * 64, 0) == (64, 64 * 4)
-    assert skim([EVENTS[0], EVENTS[3], EVENTS[0]], 0) == (1, 4)
+    """Text in pieces takes no look at each of them, also where a stream begins anew or is interrupted."""
+    word, other, end = EVENTS[0], chunk({"content": "n"}, seed=1), EVENTS[5]
+    skimmer = Skimmer()
+    assert skimmer.skim([word] * 64, 0) == (64, 64 * 4)
+    assert skimmer.skim([word, EVENTS[3], word], 0) == (1, 4)
+    assert skimmer.skim([word, word, end], 0) == (2, 8)
+    assert skimmer.skim([other, other, word], 0) == (2, 2)
