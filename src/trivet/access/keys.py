@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trivet.access import key_records
+from trivet.access.hmac_sha256 import Hmac
 from trivet.access.key_records import KeyRecord
 from trivet.access.key_text import key_id_of, new_key, new_key_id
 from trivet.access.pepper import load_pepper
@@ -42,7 +43,7 @@ class Keyring:
         """
         self._database = database
         self._clock = clock
-        self._pepper = load_pepper(settings, store_path)
+        self._hmac = Hmac(load_pepper(settings, store_path))
         self._index = database.read(key_records.load)
         self._used_ns: dict[str, int] = {}
         self._changing = threading.Lock()
@@ -268,11 +269,11 @@ class Keyring:
         return changed
 
     def _digest(self, text: str) -> str:
-        return hmac.digest(self._pepper, text.encode(), "sha256").hex()
+        return self._hmac(text.encode())
 
     def secret_for(self, purpose: str) -> bytes:
         """Return a secret of the server's own for another purpose, the same as long as the pepper is."""
-        return hmac.digest(self._pepper, f"secret for {purpose}".encode(), "sha256")
+        return bytes.fromhex(self._hmac(f"secret for {purpose}".encode()))
 
     def _check_pepper(self) -> None:
         """Refuse a pepper that would silently make every stored key unknown."""

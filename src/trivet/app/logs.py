@@ -2,12 +2,12 @@
 
 import contextlib
 import logging
-import re
 import sys
 from typing import TextIO, cast
 
 import structlog
 
+from trivet.app.log_lines import HeldLines, PlainRenderer
 from trivet.config.settings import LoggingSettings
 
 
@@ -39,10 +39,11 @@ _STAMPED: tuple[structlog.typing.Processor, ...] = (
 def configure_logging(settings: LoggingSettings) -> None:
     """Set up structlog, and keep the libraries' own loggers to warnings."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
+    lines = HeldLines(cast("TextIO", SteadyStream()))
     structlog.configure(
         processors=[*_STAMPED, _renderer(settings)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", SteadyStream())),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     # Leaves a program alone that has handlers of its own.
@@ -67,37 +68,6 @@ def _renderer(settings: LoggingSettings) -> structlog.typing.Processor:
     if sys.stderr.isatty():
         return structlog.dev.ConsoleRenderer(colors=True)
     return PlainRenderer()
-
-
-class PlainRenderer:
-    """Lines as structlog's ConsoleRenderer makes them without colours, at a tenth of its cost.
-
-    A served request writes one. What has more than one line, a traceback, is left to structlog.
-    """
-
-    def __init__(self) -> None:
-        self._console = structlog.dev.ConsoleRenderer(colors=False)
-
-    def __call__(
-        self, logger: structlog.typing.WrappedLogger, name: str, said: structlog.typing.EventDict
-    ) -> str | bytes:
-        """Return the line of what was said."""
-        if not said.keys().isdisjoint(_SPECIAL) or not {"timestamp", "level", "event"} <= said.keys():
-            return self._console(logger, name, said)
-        values = " ".join(
-            [
-                f"{key}={value if type(value) is str and not _QUOTED.search(value) else repr(value)}"
-                for key, value in sorted(said.items())
-                if key not in _COLUMNS
-            ]
-        )
-        line = f"{said['timestamp']} [{said['level']:<9}] {said['event']!s:<30} {values}"
-        return line.rstrip(" ")
-
-
-_COLUMNS = frozenset({"timestamp", "level", "event"})
-_SPECIAL = frozenset({"stack", "exception", "exc_info", "logger", "logger_name"})
-_QUOTED = re.compile(r"""[ \t=\r\n"']""")
 
 
 def quiet_unless_configured() -> None:

@@ -8,7 +8,7 @@ import aiohttp
 
 from trivet.domain.errors import EngineBroken, EngineError, EngineTimeout, StreamIncomplete
 from trivet.domain.outcomes import Usage
-from trivet.domain.time_limits import TimeLimit
+from trivet.domain.time_limits import TimeLimit, at_once_or_within
 from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk
 from trivet.engines.sse import (
@@ -143,8 +143,7 @@ class StreamReply:
 
     async def _read_to_end(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(AFTER_DONE_S):
-                await self._receive()
+            await at_once_or_within(AFTER_DONE_S, self._receive())
 
     def _digest(self, data: bytes) -> list[StreamChunk]:
         # Empty data is the end of the stream. A fault is kept until what came before it has been yielded.

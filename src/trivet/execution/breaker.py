@@ -56,6 +56,11 @@ class Breaker:
         self._newest_success = 0
 
     @property
+    def rests(self) -> bool:
+        """Tell whether it is open or half-open."""
+        return self._open_until_ns is not None
+
+    @property
     def state(self) -> str:
         """Return `closed`, `open` or `half_open`."""
         if self._open_until_ns is None:
@@ -184,6 +189,12 @@ class Breakers:
         if breaker is None:
             breaker = self._by_name[name] = Breaker(self._settings, self._clock, self._dice)
         return breaker
+
+    def shut(self) -> frozenset[str]:
+        """Return the deployments whose breaker lets nothing through now."""
+        return frozenset(
+            [name for name, breaker in self._by_name.items() if breaker.rests and breaker.state == "open"]
+        )
 
     def states(self) -> dict[str, str]:
         """Return the state of every breaker that was ever asked."""

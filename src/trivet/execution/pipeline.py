@@ -323,12 +323,14 @@ class Pipeline:
             raise
 
     def _offers(self) -> Sequence[Offer]:
-        states = self._chain.breakers.states()
+        offers, shut = self._fleet.offers(), self._chain.breakers.shut()
+        if not shut:
+            return offers
         return [
             replace(offer, state="open")
-            if offer.state == "ready" and states.get(offer.deployment.name) == "open"
+            if offer.state == "ready" and offer.deployment.name in shut
             else offer
-            for offer in self._fleet.offers()
+            for offer in offers
         ]
 
     def announce(self, outcome: Outcome) -> None:

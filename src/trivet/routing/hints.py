@@ -18,6 +18,8 @@ HEADER_KEYS = (*TEXT_KEYS, "local_only")
 METADATA_KEYS = frozenset({*HEADER_KEYS, "capabilities", "context_tokens", "history_length"})
 """Trivet's own keys of `metadata`; they are not sent upstream."""
 
+NO_HINTS = Hints()
+
 _TRUE = frozenset({"true", "1", "yes"})
 _FALSE = frozenset({"false", "0", "no", ""})
 
@@ -36,6 +38,8 @@ def read_hints(headers: Mapping[str, str], metadata: Mapping[str, Any]) -> Hints
         RequestMalformed: a value is too long, holds control characters, or is of the wrong type.
     """
     told = _said(headers, metadata)
+    if not told:
+        return NO_HINTS
     texts = {key: _text(*told[key]) for key in TEXT_KEYS if key in told}
     history_length = _count(*told["history_length"]) if "history_length" in told else None
     return Hints(
@@ -49,9 +53,11 @@ def read_hints(headers: Mapping[str, str], metadata: Mapping[str, Any]) -> Hints
 
 def _said(headers: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """Return, by hint, where it was said and what was said there."""
-    told: dict[str, tuple[str, Any]] = {
-        key: (f"metadata.{key}", metadata[key]) for key in METADATA_KEYS if metadata.get(key) is not None
-    }
+    told: dict[str, tuple[str, Any]] = {}
+    if metadata:
+        told = {
+            key: (f"metadata.{key}", metadata[key]) for key in METADATA_KEYS if metadata.get(key) is not None
+        }
     for name, value in headers.items():
         lowered = name.lower()
         if lowered.startswith(HEADER_PREFIX):

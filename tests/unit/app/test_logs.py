@@ -1,5 +1,7 @@
 """Log lines: those of libraries look like ours."""
 
+import asyncio
+import io
 import json
 import logging
 from typing import Literal
@@ -7,7 +9,8 @@ from typing import Literal
 import pytest
 import structlog
 
-from trivet.app.logs import PlainRenderer, libraries_handler
+from trivet.app.log_lines import HELD_S, HeldLines, PlainRenderer
+from trivet.app.logs import libraries_handler
 from trivet.config.settings import LoggingSettings
 
 
@@ -61,3 +64,28 @@ def test_plain_lines_are_structlogs(said: dict[str, object]) -> None:
     stamped = {**said, "timestamp": "2026-01-01T00:00:00.000000Z", "level": "info"}
     theirs = structlog.dev.ConsoleRenderer(colors=False)(None, "info", dict(stamped))
     assert PlainRenderer()(None, "info", dict(stamped)) == theirs
+
+
+async def test_lines_are_written_together() -> None:
+    """What is no warning waits a moment; a warning waits for nobody, and all stand in their order."""
+    file = io.StringIO()
+    lines = HeldLines(file)
+    lines.info("one")
+    lines.info("two")
+    assert file.getvalue() == ""
+    await asyncio.sleep(2 * HELD_S)
+    assert file.getvalue() == "one\ntwo\n"
+    lines.info("three")
+    lines.warning("four")
+    assert file.getvalue() == "one\ntwo\nthree\nfour\n"
+    lines.info("five")
+    await asyncio.to_thread(lines.info, "six")
+    await asyncio.sleep(2 * HELD_S)
+    assert file.getvalue().endswith("four\nfive\nsix\n")
+
+
+def test_lines_outside_a_loop_are_written_at_once() -> None:
+    """Nobody would write them later."""
+    file = io.StringIO()
+    HeldLines(file).info("one")
+    assert file.getvalue() == "one\n"
