@@ -46,6 +46,8 @@ async def find_place(
         Overloaded: the wait would be too long.
         TrivetError: nothing may serve it any more.
     """
+    if not run.request.surface.computes:
+        return  # an engine's tokenizer takes no place from those that generate
     for _ in range(PLACES_TO_LOOK_FOR):
         before_ns = entry.waited_ns
         run.decision = await chain.find_place(entry, run.decision, started_ns=run.started_ns, on_wait=on_wait)

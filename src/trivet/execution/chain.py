@@ -276,12 +276,13 @@ class Chain:
                         deployment.name, left_s=self._left_s(course), last=last, on_wait=course.on_wait
                     )
                 )
-                ticket = await self.admission.place(
-                    *(course.entry, deployment),
-                    left_s=self._left_s(course),
-                    last=last,
-                    on_wait=course.on_wait,
-                )
+                if course.request.surface.computes:
+                    ticket = await self.admission.place(
+                        *(course.entry, deployment),
+                        left_s=self._left_s(course),
+                        last=last,
+                        on_wait=course.on_wait,
+                    )
                 if ticket is not None:
                     lease.callback(ticket.release)
             except EngineError as error:
