@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 
 from trivet.domain.budgets import Amounts
@@ -98,7 +98,7 @@ def usage_detail(usage: Usage) -> str:
     """Return what the entry of a settlement says of the usage; the same as `as_detail` would."""
     return (
         f'{{"cached_tokens":{usage.cached_tokens:d},"completion_tokens":{usage.completion_tokens:d}'
-        f',"prompt_tokens":{usage.prompt_tokens:d},"source":{_quoted(usage.source)}}}'
+        f',"prompt_tokens":{usage.prompt_tokens:d},"source":{quoted(usage.source)}}}'
     )
 
 
@@ -123,6 +123,7 @@ def attempt_detail(attempt: AttemptCharge) -> str:
     )
 
 
-@cache
-def _quoted(text: str) -> str:
+@lru_cache(maxsize=1024)
+def quoted(text: str) -> str:
+    """Return a text as JSON."""
     return json.dumps(text)

@@ -29,6 +29,13 @@ class KeptBooks(Books):
         self._footings: dict[tuple[str, bool, bool], Footing] = {}
         self._forgotten = -1
 
+    def now_ns(self) -> int:
+        """Return the instant of the operations that are entered together: to look once is enough."""
+        now_ns = self.standing.instant_ns
+        if now_ns is None:
+            now_ns = self.standing.instant_ns = self.calendar.now_ns()
+        return now_ns
+
     def known(self, connection: sqlite3.Connection, reservation_id: str) -> Stored | None:
         """Return a reservation that a new one would repeat, as far as that is known without a look."""
         stored, doubtful = self.standing.known(reservation_id)

@@ -44,7 +44,7 @@ class Reserving:
         stored = books.known(connection, reservation_id)
         if stored is not None:
             return self._again(connection, stored, hold)
-        now_ns = books.calendar.now_ns()
+        now_ns = books.now_ns()
         if hold.idempotency is not None:
             self._check_key(connection, hold, hold.idempotency, now_ns)
         plan = books.bounds.plan(connection, hold.scope, hold.task, hold.session, now_ns)
@@ -91,7 +91,7 @@ class Reserving:
             raise NotFound(f"There is no reservation {reservation_id[:80]}.")
         if stored.state != "held":
             raise RequestMalformed(f"The reservation {reservation_id[:80]} is {stored.state} already.")
-        now_ns = books.calendar.now_ns()
+        now_ns = books.now_ns()
         amounts = prompt + output
         more = amounts - stored.held
         critical = stored.priority == "critical"
@@ -181,7 +181,7 @@ class Reserving:
 
     def _again(self, connection: sqlite3.Connection, stored: Stored, hold: Hold) -> Reservation:
         check_same(stored, hold)
-        caps = self._books.bounds.caps(connection, stored.rows, self._books.calendar.now_ns())
+        caps = self._books.bounds.caps(connection, stored.rows, self._books.now_ns())
         balances = self._books.balances(connection, caps, critical=stored.priority == "critical")
         return reservation_of(
             hold, stored.reservation_id, balances, stored.held, stored.max_output, more=Amounts()

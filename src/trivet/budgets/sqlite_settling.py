@@ -74,7 +74,7 @@ class Settling:
         """
         check_amounts(charged, "tokens")
         books = self._books
-        now_ns = books.calendar.now_ns()
+        now_ns = books.now_ns()
         plan = books.bounds.plan(connection, scope, None, None, now_ns)
         books.add(connection, plan.rows, used=charged, held=Amounts())
         balances = _counted(books.balances(connection, plan.caps))
@@ -159,7 +159,7 @@ class Settling:
             return Closing(stored.settlement(), stored.scope, first=False)
         before = sum_of(earlier)
         entry = Entry(
-            at_ns=self._books.calendar.now_ns(),
+            at_ns=self._books.now_ns(),
             kind=_KIND[state],
             scope=stored.scope,
             reservation_id=stored.reservation_id,
@@ -185,7 +185,7 @@ class Settling:
         """Replace the full charge of an expired hold by the truth that came late."""
         before = sum_of(earlier)
         entry = Entry(
-            at_ns=self._books.calendar.now_ns(),
+            at_ns=self._books.now_ns(),
             kind="correct",
             scope=stored.scope,
             reservation_id=stored.reservation_id,

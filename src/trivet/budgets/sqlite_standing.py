@@ -41,6 +41,8 @@ class Standing:
         """How many changes were noted, ever."""
         self.forgotten = 0
         """How often everything was; a Counter from before is not to be used any more."""
+        self.instant_ns: int | None = None
+        """When the operations happen that are entered next; None: nobody has asked yet."""
         self._sure = False
         self._counters: dict[tuple[Any, ...], Counter] = {}
         self._sets: dict[str, tuple[Counter, ...]] = {}
@@ -74,6 +76,7 @@ class Standing:
             self._reservations.pop(reservation_id, None)
         self._over = []
         self._sure = True
+        self.instant_ns = None
         if max(len(self._counters), len(self._reservations), len(self._heads), len(self._sets)) > _KEPT_MAX:
             self.forget()
 
@@ -83,6 +86,7 @@ class Standing:
         Until something has been entered again, also what seems new is looked for in the tables.
         """
         self._sure = False
+        self.instant_ns = None
         self.forgotten += 1
         for kept in (
             self._counters,
