@@ -62,6 +62,7 @@ class Keyring:
         models: tuple[str, ...] = (),
         label: str = "",
         expires_at: datetime | None = None,
+        key_id: str | None = None,
     ) -> tuple[str, KeyRecord]:
         """Make a key; return its text, which is not kept anywhere, and its record.
 
@@ -74,21 +75,19 @@ class Keyring:
             models: the deployments that it may use; none: all.
             label: a note.
             expires_at: aware; None: never.
+            key_id: one that `free_id` gave; None: a new one.
 
         Raises:
             RequestMalformed: the role or the priority is unknown, `expires_at` has no time zone, or there is
                 no room for a scope below.
             StoreUnavailable: it could not be stored.
         """
-        if role not in ROLES:
-            raise RequestMalformed(
-                f"{role[:40]!r} is not a role.", hint=f"Use {', '.join(ROLES)}.", param="role"
-            )
+        self.check(scope, role=role, priority=priority, own_scope=own_scope)
         if expires_at is not None and expires_at.tzinfo is None:
             raise RequestMalformed("expires_at has no time zone.", param="expires_at")
         values = {
             "role": role,
-            "priority": _checked_priority(priority),
+            "priority": priority,
             "tiers": json.dumps(tiers),
             "models": json.dumps(models),
             "label": label,
@@ -96,26 +95,40 @@ class Keyring:
             "replaces": None,
         }
         with self._changing:
-            return self._make(scope, values, own_scope=own_scope)
+            return self._make(scope, values, own_scope=own_scope, key_id=key_id)
 
-    def rotate(self, key_id: str, *, overlap: timedelta) -> tuple[str, KeyRecord]:
+    def check(self, scope: Scope, *, role: str, priority: str, own_scope: bool) -> None:
+        """Refuse what `create` would refuse.
+
+        Raises:
+            RequestMalformed: the role or the priority is unknown, or there is no room for a scope below.
+        """
+        if role not in ROLES:
+            raise RequestMalformed(
+                f"{role[:40]!r} is not a role.", hint=f"Use {', '.join(ROLES)}.", param="role"
+            )
+        _checked_priority(priority)
+        if own_scope:
+            parse_scope(f"{scope}.{OWN_SCOPE_PREFIX}{new_key_id()}")
+
+    def free_id(self) -> str:
+        """Return an id that no key has."""
+        key_id = new_key_id()
+        while key_id in self._index:
+            key_id = new_key_id()
+        return key_id
+
+    def rotate(self, key_id: str, *, overlap: timedelta, new_id: str | None = None) -> tuple[str, KeyRecord]:
         """Make a key that may do what another may, and let that one live for the overlap only.
 
-        Both are charged to the same scope.
+        Both are charged to the same scope. `new_id`: one that `free_id` gave; None: a new one.
 
         Raises:
             NotFound: there is no such key.
             RequestMalformed: it has ended, or has a successor already.
         """
         with self._changing:
-            old, now = self.record(key_id), self._clock.now()
-            following = next((r.key_id for r in self._index.values() if r.replaces == key_id), None)
-            if following is not None:
-                raise RequestMalformed(
-                    f"The key {key_id} is followed by {following} already.", hint=f"Rotate {following}."
-                )
-            if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
-                raise RequestMalformed(f"The key {key_id} has ended.", hint="Make a new one.")
+            old, now = self.check_rotation(key_id), self._clock.now()
             values = {
                 "role": old.role,
                 "priority": old.priority,
@@ -125,11 +138,27 @@ class Keyring:
                 "expires_ns": None if old.expires_at is None else ns_of(old.expires_at),
                 "replaces": key_id,
             }
-            made = self._make(old.scope, values)
+            made = self._make(old.scope, values, key_id=new_id)
             end_ns = ns_of(now + overlap)
             if old.expires_at is None or ns_of(old.expires_at) > end_ns:
                 self._change(key_id, {"expires_ns": end_ns})
             return made
+
+    def check_rotation(self, key_id: str) -> KeyRecord:
+        """Return the record of a key that may be rotated.
+
+        Raises:
+            NotFound, RequestMalformed: see `rotate`.
+        """
+        old = self.record(key_id)
+        following = next((r.key_id for r in self._index.values() if r.replaces == key_id), None)
+        if following is not None:
+            raise RequestMalformed(
+                f"The key {key_id} is followed by {following} already.", hint=f"Rotate {following}."
+            )
+        if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= self._clock.now()):
+            raise RequestMalformed(f"The key {key_id} has ended.", hint="Make a new one.")
+        return old
 
     def change(self, key_id: str, *, priority: str | None = None, label: str | None = None) -> KeyRecord:
         """Change a key's priority or its label; what is None stays.
@@ -243,11 +272,9 @@ class Keyring:
         return not self._index
 
     def _make(
-        self, scope: Scope, values: dict[str, Any], *, own_scope: bool = False
+        self, scope: Scope, values: dict[str, Any], *, own_scope: bool = False, key_id: str | None = None
     ) -> tuple[str, KeyRecord]:
-        key_id = new_key_id()
-        while key_id in self._index:
-            key_id = new_key_id()
+        key_id = key_id or self.free_id()
         text = new_key(key_id)
         whole = {
             **values,

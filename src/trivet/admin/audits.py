@@ -5,6 +5,7 @@ from typing import Any
 
 from trivet.access import KeyRecord, Keyring, require_reader_of_all, require_tenant_admin
 from trivet.budgets import Ledger
+from trivet.budgets.history import HISTORY_MAX, EntryRecord
 from trivet.domain.requests import Principal
 from trivet.domain.scopes import Scope, contains, parse_scope
 
@@ -21,8 +22,8 @@ class AuditOffice:
     ) -> dict[str, Any]:
         """Return changes of rules and of keys, the latest first.
 
-        Changes of rules are entries of the ledger's hash chain, with `seq` and `hash`, and `before` pages
-        through them. Keys are told from their records, with the first page: `keys`.
+        They are entries of the ledger's hash chains, with `seq` and `hash`; `before` pages through them. With
+        the first page comes what keys' records tell and no entry does, since it is older: `keys`.
         """
         scope: Scope | None = None
         if scope_text is None:
@@ -31,7 +32,7 @@ class AuditOffice:
             scope = parse_scope(scope_text)
             if not caller.sees_all:
                 require_tenant_admin(caller, scope)
-        found = await asyncio.to_thread(lambda: self._ledger.rule_changes(scope, limit=limit, before=before))
+        found, entered = await asyncio.to_thread(lambda: self._read(scope, limit, before))
         entries = [
             {
                 "seq": entry.seq,
@@ -45,10 +46,26 @@ class AuditOffice:
             for entry in found
         ]
         keys = [] if before is not None else _key_events(self._keyring.records(), scope)
+        keys = [event for event in keys if (event["kind"], event["key_id"]) not in entered]
         return {"entries": entries, "keys": keys[:limit]}
+
+    def _read(
+        self, scope: Scope | None, limit: int, before: int | None
+    ) -> tuple[list[EntryRecord], set[tuple[str, str]]]:
+        """Return a page of both trails, and which events of keys are entered; blocks."""
+        rules = self._ledger.rule_changes(scope, limit=limit, before=before)
+        keys = self._ledger.key_changes(scope, limit=HISTORY_MAX)
+        page = [entry for entry in keys if before is None or entry.seq < before]
+        entered = {
+            (f"key_{'created' if event == 'rotated' else event}", str(entry.detail["key_id"]))
+            for entry in keys
+            if (event := entry.detail["event"])
+        }
+        return sorted((*rules, *page), key=lambda entry: -entry.seq)[:limit], entered
 
 
 def _key_events(records: list[KeyRecord], scope: Scope | None) -> list[dict[str, Any]]:
+    """Return what the records of keys tell."""
     events = []
     for record in records:
         if scope is not None and not contains(scope, record.scope):

@@ -14,7 +14,7 @@ from trivet.domain.budgets import PRIORITIES
 from trivet.domain.clock import Clock
 from trivet.domain.errors import NotFound, PermissionDenied, RequestMalformed
 from trivet.domain.requests import Principal
-from trivet.domain.scopes import contains, parse_scope
+from trivet.domain.scopes import Scope, contains, parse_scope
 
 LONGEST_OVERLAP_S = 30 * 24 * 3600
 
@@ -70,12 +70,16 @@ class KeyOffice:
         expiry = self._future_instant(order.expires_at)
         if not caller.is_admin:
             _check_no_more_than(caller, order)
+        key_id, own_scope = self._keyring.free_id(), order.own_scope or bool(limits)
+        self._keyring.check(scope, role=order.role, priority=order.priority, own_scope=own_scope)
+        await self._enter(caller, scope, "created", key_id, role=order.role, priority=order.priority)
         text, record = await asyncio.to_thread(
             lambda: self._keyring.create(
                 scope,
+                key_id=key_id,
                 role=order.role,
                 priority=order.priority,
-                own_scope=order.own_scope or bool(limits),
+                own_scope=own_scope,
                 tiers=order.tiers or tuple(sorted(caller.tiers) if not caller.is_admin else ()),
                 models=order.models or tuple(sorted(caller.models) if not caller.is_admin else ()),
                 label=order.label[:100],
@@ -110,6 +114,9 @@ class KeyOffice:
             _check_label(label)
         if priority is not None and not caller.is_admin:
             _check_priority(caller, priority)
+        if priority in PRIORITIES:
+            scope = self._keyring.record(key_id).scope
+            await self._enter(caller, scope, "changed", key_id, priority=priority)
         return await asyncio.to_thread(
             lambda: self._keyring.change(
                 key_id, priority=priority, label=None if label is None else label[:100]
@@ -123,13 +130,24 @@ class KeyOffice:
             raise RequestMalformed(
                 f"overlap_s lies between 0 and {LONGEST_OVERLAP_S} (30 days).", param="overlap_s"
             )
-        overlap = timedelta(seconds=overlap_s)
-        return await asyncio.to_thread(lambda: self._keyring.rotate(key_id, overlap=overlap))
+        overlap, new_id = timedelta(seconds=overlap_s), self._keyring.free_id()
+        scope = self._keyring.check_rotation(key_id).scope
+        await self._enter(caller, scope, "rotated", new_id, replaces=key_id, overlap_s=overlap_s)
+        return await asyncio.to_thread(lambda: self._keyring.rotate(key_id, overlap=overlap, new_id=new_id))
 
     async def revoke(self, caller: Principal, key_id: str) -> None:
         """Make a key worthless at once."""
         self._require_key(caller, key_id)
+        record = self._keyring.record(key_id)
+        if record.revoked_at is None:
+            await self._enter(caller, record.scope, "revoked", key_id)
         await asyncio.to_thread(self._keyring.revoke, key_id)
+
+    async def _enter(self, caller: Principal, scope: Scope, event: str, key_id: str, **facts: Any) -> None:
+        """Enter what is about to become of a key: should all end here, too much was entered, no less."""
+        await asyncio.wrap_future(
+            self._ledger.enter_key(scope, event, author=caller.key_id, key_id=key_id, **facts)
+        )
 
     def _require_key(self, caller: Principal, key_id: str) -> None:
         """Let those pass who may change this key.

@@ -89,7 +89,12 @@ class OpenTrivet:
         """
         if not self.keyring.is_empty():
             return None
-        text, _ = self.keyring.create(OWNER_SCOPE, role="admin", label="first start")
+        key_id = self.keyring.free_id()
+        entering = self.ledger.enter_key(
+            OWNER_SCOPE, "created", author="first start", key_id=key_id, role="admin"
+        )
+        entering.result()
+        text, _ = self.keyring.create(OWNER_SCOPE, role="admin", label="first start", key_id=key_id)
         return text
 
 

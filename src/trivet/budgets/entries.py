@@ -23,6 +23,7 @@ EntryKind = Literal[
     "limit",
     "zone",
     "override",
+    "key",
 ]
 
 FIRST_HASH = "0" * 64

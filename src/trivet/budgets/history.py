@@ -1,13 +1,14 @@
 """Reading the entries as a history: what was done to a scope's budgets, when, and what it changed."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, TextClause, and_, select, text
 
 from trivet.budgets.balances import below_or_at
+from trivet.budgets.key_entries import KEYS, key_scope, within_keys
 from trivet.domain.budgets import Amounts
 from trivet.domain.scopes import Scope, organisation
 from trivet.storage.instants import instant_of
@@ -64,6 +65,17 @@ def read_rule_changes(
     """Return who changed which limit, override or calendar, the latest first; None: of all organisations."""
     where = IS_RULE if scope is None else and_(IS_RULE, _within(scope))
     return _records(connection, where, limit, before)
+
+
+def read_key_changes(
+    connection: Connection, scope: Scope | None, *, limit: int, before: int | None = None
+) -> list[EntryRecord]:
+    """Return who made, changed and revoked which API key, the latest first; None: of all organisations."""
+    where: ColumnElement[bool] = entries.c.organisation == KEYS
+    if scope is not None:
+        where = and_(where, below_or_at(entries.c.scope, within_keys(scope)))
+    found = _records(connection, where, limit, before)
+    return [replace(record, scope=key_scope(record.scope)) for record in found]
 
 
 def _within(scope: Scope) -> ColumnElement[bool]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import func, select
@@ -18,7 +18,7 @@ from trivet.budgets.alerts import Alert, read_alerts
 from trivet.budgets.approvals import Approvals
 from trivet.budgets.balances import read_overrides
 from trivet.budgets.following import then
-from trivet.budgets.history import EntryRecord, read_history, read_rule_changes
+from trivet.budgets.history import EntryRecord, read_history, read_key_changes, read_rule_changes
 from trivet.budgets.sqlite_store import SqliteLedgerStore
 from trivet.budgets.status import (
     Limit,
@@ -252,6 +252,10 @@ class Ledger:
         """End an override before its time, or take back a request."""
         return self._overridden(self._store.revoke_override(override_id, author=author))
 
+    def enter_key(self, scope: Scope, event: str, *, author: str, **facts: Any) -> "Future[None]":
+        """Enter what becomes of an API key, before it does: who did what to which key is never lost."""
+        return self._store.enter_key(scope, {"event": event, "author": author, **facts})
+
     # Reading
 
     def pressure(self, scope: Scope) -> Pressure:
@@ -309,6 +313,14 @@ class Ledger:
         """Return who changed limits, overrides and calendars; as `history`; None: everywhere; blocks."""
         return self._store.read(
             lambda connection: read_rule_changes(connection, scope, limit=limit, before=before)
+        )
+
+    def key_changes(
+        self, scope: Scope | None, *, limit: int = 100, before: int | None = None
+    ) -> list[EntryRecord]:
+        """Return who made, changed and revoked which API key; as `rule_changes`; blocks."""
+        return self._store.read(
+            lambda connection: read_key_changes(connection, scope, limit=limit, before=before)
         )
 
     def alerts(self, scope: Scope | None, *, limit: int = 100) -> list[Alert]:

@@ -4,11 +4,12 @@ These are seldom, so they run statement by statement; the organisation's head is
 version then tells every replica to read the rules anew.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from trivet.budgets.calendar import LedgerCalendar
+from trivet.budgets.key_entries import KEYS, enter_key
 from trivet.budgets.ladder import Ladder
 from trivet.budgets.postgres_batch import windows_as_text, windows_from_text
 from trivet.budgets.postgres_session import STORE_TIME
@@ -99,6 +100,10 @@ class Rules:
                 writes, key.scope, key.meter, key.window, books.calendar.now_ns()
             ),
         )
+
+    def enter_key(self, writes: Writes, scope: Scope, facts: Mapping[str, Any]) -> None:
+        """Enter what becomes of a key, under the lock of the keys' own chain."""
+        self._changing(writes, KEYS, lambda books: enter_key(books, writes, scope, facts))
 
     def request(self, writes: Writes, asked: OverrideRequest) -> Override:
         """Enter a request; see `Overriding.request`."""

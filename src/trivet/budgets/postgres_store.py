@@ -1,7 +1,7 @@
 """The ledger's books on PostgreSQL, shared by several replicas: every verb one function call."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -254,6 +254,10 @@ class PostgresLedgerStore:
             None, lambda writes: self._rules.set_zone(writes, organisation, zone, author)
         )
         return then(changed, lambda found: self._calendar.set_zone(organisation, found))
+
+    def enter_key(self, scope: Scope, facts: Mapping[str, Any]) -> "Future[None]":
+        """Enter what becomes of a key."""
+        return self._changing(None, lambda writes: self._rules.enter_key(writes, scope, facts))
 
     def request_override(self, request: OverrideRequest) -> "Future[Override]":
         """Enter a request."""

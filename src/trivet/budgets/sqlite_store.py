@@ -2,14 +2,15 @@
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
 from trivet.budgets.calendar import LedgerCalendar, read_standing
+from trivet.budgets.key_entries import enter_key
 from trivet.budgets.ladder import Ladder
 from trivet.budgets.open_holds import lasting
 from trivet.budgets.rows import DefaultLimits, RowKey
@@ -172,6 +173,10 @@ class SqliteLedgerStore:
         future = self._writing(op)
         future.add_done_callback(adopt)
         return future
+
+    def enter_key(self, scope: Scope, facts: Mapping[str, Any]) -> "Future[None]":
+        """Enter what becomes of a key."""
+        return self._writing(lambda connection: enter_key(self._books, connection, scope, facts))
 
     def request_override(self, request: OverrideRequest) -> "Future[Override]":
         """Enter a request."""

@@ -5,7 +5,7 @@ are the same in every store; `budgets/sqlite_*` runs them in Python on the write
 run them as functions of its own. A verb's future fails with the errors named here, or StoreUnavailable.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -164,6 +164,10 @@ class LedgerStore(Protocol):
 
     def set_time_zone(self, organisation: Scope, zone: str, *, author: str) -> "Future[None]":
         """Set the zone of an organisation's calendar; it applies from the next window of each kind."""
+        ...
+
+    def enter_key(self, scope: Scope, facts: Mapping[str, Any]) -> "Future[None]":
+        """Enter what becomes of an API key of a scope; see `budgets.key_entries`."""
         ...
 
     def request_override(self, request: OverrideRequest) -> "Future[Override]":

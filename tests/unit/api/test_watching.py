@@ -48,3 +48,30 @@ async def test_the_audit_names_author_and_change(rooms: Rooms) -> None:
     assert older.json()["keys"] == []
     everything = (await rooms.ask("GET", "/api/v1/audit")).json()
     assert {entry["scope"] for entry in everything["entries"]} >= {"audited", "globex"}
+
+
+async def test_the_audit_proves_what_became_of_keys(rooms: Rooms) -> None:
+    """Who made, rotated, changed and revoked which key is in the hash chain; what is refused is not."""
+    made = (await rooms.ask("POST", "/api/v1/keys", json={"scope": "locked.team"})).json()
+    old = made["key_id"]
+    new = (await rooms.ask("POST", f"/api/v1/keys/{old}/rotate", json={"overlap_s": 60})).json()["key_id"]
+    assert (await rooms.ask("POST", f"/api/v1/keys/{old}/rotate", json={"overlap_s": 60})).status_code == 400
+    assert (
+        await rooms.ask("POST", "/api/v1/keys", json={"scope": "locked", "role": "king"})
+    ).status_code in (400, 422)
+    await rooms.ask("PATCH", f"/api/v1/keys/{new}", json={"priority": "batch"})
+    for _ in range(2):
+        await rooms.ask("DELETE", f"/api/v1/keys/{new}")
+    told = (await rooms.ask("GET", "/api/v1/audit", params={"scope": "locked"})).json()
+    assert [(e["scope"], e["change"]["event"], e["change"]["key_id"]) for e in told["entries"]] == [
+        ("locked.team", "revoked", new),
+        ("locked.team", "changed", new),
+        ("locked.team", "rotated", new),
+        ("locked.team", "created", old),
+    ]
+    assert {entry["kind"] for entry in told["entries"]} == {"key"}
+    assert told["entries"][1]["change"]["priority"] == "batch"
+    assert told["entries"][2]["change"]["replaces"] == old
+    assert {entry["author"] for entry in told["entries"]} == {told["entries"][0]["author"]}
+    assert told["keys"] == []
+    assert await asyncio.to_thread(lambda: rooms.trivet.ledger.verify().ok)

@@ -83,6 +83,8 @@ def live(ledger: Ledger, clock: ManualClock, dice: random.Random) -> None:
         )
     ).result()
     ledger.decide_override("o1", approve=True, decider="bob").result()
+    for event in ("created", "revoked"):
+        ledger.enter_key(Scope("acme.a"), event, author="me", key_id="k1", role="tenant").result()
 
 
 def another(value: Any, column: str, dice: random.Random) -> Any:

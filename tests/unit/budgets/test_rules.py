@@ -321,3 +321,19 @@ def test_a_hold_with_an_idempotency_key_can_be_asked_for_again(ledger: Ledger) -
     with pytest.raises(IdempotencyInFlight):
         ledger.reserve(hold, reservation_id="another").result()
     assert rows(ledger)["tokens", "daily"] == (0, 30)
+
+
+def test_what_becomes_of_keys_is_proven(ledger: Ledger) -> None:
+    """Entries about keys stand in a chain of their own, by the scope of the key, and change no budget."""
+    ledger.record(SEARCH, 5).result()
+    before = ledger.rows()
+    for scope, event in ((SEARCH, "created"), (Scope("acme_x"), "created"), (SEARCH, "revoked")):
+        ledger.enter_key(scope, event, author="ana", key_id="k").result()
+    found = ledger.key_changes(ACME)
+    assert [(e.scope, e.kind, e.detail["event"]) for e in found] == [
+        (SEARCH, "key", "revoked"),
+        (SEARCH, "key", "created"),
+    ]
+    assert [e.seq for e in ledger.key_changes(None, before=found[0].seq)][1:] == [found[1].seq]
+    assert (ledger.rows(), ledger.rule_changes(None)) == (before, [])
+    assert ledger.verify().ok
