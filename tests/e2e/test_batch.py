@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sqlite3
+import subprocess
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from tests.e2e.conftest import (
     serving,
     settings_for,
 )
+from tests.e2e.test_cli import trivet as trivet_command
+from trivet import Trivet
+from trivet.domain.errors import RequestError
 from trivet.domain.scopes import Scope
 
 
@@ -199,6 +203,52 @@ async def test_cancelling_gives_up_what_has_not_begun(desk: House) -> None:
     assert len(found) == 200
     assert {e["error"]["code"] for e in found if e["response"] is None} == {"batch_cancelled"}
     assert await bodies_of(desk, batch["id"]) == 0
+
+
+async def test_from_python(desk: House) -> None:
+    """Submit, wait with progress, read the results; a fault names its line."""
+    asked = [{"custom_id": f"id-{n}", "body": json.loads(line(f"id-{n}"))["body"]} for n in range(5)]
+    seen: list[int] = []
+    async with Trivet.connect(desk.url, api_key=desk.key("python")) as trivet:
+        batch = await trivet.batches.submit(asked, label="from python", window_hours=1)
+        done = await trivet.batches.wait(
+            batch["id"], poll_s=0.05, on_progress=lambda b: seen.append(b["counts"]["completed"])
+        )
+        found = [each async for each in trivet.batches.results(batch["id"])]
+        with pytest.raises(RequestError, match="Line 2: custom_id") as refused:
+            await trivet.batches.submit([asked[0], asked[0]])
+        ended_already = await trivet.batches.cancel(batch["id"])
+        listed = await trivet.batches.list()
+    assert (done["status"], done["label"], seen[-1]) == ("completed", "from python", 5)
+    assert [each["custom_id"] for each in found] == [f"id-{n}" for n in range(5)]
+    assert refused.value.details["line"] == 2
+    assert ended_already["status"] == "completed"
+    assert [each["id"] for each in listed] == [batch["id"]]
+
+
+async def test_from_the_command_line(desk: House, tmp_path: Path) -> None:
+    """`submit --wait` ends with the batch and tells by its status whether all lines were answered."""
+    good, mixed = tmp_path / "good.jsonl", tmp_path / "mixed.jsonl"
+    good.write_bytes(jsonl(line(f"id-{n}") for n in range(3)))
+    long = line("long", messages=[{"role": "user", "content": "long 1 " * 20_000}])
+    mixed.write_bytes(jsonl([line("a"), long]))
+    answers = tmp_path / "answers.jsonl"
+    where = {"TRIVET_URL": desk.url, "TRIVET_API_KEY": desk.key("shell")}
+
+    async def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(lambda: trivet_command(*arguments, environ=where))
+
+    done, failed = await asyncio.gather(
+        run("batch", "submit", str(good), "--wait", "--json"), run("batch", "submit", str(mixed), "--wait")
+    )
+    assert (done.returncode, failed.returncode) == (0, 1), done.stderr + failed.stderr
+    assert "completed" in failed.stdout
+    batch = json.loads(done.stdout)
+    written = await run("batch", "results", batch["id"], "-o", str(answers))
+    assert written.stderr.strip() == f"3 results in {answers}."
+    assert [json.loads(each)["custom_id"] for each in answers.read_text().splitlines()] == [
+        "id-0", "id-1", "id-2"
+    ]  # fmt: skip
 
 
 async def bodies_of(desk: House, batch_id: str) -> int:
