@@ -210,7 +210,10 @@ async def test_from_python(desk: House) -> None:
     asked = [{"custom_id": f"id-{n}", "body": json.loads(line(f"id-{n}"))["body"]} for n in range(5)]
     seen: list[int] = []
     async with Trivet.connect(desk.url, api_key=desk.key("python")) as trivet:
-        batch = await trivet.batches.submit(asked, label="from python", window_hours=1)
+        batch, again = [
+            await trivet.batches.submit(asked, label="from python", window_hours=1, idempotency_key="nightly")
+            for _ in range(2)
+        ]
         done = await trivet.batches.wait(
             batch["id"], poll_s=0.05, on_progress=lambda b: seen.append(b["counts"]["completed"])
         )
@@ -223,7 +226,7 @@ async def test_from_python(desk: House) -> None:
     assert [each["custom_id"] for each in found] == [f"id-{n}" for n in range(5)]
     assert refused.value.details["line"] == 2
     assert ended_already["status"] == "completed"
-    assert [each["id"] for each in listed] == [batch["id"]]
+    assert [each["id"] for each in listed] == [batch["id"]] == [again["id"]]
 
 
 async def test_from_the_command_line(desk: House, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from trivet.access import require_inference, require_scope
 from trivet.batches import Batch, Batches, LineOrder
 from trivet.config.batch_settings import BatchSettings
+from trivet.domain.budgets import Idempotency
 from trivet.domain.clock import Clock
 from trivet.domain.errors import NotFound, PermissionDenied, RateLimitExceeded, RequestMalformed
 from trivet.domain.requests import Principal
@@ -42,12 +43,19 @@ class BatchOffice:
             )
 
     async def submit(
-        self, caller: Principal, lines: Sequence[LineOrder], *, label: str, window_hours: float | None
+        self,
+        caller: Principal,
+        lines: Sequence[LineOrder],
+        *,
+        label: str,
+        window_hours: float | None,
+        idempotency: Idempotency | None = None,
     ) -> Batch:
         """Take in a batch of checked lines, to be run as the caller's requests.
 
         Raises:
             RequestMalformed: the label or the window cannot be.
+            IdempotencyError: the key stood for another batch, or for one that is arriving.
         """
         if len(label) > LABEL_CHARS_MAX or not label.isprintable():
             raise RequestMalformed(
@@ -64,6 +72,7 @@ class BatchOffice:
             scope=caller.scope,
             key_id=caller.key_id,
             label=label,
+            idempotency=idempotency,
             deadline_at=self._clock.now() + timedelta(hours=hours),
         )
 

@@ -12,6 +12,7 @@ from trivet.api.asgi import ClientGone, Receive, Scope, Send, header_map, new_re
 from trivet.api.auth import Doorkeeper
 from trivet.api.batch_lines import BatchFile, read_batch
 from trivet.api.guard import Caller
+from trivet.api.reading import idempotency_of
 from trivet.api.replies import send_error, send_json
 from trivet.config.batch_settings import BatchSettings
 from trivet.domain.errors import ModelUnknown, PermissionDenied, RequestMalformed, TrivetError
@@ -76,7 +77,13 @@ class BatchDoor:
             body, max_lines=self._settings.max_lines, line_limit_bytes=self._line_limit_bytes
         )
         self._check_models(file, caller)
-        batch = await self._office.submit(caller, file.lines, label=label, window_hours=window_hours)
+        batch = await self._office.submit(
+            caller,
+            file.lines,
+            label=label,
+            window_hours=window_hours,
+            idempotency=idempotency_of(headers, body),
+        )
         return batch.as_json()
 
     def _check_models(self, file: BatchFile, caller: Principal) -> None:

@@ -62,9 +62,8 @@ def _request(surface: Surface, document: Any, body: bytes, headers: Mapping[str,
     wish = _cache_wish(headers)
     if wish != "default":
         request = replace(request, cache=wish)
-    key = headers.get("idempotency-key", "").strip()
-    if key:
-        request = replace(request, idempotency=_idempotency(key, body))
+    if "idempotency-key" in headers:
+        request = replace(request, idempotency=idempotency_of(headers, body))
     return request
 
 
@@ -87,7 +86,15 @@ def _cache_wish(headers: Mapping[str, str]) -> CacheWish:
     return "default"
 
 
-def _idempotency(key: str, body: bytes) -> Idempotency:
+def idempotency_of(headers: Mapping[str, str], body: bytes) -> Idempotency | None:
+    """Return the caller's promise that it sends the same again only under the same key, if it gives one.
+
+    Raises:
+        RequestMalformed: the key is too long, or holds control characters.
+    """
+    key = headers.get("idempotency-key", "").strip()
+    if not key:
+        return None
     if len(key) > KEY_CHARS_MAX or not key.isprintable():
         raise RequestMalformed(
             f"Idempotency-Key must be 1 to {KEY_CHARS_MAX} printable characters.", param="Idempotency-Key"

@@ -1,6 +1,7 @@
 """What the doors ask of batches: take one in, show it, hand out its results, cancel it."""
 
 import asyncio
+import hashlib
 import json
 import secrets
 from collections import Counter
@@ -12,14 +13,22 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, update
 
 from trivet.batches.records import OPEN, STATES, Batch, LineOrder, Result
+from trivet.domain.budgets import Idempotency
 from trivet.domain.clock import Clock
+from trivet.domain.errors import IdempotencyInFlight, IdempotencyMismatch
 from trivet.domain.scopes import Scope
 from trivet.storage.batch_schema import batch_lines, batches
 from trivet.storage.database import Database
 from trivet.storage.instants import instant_of, ns_of
+from trivet.storage.writes import Writes
 
 CHUNK_BYTES = 256 * 1024
 """So much of a batch is written in one transaction, so that the requests of others come between."""
+_ENTER = """
+    INSERT INTO batches (batch_id, scope, key_id, label, status, total, created_ns, deadline_ns, fingerprint)
+    VALUES (:batch_id, :scope, :key_id, :label, :status, :total, :created_ns, :deadline_ns, :fingerprint)
+    ON CONFLICT (batch_id) DO NOTHING
+"""
 CANCELLED = json.dumps(
     {"code": "batch_cancelled", "message": "The batch was cancelled before this line ran."}
 )
@@ -40,11 +49,26 @@ class Batches:
         self._listeners.append(listener)
 
     async def submit(
-        self, lines: Sequence[LineOrder], *, scope: Scope, key_id: str, label: str, deadline_at: datetime
+        self,
+        lines: Sequence[LineOrder],
+        *,
+        scope: Scope,
+        key_id: str,
+        label: str,
+        deadline_at: datetime,
+        idempotency: Idempotency | None = None,
     ) -> Batch:
-        """Take in a batch; it is there once all of it is on disk, or not at all."""
-        batch_id = f"batch_{secrets.token_hex(12)}"
+        """Take in a batch; it is there once all of it is on disk, or not at all.
+
+        With an idempotency key that the scope has used before, return the batch that it stands for.
+
+        Raises:
+            IdempotencyInFlight: that batch is still arriving.
+            IdempotencyMismatch: it holds something else.
+        """
+        batch_id = _new_id(scope, idempotency)
         row = {
+            "fingerprint": idempotency.fingerprint if idempotency else None,
             "batch_id": batch_id,
             "scope": scope,
             "key_id": key_id,
@@ -54,7 +78,9 @@ class Batches:
             "created_ns": ns_of(self._clock.now()),
             "deadline_ns": ns_of(deadline_at),
         }
-        await self._do(lambda connection: connection.execute(insert(batches).values(row)))
+        before = await asyncio.wrap_future(self.database.write(partial(_enter, row)))
+        if before is not None:
+            return await self._same(batch_id, before, idempotency)
         for chunk in _chunks(lines):
             await self._do(partial(_put, [_row(batch_id, line) for line in chunk]))
         whole = update(batches).where(batches.c.batch_id == batch_id).values(status="queued")
@@ -62,6 +88,23 @@ class Batches:
         self._tell()
         found = await self.find(batch_id)
         assert found is not None  # noqa: S101 - nobody knows its name yet
+        return found
+
+    async def _same(self, batch_id: str, fingerprint: str, idempotency: Idempotency | None) -> Batch:
+        if idempotency is None or fingerprint != idempotency.fingerprint:
+            raise IdempotencyMismatch(
+                "The idempotency key stood for another batch.",
+                hint="Use a new key for each batch.",
+                param="Idempotency-Key",
+            )
+        found = await self.find(batch_id)
+        if found is None:
+            raise IdempotencyInFlight(
+                "The batch of this idempotency key is still arriving.",
+                hint="Ask again in a moment.",
+                retry_after_s=1.0,
+                param="Idempotency-Key",
+            )
         return found
 
     async def find(self, batch_id: str) -> Batch | None:
@@ -119,6 +162,20 @@ class Batches:
     def _tell(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+def _new_id(scope: Scope, idempotency: Idempotency | None) -> str:
+    if idempotency is None:
+        return f"batch_{secrets.token_hex(12)}"
+    return "batch_" + hashlib.sha256(f"{scope}\n{idempotency.key}".encode()).hexdigest()[:24]
+
+
+def _enter(row: dict[str, Any], connection: Writes) -> str | None:
+    """Enter a batch; return the fingerprint of the one that has its id already, None if there was none."""
+    if connection.execute(_ENTER, row).rowcount:
+        return None
+    find = "SELECT fingerprint FROM batches WHERE batch_id = :batch_id"
+    return str(connection.execute(find, {"batch_id": row["batch_id"]}).fetchone()[0])
 
 
 def close_ended(

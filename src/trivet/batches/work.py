@@ -77,6 +77,7 @@ class BatchWork:
         self._runner = runner
         self._max_tries = max_tries
         self._begun = False
+        self._started_ns = self._now_ns()
 
     @property
     def shared(self) -> bool:
@@ -297,7 +298,9 @@ class BatchWork:
         return await self._database.fetch(lambda connection: connection.scalar(query)) is not None
 
     def _arriving_before_ns(self) -> int:
-        return self._now_ns() - _ns(ARRIVAL_MAX)
+        before_ns = self._now_ns() - _ns(ARRIVAL_MAX)
+        # Where nobody shares the store, what was arriving before this process began never will.
+        return before_ns if self.shared else max(before_ns, self._started_ns)
 
     async def _transact(self, op: Callable[[Connection], T]) -> T:
         return await asyncio.wrap_future(self._database.transact(op))

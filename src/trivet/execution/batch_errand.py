@@ -132,8 +132,8 @@ class Runner:
         try:
             decision = self.decide(claim, line)
             chosen = decision.deployment
-            if chosen.swap_group is not None and chosen.name != errand.deployment:
-                return Moved(chosen.name, chosen.swap_group)
+            if chosen.swap_group is not None and chosen.known_as != errand.deployment:
+                return Moved(chosen.known_as, chosen.swap_group)
             if not await self._work.begin(line, request_id=request_id):
                 return False
             return await self._execute(claim, line, _without_swaps(decision), request_id)
@@ -149,7 +149,7 @@ class Runner:
     async def _execute(self, claim: Claim, line: WaitingLine, decision: Decision, request_id: str) -> bool:
         def keep(outcome: Outcome, reply: Reply) -> AlsoWrite:
             served = outcome.served_by or decision.deployment
-            return self._work.keep(_completed(line, reply.body or b"", served.name, request_id))
+            return self._work.keep(_completed(line, reply.body or b"", served.known_as, request_id))
 
         request = _request(line)
         answer = await self._pipeline.execute(
@@ -157,7 +157,7 @@ class Runner:
         )
         try:
             # As a rule it stands there already, with the charge; where that could not be written it does now.
-            ending = _completed(line, answer.body, answer.deployment.name, request_id)
+            ending = _completed(line, answer.body, answer.deployment.known_as, request_id)
             await persisted(lambda: self._work.end(ending))
         finally:
             await answer.aclose()

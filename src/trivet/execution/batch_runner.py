@@ -7,7 +7,7 @@ one task: a store that does not answer is asked again.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -168,14 +168,14 @@ class BatchRunner:
 
     async def _plan(self, claim: Claim) -> None:
         """Decide every line of a batch before the first one is run; what cannot be served fails here."""
-        groups = {offer.deployment.name: offer.deployment.swap_group for offer in self._fleet.offers()}
+        groups = {offer.deployment.known_as: offer.deployment.swap_group for offer in self._fleet.offers()}
         chosen: dict[int, str] = {}
         page = await self._page(claim, after=0)
         while page:
             decided: dict[int, str] = {}
             for line in page:
                 try:
-                    decided[line.number] = self._runner.decide(claim, line).deployment.name
+                    decided[line.number] = self._runner.decide(claim, line).deployment.known_as
                 except TrivetError as error:
                     await self._runner.fail(line.batch_id, line.number, error)
                 await asyncio.sleep(0)  # requests of others come between
@@ -198,27 +198,28 @@ class BatchRunner:
 
     def _give_out(self) -> None:
         while not self._stopping and self.running_lines < self._settings.concurrency:
-            offers = {offer.deployment.name: offer for offer in self._fleet.offers()}
+            offers = self._fleet.offers()
             resident = {
-                offer.deployment.swap_group: name
-                for name, offer in offers.items()
+                offer.deployment.swap_group: offer.deployment.known_as
+                for offer in offers
                 if offer.deployment.swap_group is not None and offer.state == EngineState.READY
             }
-            errand = self._agenda.next(partial(self._due_s, offers), resident, self._now_s())
+            places = _places(offers)
+            errand = self._agenda.next(partial(self._due_s, places), resident, self._now_s())
             if errand is None:
                 return
             self._lines_running += 1
             self._running.update((errand.deployment, errand.batch_id))
             self._own(self._work_off(errand))
 
-    def _due_s(self, offers: Mapping[str, Offer], deployment: str, batch_id: str) -> float:
+    def _due_s(self, places: Mapping[str, tuple[int, int]], deployment: str, batch_id: str) -> float:
         """Return when a line may be tried: after its pauses, and while its engine has a free place."""
         paused_s = max(self._pauses.get(deployment, 0.0), self._pauses.get(batch_id, 0.0))
         if self._running[batch_id] >= self._widths.get(batch_id, self._settings.concurrency):
             return float("inf")
-        offer = offers.get(deployment)
+        in_flight, slots = places.get(deployment, (0, 1))
         # Its own lines are among those in flight, but for those that are on their way there.
-        if offer is not None and (max(offer.in_flight, self._running[deployment]) >= offer.deployment.slots):
+        if max(in_flight, self._running[deployment]) >= slots:
             return max(paused_s, self._now_s() + BUSY_POLL_S)
         return paused_s
 
@@ -291,3 +292,12 @@ class BatchRunner:
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _places(offers: Sequence[Offer]) -> dict[str, tuple[int, int]]:
+    """Return by deployment, all its endpoints together, how many requests it has and how many run at once."""
+    found: dict[str, tuple[int, int]] = {}
+    for offer in offers:
+        in_flight, slots = found.get(offer.deployment.known_as, (0, 0))
+        found[offer.deployment.known_as] = (in_flight + offer.in_flight, slots + offer.deployment.slots)
+    return found

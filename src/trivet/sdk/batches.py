@@ -24,6 +24,7 @@ class Caller(Protocol):
         content: bytes | None = None,
         params: Mapping[str, str] | None = None,
         scope: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Call a route."""
         ...
@@ -46,6 +47,7 @@ class Batches:
         label: str = "",
         window_hours: float | None = None,
         scope: str | None = None,
+        idempotency_key: str | None = None,
     ) -> dict[str, Any]:
         """Submit requests and return the batch, whose `id` the other calls take.
 
@@ -55,6 +57,7 @@ class Batches:
             label: a note.
             window_hours: what has not begun by then is given up.
             scope: whom to charge; only the owner and admin keys may name another than their own.
+            idempotency_key: the same file under the same key is the same batch, however often it is sent.
 
         Raises:
             TrivetError: the first fault in the requests; `details["line"]` says where.
@@ -64,7 +67,14 @@ class Batches:
         if window_hours is not None:
             params["window_hours"] = f"{window_hours:g}"
         return dict(
-            await self._trivet.call("POST", "/api/v1/batch", content=content, params=params, scope=scope)
+            await self._trivet.call(
+                "POST",
+                "/api/v1/batch",
+                content=content,
+                params=params,
+                scope=scope,
+                headers={"idempotency-key": idempotency_key} if idempotency_key else None,
+            )
         )
 
     async def status(self, batch_id: str) -> dict[str, Any]:

@@ -239,6 +239,7 @@ class Trivet:
         content: bytes | None = None,
         params: Mapping[str, str] | None = None,
         scope: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Call any route of the HTTP API and return its JSON; None where it has no body.
 
@@ -247,7 +248,9 @@ class Trivet:
         Raises:
             TrivetError: the server's error; ServerUnreachable when nobody answers.
         """
-        response = await self._send(method, path, json=json, content=content, params=params, scope=scope)
+        response = await self._send(
+            method, path, json=json, content=content, params=params, scope=scope, headers=headers
+        )
         return document_in(response) if response.content else None
 
     async def lines(self, path: str) -> AsyncIterator[str]:

@@ -20,6 +20,7 @@ batches = Table(
     Column("kept_until_ns", BigInteger, nullable=True, comment="then all of it is removed"),
     Column("runner", Text, nullable=True, comment="the process that works it off"),
     Column("lease_ns", BigInteger, nullable=True, comment="until then it is that process's"),
+    Column("fingerprint", Text, nullable=True, comment="of the file, where an idempotency key made the id"),
     CheckConstraint(
         "status IN ('arriving', 'queued', 'in_progress', 'cancelling', 'completed', 'cancelled', 'expired')",
         name="status",

@@ -8,7 +8,9 @@ import pytest
 
 from tests.doubles.shared_store import SharedStore
 from trivet.batches import Batches, BatchWork, Ending, LineOrder
+from trivet.domain.budgets import Idempotency
 from trivet.domain.clock import ManualClock
+from trivet.domain.errors import IdempotencyMismatch
 from trivet.domain.scopes import Scope
 from trivet.storage import Database
 
@@ -38,14 +40,16 @@ class Desk:
         """Return a process."""
         return BatchWork(self.batches, self.clock, runner=name, max_tries=2)
 
-    async def submit(self, lines: int = 3) -> str:
+    async def submit(self, lines: int = 3, key: Idempotency | None = None) -> str:
         """Submit a batch and return its id."""
         orders = [
             LineOrder(number=n, custom_id=f"id-{n}", url="/v1/chat/completions", body='{"a": 1}')
             for n in range(1, lines + 1)
         ]
         deadline_at = self.clock.now() + timedelta(hours=1)
-        batch = await self.batches.submit(orders, scope=ACME, key_id="k", label="", deadline_at=deadline_at)
+        batch = await self.batches.submit(
+            orders, scope=ACME, key_id="k", label="", deadline_at=deadline_at, idempotency=key
+        )
         return batch.batch_id
 
     async def counts(self, batch_id: str) -> tuple[str, dict[str, int]]:
@@ -93,6 +97,17 @@ async def test_a_batch_is_worked_off(desk: Desk) -> None:
     assert await desk.counts(batch_id) == ("completed", {"completed": 2, "failed": 1})
     found = await desk.batches.results(batch_id, after=0, most=10)
     assert [(result.number, result.status_code) for result in found] == [(1, 200), (2, 502), (3, 200)]
+
+
+async def test_a_key_stands_for_one_batch(desk: Desk) -> None:
+    """Sent again it is the same batch; with another content, or of another scope, it is not."""
+    first = await desk.submit(key=Idempotency("k", "print"))
+    assert await desk.submit(key=Idempotency("k", "print")) == first
+    with pytest.raises(IdempotencyMismatch):
+        await desk.submit(key=Idempotency("k", "other"))
+    assert await desk.submit(key=Idempotency("k2", "print")) != first
+    assert len(await desk.batches.of(None, most=9)) == 2
+    assert (await desk.counts(first))[1] == {"waiting": 3}
 
 
 async def test_the_first_end_counts(desk: Desk) -> None:
