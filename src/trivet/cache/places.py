@@ -33,7 +33,7 @@ class Places:
         """Return where the answer to a body lies, as it would be sent to a deployment for a scope."""
         secret = self._secret_of(scope)
         rest = {name: value for name, value in body.items() if name not in NOT_OF_THE_ANSWER}
-        served = [deployment.tier.name, deployment.name, deployment.engine, deployment.model]
+        served = [deployment.tier.name, deployment.known_as, deployment.engine, deployment.model]
         messages = rest.pop("messages", None)
         frame = _canonical([served, rest])
         exact = hmac.digest(secret, b"exact\0" + frame + _canonical(messages), "sha256")

@@ -1,5 +1,6 @@
 """A shelf in Redis, which all replicas share."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from trivet.cache.likeness import likeness
@@ -42,24 +43,25 @@ class RedisShelf:
         )
 
     async def put(self, entries: Sequence[Entry], used: Sequence[bytes], *, now_ns: int) -> Filling:
-        """Count uses in one script, keep each entry in one of its own."""
+        """Keep each entry in a script of its own, several under way at once; then count uses in one."""
         now_ms = now_ns // _NS_OF_MS
+        evicted = await asyncio.gather(*(self._put(entry, now_ms) for entry in entries))
         count, size = await self._link.run(USE, [PREFIX], [now_ms, *(exact.hex() for exact in used)])
-        evicted = 0
-        for entry in entries:
-            place = entry.place
-            count, size, gone = await self._link.run(
-                PUT,
-                [PREFIX],
-                [
-                    *(now_ms, self._max_bytes, place.exact.hex()),
-                    *("" if place.similar is None else place.similar.hex(), " ".join(place.ado)),
-                    *(entry.scope, entry.size, entry.device_ns, entry.worth_ns),
-                    *(entry.expires_ns // _NS_OF_MS, entry.body),
-                ],
-            )
-            evicted += gone
-        return Filling(entries=count, bytes=size, evicted=evicted)
+        return Filling(entries=count, bytes=size, evicted=sum(evicted))
+
+    async def _put(self, entry: Entry, now_ms: int) -> int:
+        place = entry.place
+        evicted: int = await self._link.run(
+            PUT,
+            [PREFIX],
+            [
+                *(now_ms, self._max_bytes, place.exact.hex()),
+                *("" if place.similar is None else place.similar.hex(), " ".join(place.ado)),
+                *(entry.scope, entry.size, entry.device_ns, entry.worth_ns),
+                *(entry.expires_ns // _NS_OF_MS, entry.body),
+            ],
+        )
+        return evicted
 
     async def clear(self, scope: Scope | None) -> int:
         """Remove, some hundred at a time."""

@@ -21,6 +21,10 @@ from trivet.storage.instants import ns_of
 BACKLOG_MAX = 1000
 """Answers that wait to be kept; beyond it they are not kept: nobody waits for a cache."""
 BATCH_MAX = 64
+COUNT_EVERY_S = 1.0
+"""How long uses may wait to be counted, so that hits do not each take a transaction."""
+USES_MAX = 10_000
+"""Uses that wait to be counted; beyond it some are not, and an entry may go a little earlier."""
 LOOKUP_TIMEOUT_S = 0.5
 """A lookup that takes longer is a miss: asking the engine is the surer way by then."""
 
@@ -72,7 +76,8 @@ class ResponseCache:
         self._places = places
         self._clock = clock
         self._threshold = settings.similarity_threshold if settings.mode == "similar" else None
-        self._waiting: asyncio.Queue[MakeEntry | bytes] = asyncio.Queue(BACKLOG_MAX)
+        self._waiting: asyncio.Queue[MakeEntry] = asyncio.Queue(BACKLOG_MAX)
+        self._used: list[bytes] = []
         self.filling = Filling()
         """As of the last time that something was kept or removed."""
 
@@ -98,12 +103,15 @@ class ResponseCache:
         else:
             self.tally.similar += 1
         self.tally.saved_device_ns += found.device_ns
-        self._queue(found.exact)
+        if len(self._used) < USES_MAX:
+            self._used.append(found.exact)
         return replace(found, body=body)
 
     def keep(self, make: MakeEntry) -> None:
         """Keep an answer, some time soon, or not at all if too many wait."""
-        if not self._queue(make):
+        try:
+            self._waiting.put_nowait(make)
+        except asyncio.QueueFull:
             self.tally.not_kept += 1
 
     def expiry_ns(self) -> int:
@@ -116,7 +124,7 @@ class ResponseCache:
         Raises:
             StoreUnavailable: the shelf cannot be changed now.
         """
-        await self._waiting.join()
+        await self.settled()
         removed = await self._shelf.clear(scope)
         self.filling = await self._shelf.put((), (), now_ns=self._now_ns())
         return removed
@@ -130,25 +138,29 @@ class ResponseCache:
         return await self._shelf.holdings(scope)
 
     async def settled(self) -> None:
-        """Return when everything that was to be kept so far is."""
+        """Return when everything that was to be kept or counted so far is."""
+        await self._waiting.put(_nothing)
         await self._waiting.join()
 
     async def run(self) -> None:
-        """Keep what is queued, until cancelled."""
+        """Keep what is queued, until cancelled; uses are counted with it, or after a while."""
         await self._put([])
         while True:
-            jobs = [await self._waiting.get()]
-            while len(jobs) < BATCH_MAX and not self._waiting.empty():
-                jobs.append(self._waiting.get_nowait())
+            makers: list[MakeEntry] = []
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(COUNT_EVERY_S):
+                    makers.append(await self._waiting.get())
+            while makers and len(makers) < BATCH_MAX and not self._waiting.empty():
+                makers.append(self._waiting.get_nowait())
             try:
-                await self._put(jobs)
+                if makers or self._used:
+                    await self._put(makers)
             finally:
-                for _ in jobs:
+                for _ in makers:
                     self._waiting.task_done()
 
-    async def _put(self, jobs: list[MakeEntry | bytes]) -> None:
-        used = [job for job in jobs if isinstance(job, bytes)]
-        makers = [job for job in jobs if not isinstance(job, bytes)]
+    async def _put(self, makers: list[MakeEntry]) -> None:
+        used, self._used = self._used, []
         entries = await asyncio.to_thread(self._made, makers) if makers else []
         try:
             self.filling = await self._shelf.put(entries, used, now_ns=self._now_ns())
@@ -158,19 +170,25 @@ class ResponseCache:
             self.tally.not_kept += len(entries)
             log.warning("cache.not_kept", error=type(error).__name__, answers=len(entries))
 
-    def _queue(self, job: MakeEntry | bytes) -> bool:
-        try:
-            self._waiting.put_nowait(job)
-        except asyncio.QueueFull:
-            return False
-        return True
-
     def _now_ns(self) -> int:
         return ns_of(self._clock.now())
 
     def _made(self, makers: list[MakeEntry]) -> list[Entry]:
-        entries = [entry for entry in (make() for make in makers) if entry is not None]
+        entries = [entry for entry in map(_made, makers) if entry is not None]
         return [replace(each, body=self._places.sealed(each.place.exact, each.body)) for each in entries]
+
+
+def _nothing() -> None:
+    """Keep nothing."""
+
+
+def _made(make: MakeEntry) -> Entry | None:
+    try:
+        return make()
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # Engines answer anything; what cannot be read is not kept.
+        log.warning("cache.not_made", error=type(error).__name__)
+        return None
 
 
 @asynccontextmanager

@@ -74,7 +74,7 @@ return answer
 )
 
 # ARGV: now in ms, most bytes, exact, similar, courtesies, scope, size, device_ns, worth_ns, expires in ms,
-# body. Returns entries, bytes, evicted.
+# body. Returns how many entries went for it.
 PUT = Script(
     "put",
     _SHELF
@@ -109,7 +109,7 @@ while total('bytes') > most do
     drop(lowest[1])
     evicted = evicted + 1
 end
-return {total('entries'), total('bytes'), evicted}
+return evicted
 """,
 )
 

@@ -104,7 +104,7 @@ class AnswerMemory:
             return
         answered, decided = outcome.attempts[-1], recording.decision
         clamped = outcome.decision.max_output_tokens != decided.max_output_tokens
-        if answered.deployment.name != decided.deployment.name or clamped:
+        if answered.deployment.known_as != decided.deployment.known_as or clamped:
             return
         expires_ns = self._cache.expiry_ns()
         self._cache.keep(lambda: recording.entry(answered, expires_ns))
@@ -163,7 +163,7 @@ class _Recording:
             place=self.place,
             scope=self.scope,
             tier=deployment.tier.name,
-            deployment=deployment.name,
+            deployment=deployment.known_as,
             body=body,
             device_ns=answered.device_ns,
             worth_ns=max(0, worth_ns),

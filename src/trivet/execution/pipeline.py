@@ -352,6 +352,7 @@ class Pipeline:
             complexity=round(outcome.decision.complexity.score, 3),
             attempts=len(outcome.attempts),
             tokens=outcome.usage.total_tokens if outcome.usage else 0,
+            cached=outcome.saved_device_ns is not None,
             waited_ms=round(sum(attempt.waited_ns for attempt in outcome.attempts) / 1e6, 1),
             latency_ms=round((outcome.ended_ns - outcome.started_ns) / 1e6, 1),
             code=outcome.error_code,

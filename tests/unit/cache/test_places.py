@@ -1,5 +1,6 @@
 """Where answers lie: the same for the same request, never the same for two tenants."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,6 +79,12 @@ def test_another_model_is_another_place() -> None:
         for each in (deployment(), deployment("other"), deployment(model="n"))
     }
     assert len(found) == 3
+
+
+def test_servers_of_one_deployment_share_places() -> None:
+    """Whichever of them answered: it is the same model under the same name."""
+    here, there = (replace(deployment(name), endpoint_of="m") for name in ("m#1", "m#2"))
+    assert places().of(ACME, here, BODY) == places().of(ACME, there, BODY)
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
