@@ -193,6 +193,8 @@ def _messages(body: dict[str, Any]) -> list[dict[str, Any]]:
             _add_said(messages, content)
         else:
             _add_told(messages, message["role"], content)
+    if not messages:
+        raise beyond("A conversation without any content", "messages")
     return messages
 
 

@@ -11,7 +11,15 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the column; no earlier request was answered from a cache."""
-    op.add_column("outcomes", sa.Column("saved_device_ns", sa.BigInteger(), nullable=True))
+    op.add_column(
+        "outcomes",
+        sa.Column(
+            "saved_device_ns",
+            sa.BigInteger(),
+            nullable=True,
+            comment="by the cache; NULL: an engine was asked",
+        ),
+    )
 
 
 def downgrade() -> None:
