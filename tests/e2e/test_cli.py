@@ -275,6 +275,19 @@ def test_a_running_servers_store_is_backed_up(server: ServerProcess, tmp_path: P
     assert server.url in refused.stderr
 
 
+def test_engines(server: ServerProcess) -> None:
+    """The engines of the running server with their gates; the table names each, with its limit."""
+    config = ("--config", str(server.config))
+    assert trivet("chat", "Hello", *config).returncode == 0
+    listed = as_json("engines", *config)["deployments"]
+    table = trivet("engines", *config).stdout
+    assert [each["tier"] for each in listed] == ["light", "standard", "heavy"]
+    gates = [each["admission"] for each in listed if each["admission"] is not None]
+    assert [(gate["limit"], gate["in_flight"]) for gate in gates] == [(4, 0)]
+    assert all(each["name"] in table for each in listed)
+    assert "limit" in table
+
+
 def test_keys_rates_and_overrides(server: ServerProcess) -> None:
     """What operators do with keys, rate limits and overrides works on the command line."""
     config = ("--config", str(server.config))

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ PUSH = (1, 2, 5)
 GOODPUT_MIN = 0.9
 TTFT_RATIO_MAX = 1.5
 UNLOADED_AT_ONCE = 4
+QUEUED = re.compile(r"It waited ([0-9.]+) s for its turn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ class Seen:
 
     first_ms: dict[str, list[float]] = field(default_factory=dict)
     """From sending to the first content, by priority."""
+    queued_s: dict[str, list[float]] = field(default_factory=dict)
+    """Waits for a turn, by priority, as Trivet tells them among its reasons."""
     served: Counter[str] = field(default_factory=Counter)
     """By tenant, non-critical ones."""
     ends_s: list[float] = field(default_factory=list)
@@ -137,6 +141,8 @@ class Clients:
     async def _read(
         self, seen: Seen, scope: str, priority: Priority, answer: aiohttp.ClientResponse, sent_s: float
     ) -> None:
+        told = QUEUED.search(answer.headers["x-trivet-reason"])
+        seen.queued_s.setdefault(priority, []).append(float(told[1]) if told else 0.0)
         whole, first = False, True
         async for line in answer.content:
             if first and b'"content"' in line:
@@ -257,6 +263,8 @@ def judged(
         "shed_by_priority": gate["shed"],
         "served": len(over.ends_s),
         "critical_served": len(over.first_ms.get("critical", [])),
+        "critical_queued_p50_s": quantile(over.queued_s.get("critical", []), 0.5),
+        "critical_queued_p99_s": quantile(over.queued_s.get("critical", []), 0.99),
         "critical_refused": over.refused["critical"],
         "refused_late": over.refused_late,
         "served_by_tenant": dict(sorted(over.served.items())),

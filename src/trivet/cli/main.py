@@ -17,6 +17,7 @@ from trivet.cli import (
     config,
     demo,
     doctor,
+    engines,
     footprint,
     gpus,
     init,
@@ -72,6 +73,7 @@ app.add_typer(rates.app, name="rates")
 app.add_typer(cache.app, name="cache")
 app.add_typer(keys.app, name="keys")
 app.add_typer(config.app, name="config")
+app.command()(engines.engines)
 app.command()(gpus.gpus)
 app.command()(footprint.footprint)
 app.command()(plan.plan)
