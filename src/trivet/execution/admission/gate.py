@@ -116,7 +116,6 @@ class Gate:
         self._waits = waits
         self._critical = 0
         self._batch_passed_over = 0
-        self._batch_waited_ns = 0
         self._reserve = Reserve(settings.critical_reserve)
         self._rate = ServiceRate()
         self._lines: dict[Priority, FairLine[Waiter]] = {priority: FairLine() for priority in PRIORITIES}
@@ -146,12 +145,7 @@ class Gate:
         if self._has_room(claim.priority, now_ns) and not (self._queued and self._is_waited_before(claim)):
             return 0.0
         wait_ns = self._rate.wait_ns(self._ahead_of(claim), self._places(claim.priority, now_ns))
-        if wait_ns is None:
-            return None
-        if claim.priority == "batch" and len(self._lines["batch"]):
-            # What overtakes it is still to come; the last one's wait tells how much that is.
-            wait_ns = max(wait_ns, self._batch_waited_ns)
-        return wait_ns / 1e9
+        return None if wait_ns is None else wait_ns / 1e9
 
     def bound_s(self, priority: Priority, left_s: float) -> float:
         """Return how long a request may wait, of which `left_s` is what is left of its time."""
@@ -247,7 +241,12 @@ class Gate:
     def _ahead_of(self, claim: Claim) -> int:
         own = self._lines[claim.priority].ahead_of(claim)
         rank = _rank(claim.priority)
-        return own + sum(line.work for priority, line in self._lines.items() if _rank(priority) > rank)
+        ahead = own + sum(line.work for priority, line in self._lines.items() if _rank(priority) > rank)
+        return max(ahead, self._overtaken(own + claim.work)) if claim.priority == "batch" else ahead
+
+    def _overtaken(self, work: int) -> int:
+        """Return what is served until so much batch work was, if batch is overtaken and goes on to be."""
+        return (INTERACTIVE_BEFORE_BATCH + 1) * work if self._batch_passed_over else 0
 
     def _let_through(self, claim: Claim, now_ns: int, *, waited_ns: int) -> Ticket:
         self.in_flight += 1
@@ -298,6 +297,7 @@ class Gate:
         places = self.limit.value
         while len(line):
             ahead = sum(other.work for other in self._lines.values()) - line.newest().claim.work
+            ahead = max(ahead, self._overtaken(line.work))
             wait_ns = self._rate.wait_ns(ahead, places)
             if wait_ns is None or wait_ns <= bound_ns:
                 return
@@ -335,8 +335,6 @@ class Gate:
                 overtaken = priority == "interactive" and len(self._lines["batch"]) > 0
                 self._batch_passed_over = self._batch_passed_over + 1 if overtaken else 0
             waited_ns = now_ns - waiter.since_ns
-            if priority == "batch":
-                self._batch_waited_ns = waited_ns
             if waiter.turn.done():  # its task was cancelled and has not run yet
                 continue
             self._waits.observe(waited_ns)

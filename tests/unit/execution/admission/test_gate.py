@@ -195,6 +195,29 @@ def test_batch_waits_for_the_others_but_does_not_starve() -> None:
     simulate(work)
 
 
+def test_the_wait_of_what_is_overtaken_is_foretold_too() -> None:
+    """Batch under more interactive load than there is room for: those who are let in get through in time."""
+
+    async def work() -> None:
+        world = World(gate(4, max_wait_s=5.0, batch_max_wait_s=40.0))
+        await asyncio.gather(*(world.ask(claim()) for _ in range(8)))
+        asking = []
+        for _ in range(200):
+            asking += [asyncio.create_task(world.ask(claim())) for _ in range(6)]
+            asking += [asyncio.create_task(world.ask(claim("batch", "bulk"))) for _ in range(3)]
+            await asyncio.sleep(1.0)
+        await asyncio.gather(*asking)
+        waits = world.waits_s["batch/bulk"]
+        refused = world.refused["batch/bulk"]
+        assert len(waits) >= 0.9 * 200 * 4 / 16
+        assert max(waits) <= 60.0
+        # But for those who came before batch was first overtaken, it was known at once.
+        assert len([each for each in refused if (each.retry_after_s or 0.0) < 35.0]) <= 10
+        assert world.door.queued_most <= 4 * 5 + 4 * 40 // 16 + 10
+
+    simulate(work)
+
+
 def test_a_full_queue_sends_the_newest_batch_away_first() -> None:
     """Urgent requests find room; then who has most waiting gives way; else the newcomer is refused."""
 
