@@ -29,6 +29,13 @@ _KEPT_ELSEWHERE: Mapping[str, str] = {
     "conversation": f"{_STORED} Send the whole conversation as input.",
     "prompt": f"{_STORED} Send the text itself as instructions or input.",
 }
+_TEXT_ITEMS = frozenset(
+    {
+        *("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"),
+        "reasoning",
+    }
+)
+"""Items whose strings are the caller's own business: nobody fetches what they name."""
 _OWN_TOOLS = frozenset({"function", "custom"})
 _NOT_PROMPT = frozenset(
     {
@@ -124,6 +131,8 @@ def _check_input(told: Any) -> None:
             _check_parts(item.get("content"), f"{place}.content")
         elif not isinstance(kind, str):
             raise RequestMalformed(f"{place}.type must be a string.", param=f"{place}.type")
+        elif kind not in _TEXT_ITEMS:
+            check_part(item, place)
         elif isinstance(item.get("output"), list):
             _check_parts(item["output"], f"{place}.output")
 

@@ -60,6 +60,11 @@ REFUSED: list[tuple[Surface, dict[str, Any], str]] = [
     (Surface.RESPONSES, {"input": [{"type": "item_reference", "id": "i"}]}, "input[0]"),
     (Surface.RESPONSES, {"input": part(type="input_image", image_url=ADDRESS)}, "input[0].content[0]"),
     (Surface.RESPONSES, {"input": part(type="input_file", file_id="f")}, "input[0].content[0]"),
+    (
+        Surface.RESPONSES,
+        {"input": [{"type": "computer_call_output", "output": {"image_url": ADDRESS}}]},
+        "input[0]",
+    ),
     (Surface.RESPONSES, {"input": "a", "tools": [{"type": "mcp", "server_url": ADDRESS}]}, "tools[0]"),
     (Surface.RESPONSES, {"input": "a", "tools": [{"type": "web_search"}]}, "tools[0]"),
     (Surface.RESPONSES, {"input": "a", "max_output_tokens": 0}, "max_output_tokens"),
@@ -94,7 +99,14 @@ def test_what_is_refused(surface: Surface, body: dict[str, Any], param: str) -> 
 
 
 def test_what_a_tool_was_given_may_hold_an_address() -> None:
-    """The input of a tool's call is the caller's own business: no engine fetches it."""
+    """What a tool is given, and gives back as text, is the caller's own business: no engine fetches it."""
+    read(
+        Surface.RESPONSES,
+        input=[
+            {"type": "function_call", "call_id": "c", "name": "get", "arguments": f'{{"url": "{ADDRESS}"}}'},
+            {"type": "function_call_output", "call_id": "c", "output": f"{ADDRESS} is gone"},
+        ],
+    )
     call = {"type": "tool_use", "id": "t", "name": "get", "input": {"url": ADDRESS}}
     read(Surface.MESSAGES, messages=[*TALK, {"role": "assistant", "content": [call]}])
 
