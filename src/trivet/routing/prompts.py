@@ -27,6 +27,7 @@ INPUTS_LIMIT = 2048
 _COMPLETION = '{"prompt": "Once upon a time"}'
 _EMBEDDING = '{"input": ["a text", "another"]}'
 _FORMS = "a string, a list of strings, a list of token numbers, or a list of such lists"
+_OTHER_PROMPTS = ("messages", "prompt_embeds")
 _NOT_PROMPT = frozenset(
     {
         "dimensions",
@@ -50,7 +51,7 @@ def parse_completion(body: Any, *, body_bytes: int, headers: Mapping[str, str]) 
         RequestMalformed: with `param` naming the field at fault.
     """
     body = document_of(body, example=_COMPLETION)
-    refuse_fields(body)
+    _refuse_fields(body)
     if flag_of(body, "echo"):
         raise RequestMalformed(
             "echo is not accepted: not every engine repeats the prompt.",
@@ -88,7 +89,7 @@ def parse_embeddings(body: Any, *, body_bytes: int, headers: Mapping[str, str]) 
         RequestMalformed: with `param` naming the field at fault.
     """
     body = document_of(body, example=_EMBEDDING)
-    refuse_fields(body)
+    _refuse_fields(body)
     _prompts(body.get("input"), "input", limit=INPUTS_LIMIT)
     if flag_of(body, "stream"):
         raise RequestMalformed("stream is not offered here: vectors come as a whole.", param="stream")
@@ -126,6 +127,14 @@ def describe_prompts(request: ChatRequest, *, text_limit_chars: int) -> Needs:
         history_length=hints.history_length or 0,
         task_type=hints.task_type,
     )
+
+
+def _refuse_fields(body: Mapping[str, Any]) -> None:
+    """Refuse what may not be said, and prompts in fields that vLLM would read in place of the checked one."""
+    refuse_fields(body)
+    for name in _OTHER_PROMPTS:
+        if body.get(name) is not None:
+            raise RequestMalformed(f"{name} is not accepted here.", hint="Send text or tokens.", param=name)
 
 
 def _prompts(value: Any, param: str, *, limit: int) -> list[Any]:

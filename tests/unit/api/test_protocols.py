@@ -65,4 +65,7 @@ def test_a_spent_budget_tells_its_facts() -> None:
     error = BudgetExhausted("Spent.", details={"scope": "acme"})
     body = error_document(error, status=429, request_id="r", surface=Surface.MESSAGES)
     assert body["error"]["type"] == "rate_limit_error"
+    assert error_document(error, status=402, request_id="r", surface=Surface.MESSAGES)["error"]["type"] == (
+        "billing_error"
+    )
     assert body["error"]["trivet"] == {"code": "budget_exhausted", "param": None, "scope": "acme"}

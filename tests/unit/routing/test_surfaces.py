@@ -49,6 +49,8 @@ REFUSED: list[tuple[Surface, dict[str, Any], str]] = [
     (Surface.COMPLETIONS, {"prompt": ["a"] * 8, "n": 16}, "n"),
     (Surface.COMPLETIONS, {"prompt": ["a"] * (ANSWERS_LIMIT + 1)}, "prompt"),
     (Surface.COMPLETIONS, {"prompt": "a", "max_tokens": 5, "min_tokens": 6}, "min_tokens"),
+    (Surface.COMPLETIONS, {"prompt": "", "prompt_embeds": "AAAA"}, "prompt_embeds"),
+    (Surface.EMBEDDINGS, {"input": "a", "messages": TALK}, "messages"),
     (Surface.EMBEDDINGS, {}, "input"),
     (Surface.EMBEDDINGS, {"input": [{"image": ADDRESS}]}, "input"),
     (Surface.EMBEDDINGS, {"input": ["a"] * 2049}, "input"),
