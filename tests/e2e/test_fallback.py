@@ -258,6 +258,26 @@ async def test_breaker_opens_and_is_told(
     assert 'trivet_breaker_open{deployment="broken"} 1.0' in metrics
 
 
+async def test_an_odd_request_does_not_close_the_only_engine(fault_server: str, tmp_path: Path) -> None:
+    """Repeated, a request that one engine alone answers with a fault counts once; others count each."""
+    only = {"name": "only", "model": "openai/500", "url": fault_server, "context_tokens": 4096}
+    gone = {"name": "gone", "model": "openai/gone", "url": "http://127.0.0.1:9"}
+    settings = settings_for(
+        tmp_path, {"light": [only], "standard": [gone], "heavy": [gone | {"name": "away"}]}
+    )
+
+    async def codes(*texts: str) -> list[str]:
+        async with found.http() as http:
+            bodies = ({"model": "only", "messages": [{"role": "user", "content": text}]} for text in texts)
+            answers = [await http.post("/v1/chat/completions", json=body) for body in bodies]
+        return [answer.json()["error"]["code"] for answer in answers]
+
+    async with serving(settings) as found:
+        assert await codes(*["odd"] * 9) == ["upstream_error"] * 9
+        assert await codes("a", "b", "c", "d") == ["upstream_error"] * 4
+        assert await codes("e") == ["upstream_unavailable"]
+
+
 async def test_one_request_cannot_close_the_way_for_all(fault_server: str, tmp_path: Path) -> None:
     """Where every engine answers the same request with 500 the request is blamed, not the engines."""
     broken = {

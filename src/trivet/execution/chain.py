@@ -183,7 +183,7 @@ class Chain:
         self._settings = settings
         self.clock = clock
         self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
-        self._retries = RetryBudgets(clock)
+        self._retries = RetryBudgets(clock, metrics.retries)
         self.conditions = Conditions(clock, longest_busy_s=settings.breaker_open_max_s)
         self.admission = Admission(settings.admission, clock, takes=self._takes, waits=metrics.queue_wait)
 

@@ -9,6 +9,9 @@ per second of them.
 
 from trivet.domain.clock import Clock
 
+RetryCounts = dict[tuple[str, ...], int]
+"""Repeated tries by tier and result, `made` or `refused`."""
+
 DEPTH = 10
 REQUESTS_PER_RETRY = 10
 NS_PER_RETRY = 1_000_000_000
@@ -20,10 +23,12 @@ _SHARE = NS_PER_RETRY // REQUESTS_PER_RETRY
 class RetryBudget:
     """The bucket of one tier. For the event loop's thread."""
 
-    __slots__ = ("_at_ns", "_clock", "_level")
+    __slots__ = ("_at_ns", "_clock", "_counts", "_level", "_tier")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, tier: str, counts: RetryCounts) -> None:
         self._clock = clock
+        self._tier = tier
+        self._counts = counts
         self._level = _FULL
         self._at_ns = clock.monotonic_ns()
 
@@ -36,22 +41,26 @@ class RetryBudget:
         now_ns = self._clock.monotonic_ns()
         self._level = min(_FULL, self._level + now_ns - self._at_ns)
         self._at_ns = now_ns
-        if self._level < NS_PER_RETRY:
-            return False
-        self._level -= NS_PER_RETRY
-        return True
+        allowed = self._level >= NS_PER_RETRY
+        if allowed:
+            self._level -= NS_PER_RETRY
+        result = (self._tier, "made" if allowed else "refused")
+        self._counts[result] = self._counts.get(result, 0) + 1
+        return allowed
 
 
 class RetryBudgets:
     """The buckets of all tiers, made when first asked for."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, counts: RetryCounts) -> None:
+        """Take the clock, and where to count repeated tries."""
         self._clock = clock
+        self._counts = counts
         self._by_tier: dict[str, RetryBudget] = {}
 
     def of(self, tier: str) -> RetryBudget:
         """Return the bucket of a tier."""
         budget = self._by_tier.get(tier)
         if budget is None:
-            budget = self._by_tier[tier] = RetryBudget(self._clock)
+            budget = self._by_tier[tier] = RetryBudget(self._clock, tier, self._counts)
         return budget

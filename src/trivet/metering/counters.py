@@ -41,6 +41,8 @@ class Metrics:
         """By tier and direction, `prompt` or `completion`, as charged."""
         self.fallbacks: dict[str, int] = {}
         """By the tier that was left."""
+        self.retries: dict[tuple[str, ...], int] = {}
+        """Repeated tries at engines that fail, by tier and result: `made`, or `refused` by its budget."""
         self.refusals: dict[str, int] = {}
         """By code."""
         self.attempts: dict[tuple[str, ...], int] = {}

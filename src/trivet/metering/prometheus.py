@@ -62,6 +62,12 @@ class TrivetCollector(Collector):
             ("tier",),
             _single(metrics.fallbacks),
         )
+        yield _counter(
+            "trivet_retries",
+            "Repeated tries at engines that fail; refused ones were beyond the tier's retry budget.",
+            ("tier", "result"),
+            metrics.retries,
+        )
         yield _counter("trivet_refusals", "Requests refused, by code.", ("code",), _single(metrics.refusals))
         yield _counter("trivet_attempts", "Attempts that ended.", ("deployment", "result"), metrics.attempts)
         yield _histogram(

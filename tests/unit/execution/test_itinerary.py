@@ -31,7 +31,7 @@ class Road:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.conditions = Conditions(self.clock, longest_busy_s=60.0)
-        self.budgets = RetryBudgets(self.clock)
+        self.budgets = RetryBudgets(self.clock, {})
         self.dice = random.Random(1)
 
     def way(self, *candidates: Deployment, longest_pause_s: float = 30.0) -> Itinerary:

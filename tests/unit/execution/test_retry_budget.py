@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trivet.domain.clock import ManualClock
-from trivet.execution.retry_budget import DEPTH, RetryBudget, RetryBudgets
+from trivet.execution.retry_budget import DEPTH, RetryBudget, RetryBudgets, RetryCounts
 
 
 def taken(budget: RetryBudget, asked: int) -> int:
@@ -15,7 +15,7 @@ def taken(budget: RetryBudget, asked: int) -> int:
 def test_a_floor_without_traffic() -> None:
     """Ten tries at first, then one a second, however few requests there are."""
     clock = ManualClock()
-    budget = RetryBudget(clock)
+    budget = RetryBudget(clock, "light", {})
     assert taken(budget, 100) == DEPTH
     clock.advance(3)
     assert taken(budget, 100) == 3
@@ -25,7 +25,7 @@ def test_a_floor_without_traffic() -> None:
 
 def test_a_tenth_of_the_traffic() -> None:
     """A thousand requests at once that all fail are repeated a hundred times, and the ten of the floor."""
-    budget = RetryBudget(ManualClock())
+    budget = RetryBudget(ManualClock(), "light", {})
     allowed = 0
     for _ in range(1000):
         budget.request()
@@ -35,16 +35,18 @@ def test_a_tenth_of_the_traffic() -> None:
 
 def test_tiers_have_their_own() -> None:
     """One tier's failures leave the others' tries alone."""
-    budgets = RetryBudgets(ManualClock())
+    counts: RetryCounts = {}
+    budgets = RetryBudgets(ManualClock(), counts)
     taken(budgets.of("light"), 100)
     assert budgets.of("heavy").take()
+    assert counts == {("light", "made"): 10, ("light", "refused"): 90, ("heavy", "made"): 1}
 
 
 @given(st.lists(st.one_of(st.just("request"), st.just("take"), st.floats(0.001, 20)), max_size=200))
 def test_never_more_than_promised(steps: list[str | float]) -> None:
     """Whatever happens in whatever order: at most 10 + a tenth of the requests + the seconds gone by."""
     clock = ManualClock()
-    budget = RetryBudget(clock)
+    budget = RetryBudget(clock, "light", {})
     requests, allowed, gone_s = 0, 0, 0.0
     for step in steps:
         if step == "request":
