@@ -298,3 +298,25 @@ async def test_other_paths(house: House) -> None:
         wrong = await http.get("/v1/chat/completions")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
     assert wrong.status_code == 405
+
+
+@pytest.mark.parametrize(("version", "field"), [("1.1", "Connection: close\r\n"), ("1.0", "")])
+async def test_a_connection_that_is_not_to_be_kept(house: House, version: str, field: str) -> None:
+    """The answer comes whole, in one piece with its head, and then the connection ends."""
+    body = json.dumps({"model": "light", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2})
+    host, _, port = house.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        f"POST /v1/chat/completions HTTP/{version}\r\nHost: {host}\r\n{field}"
+        f"Authorization: Bearer {house.trivet.owner_token}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    head, _, answer = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
+    writer.close()
+    lines = head.decode().lower().split("\r\n")
+    assert lines[0] == "http/1.1 200 ok"
+    assert "connection: close" in lines
+    assert f"content-length: {len(answer)}" in lines
+    assert json.loads(answer)["choices"]
+    for name in ("date", "x-request-id", "x-trivet-tier", "cache-control"):
+        assert sum(line.startswith(f"{name}: ") for line in lines) == 1, name

@@ -28,6 +28,12 @@ def new_key_id() -> str:
     return secrets.token_hex(4)
 
 
+def claimed_id(text: str) -> str | None:
+    """Return the id in what has a key's form, whatever its checksum; None if `text` has not."""
+    match = _FORM.fullmatch(text)
+    return None if match is None else match[2]
+
+
 def key_id_of(text: str) -> str | None:
     """Return the id of a well-formed key; None if `text` is none or its checksum is wrong."""
     match = _FORM.fullmatch(text)

@@ -11,7 +11,7 @@ from typing import Any
 from trivet.access import key_records
 from trivet.access.hmac_sha256 import Hmac
 from trivet.access.key_records import KeyRecord
-from trivet.access.key_text import key_id_of, new_key, new_key_id
+from trivet.access.key_text import claimed_id, key_id_of, new_key, new_key_id
 from trivet.access.pepper import load_pepper
 from trivet.access.permissions import ROLES
 from trivet.config.settings import AccessSettings
@@ -186,17 +186,19 @@ class Keyring:
                 "No API key was sent.",
                 hint="Send `Authorization: Bearer tvt_...`; `trivet keys create` makes a key.",
             )
-        key_id = key_id_of(text)
-        if key_id is None:
+        claimed = claimed_id(text)
+        if claimed is not None:
+            record = self._index.get(claimed)
+            expected = self._nobody if record is None else record.digest
+            if hmac.compare_digest(self._digest(text), expected) and record is not None:
+                return self._used(record)
+        # That a key is right its digest shows; what is wrong with one, its checksum.
+        if key_id_of(text) is None:
             raise KeyInvalid(
                 "This is not a whole Trivet API key.",
                 hint="Copy it again: it begins with tvt_ and has 62 characters.",
             )
-        record = self._index.get(key_id)
-        expected = self._nobody if record is None else record.digest
-        if not hmac.compare_digest(self._digest(text), expected) or record is None:
-            raise KeyInvalid("This API key is not known here.", hint="`trivet keys create` makes a key.")
-        return self._used(record)
+        raise KeyInvalid("This API key is not known here.", hint="`trivet keys create` makes a key.")
 
     def principal_of(self, key_id: str) -> Principal:
         """Return who holds the key of this id, for work that it ordered earlier; this is a use of it.
