@@ -9,8 +9,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from typer.testing import CliRunner
 
 from tests.e2e.conftest import ENDLESS, WEIGHTS, House, serving, settings_for
+from trivet.cli.main import app
 from trivet.config.cache_settings import CacheSettings
 from trivet.config.settings import Settings
 
@@ -238,6 +240,24 @@ async def test_answers_outlive_a_restart_and_end_when_cleared(light_url: str, tm
         async with house.http() as http:
             assert (await http.delete("/api/v1/cache?scope=acme")).json() == {"scope": "acme", "removed": 1}
         assert (told(await ask(house, key, body)), told(await ask(house, other, body))) == ("miss", "hit")
+
+
+async def test_the_command_shows_and_clears(caching: House) -> None:
+    """`trivet cache stats` and `clear`, of one scope, as JSON and in words."""
+    key = caching.key("commanded")
+    for _ in range(2):
+        await ask(caching, key, question("What does the command say?"))
+    own = ("--url", caching.url, "--api-key", caching.trivet.owner_token, "--scope", "commanded")
+
+    async def run(*arguments: str) -> Any:
+        return await asyncio.to_thread(CliRunner().invoke, app, ["cache", *arguments])
+
+    stats = json.loads((await run("stats", *own, "--json")).stdout)
+    assert (stats["enabled"], stats["entries"], stats["hits"]) == (True, 1, 1)
+    words = await run("stats", *own)
+    assert (words.exit_code, "since the start: misses" in words.stdout) == (0, True)
+    assert json.loads((await run("clear", *own, "--json")).stdout) == {"scope": "commanded", "removed": 1}
+    assert "Removed 0 kept answers." in (await run("clear", *own)).output
 
 
 async def test_what_is_left_once_it_is_off_can_be_removed(light_url: str, tmp_path: Path) -> None:

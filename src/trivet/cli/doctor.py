@@ -77,6 +77,9 @@ def _examine(address: Address) -> Iterator[Finding]:
             url = loaded.settings.store.url
             if url is not None:
                 yield doctor_machine.shared_store(url.get_secret_value())
+            redis = loaded.settings.redis
+            if redis.url is not None:
+                yield doctor_machine.redis(redis.url.get_secret_value(), redis.timeout_s)
         except TrivetError as fault:
             yield told("store", "error", str(fault), otherwise="Set `store.path`.")
         yield doctor_machine.port(server.host, server.port, owner.url if owner else None)

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from trivet.cli.findings import Finding, error, ok, warning
-from trivet.domain.errors import TrivetError
+from trivet.domain.errors import ConfigError, TrivetError
 from trivet.domain.gpus import GIB, Gpu, Inventory, InventoryState
 
 OPEN_FILES_WANTED = 4096
@@ -211,6 +211,18 @@ def shared_store(url: str) -> Finding:
             "Set `fsync = on`, or a power cut may undo holds.",
         )
     return ok("store.url", note)
+
+
+def redis(url: str, timeout_s: float) -> Finding:
+    """Check that the Redis of `redis.url` answers; without it Trivet works, each replica for itself."""
+    from trivet.storage.redis_link import server_version
+
+    try:
+        return ok("redis.url", f"Redis {server_version(url, timeout_s)}")
+    except ConfigError as fault:
+        return error("redis.url", fault.message, "pip install 'trivet[redis]'")
+    except TrivetError as fault:
+        return warning("redis.url", str(fault), "Start the server, or correct `redis.url`.")
 
 
 def file_system(path: Path, root: Path = Path("/")) -> str | None:

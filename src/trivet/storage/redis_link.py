@@ -124,15 +124,41 @@ class RedisLink:
             task.exception()  # whoever asked may have gone
 
 
+def server_version(url: str, timeout_s: float) -> str:
+    """Ask a server for its version, and whether it runs scripts. Blocks; logs nothing.
+
+    Raises:
+        StoreUnavailable: it does not answer, or does not run scripts.
+        ConfigError: the driver is not installed.
+    """
+    try:
+        from redis import Redis as BlockingRedis
+        from redis.exceptions import RedisError
+    except ImportError:
+        raise _no_driver() from None
+    client = BlockingRedis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    try:
+        client.eval("return 1", 0)
+        return str(client.info("server")["redis_version"])
+    except (RedisError, OSError, TimeoutError) as error:
+        raise _unavailable(type(error).__name__) from error
+    finally:
+        client.close()
+
+
+def _no_driver() -> ConfigError:
+    return ConfigError(
+        "redis.url is set, but Redis' driver is not installed.", hint="pip install 'trivet[redis]'"
+    )
+
+
 def _client(url: str, timeout_s: float) -> "Redis":
     try:
         from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
     except ImportError:
-        raise ConfigError(
-            "redis.url is set, but Redis' driver is not installed.", hint="pip install 'trivet[redis]'"
-        ) from None
+        raise _no_driver() from None
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=CONNECTIONS_MAX,

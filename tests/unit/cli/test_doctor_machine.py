@@ -8,6 +8,7 @@ import pytest
 
 from trivet.cli import doctor_machine
 from trivet.domain.gpus import GIB, Gpu, GpuState, Host, Inventory, InventoryState
+from trivet.lab.scratch_redis import ScratchRedis
 
 HOST = Host(ram_total_bytes=64 * GIB, ram_available_bytes=32 * GIB, cpu_cores=8)
 CARD = Gpu(uuid="GPU-1", name="NVIDIA L4", total_bytes=22 * GIB, used_bytes=GIB, others_bytes=GIB)
@@ -160,3 +161,15 @@ def test_a_shared_store_is_asked(postgres_url: str) -> None:
     gone = doctor_machine.shared_store("postgresql://user:hunter2@127.0.0.1:1/nothing")
     assert gone.state == "error"
     assert "hunter2" not in f"{gone.detail} {gone.fix}"
+
+
+def test_redis_is_asked() -> None:
+    """One that answers tells its version; one that does not is a warning, without the password."""
+    with ScratchRedis(password="hunter2") as server:
+        found = doctor_machine.redis(server.url, 2.0)
+        assert (found.state, found.detail.startswith("Redis ")) == ("ok", True)
+        wrong = doctor_machine.redis(server.url.replace("hunter2", "hunter3"), 2.0)
+    gone = doctor_machine.redis(server.url, 0.5)
+    for finding in (wrong, gone):
+        assert finding.state == "warning"
+        assert "hunter" not in f"{finding.detail} {finding.fix}"
