@@ -84,6 +84,8 @@ async def test_overload_is_bounded_and_told(narrow: House) -> None:
     assert {int(answer.headers["retry-after"]) for answer in refused} <= set(range(1, 10))
     assert {answer.headers["x-trivet-tier"] for answer in refused} == {"light"}
     assert shown["admission"]["shed"]["interactive"] == len(refused)
+    # Nobody who was sent away is waited for when Trivet stops.
+    await asyncio.wait_for(narrow.trivet.drain.empty(), 30.0)
     assert (shown["admission"]["in_flight"], shown["admission"]["queued"]["interactive"]) == (0, 0)
     assert shown["admission"]["limit"] <= SLOTS
 

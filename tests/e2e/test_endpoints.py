@@ -55,7 +55,7 @@ async def test_conversations_stay_and_load_spreads(twins: tuple[House, list[Prog
     """Each conversation keeps its endpoint; together they use both; the name is one for callers and keys."""
     house, _ = twins
     async with house.http(house.key("acme", models=("twin",))) as http:
-        for number in range(12):
+        for number in range(6):
             before = await served(house)
             for more in ((), ("Go on.",), ("Go on.", "And on.")):
                 answer = await ask(http, f"Conversation {number}", *more)

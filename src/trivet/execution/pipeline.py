@@ -296,10 +296,6 @@ class Pipeline:
     async def _broken_off(self, run: Run, error: BaseException) -> None:
         """Book the end of a request that failed, and tell the caller what had been decided."""
         refused = error if isinstance(error, TrivetError) else None
-        if isinstance(refused, Overloaded) and run.reservation is None:
-            # Sent away before anything was held: no record, since load is what there is too much of.
-            run.drop()
-            self._metrics.refused(refused.code)
         settlement = run.close(_status_of(error), error=refused)
         if refused is None:
             return

@@ -12,7 +12,7 @@ from trivet.access import Admitted
 from trivet.domain.budgets import Amounts, Hold, Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Candidate, Decision
-from trivet.domain.errors import ApprovalRequired, BudgetError, PriceUnknown, TrivetError
+from trivet.domain.errors import ApprovalRequired, BudgetError, Overloaded, PriceUnknown, TrivetError
 from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus
 from trivet.domain.prices import Prices
@@ -112,11 +112,6 @@ class Run:
     def tariff(self) -> Tariff:
         """Return what a token counts at the deployment that is held for."""
         return self._tariff
-
-    def drop(self) -> None:
-        """End it without a record: it was sent away before anything was held or tried."""
-        self.closed = True
-        self.admitted.end(0)
 
     def adopt(self, reservation: Reservation, tariff: Tariff) -> None:
         """Take a hold that was made before, at its prices of then."""
@@ -292,7 +287,11 @@ class Run:
         )
         if usage is not None:
             outcome.charged = charges.charged
-        task = self._settle(charges, lambda: self._records_of(outcome, reply))
+        # Who was sent away with nothing held or tried leaves no record: load is what there is too much of.
+        unrecorded = isinstance(error, Overloaded) and self.reservation is None and not self.attempts
+        task = None
+        if not unrecorded:
+            task = self._settle(charges, lambda: self._records_of(outcome, reply))
         try:
             self._announce(outcome)
         except Exception as fault:  # noqa: BLE001 - listeners get copies, and may fail without loss
