@@ -102,18 +102,12 @@ async def test_openai_responses(place: House, key: str, model: str) -> None:
         plain = await client.responses.create(
             model=model, input="Hello there", max_output_tokens=6, extra_body=ENDLESS
         )
-        stream = await client.responses.create(
-            model=model, input="Hello there", max_output_tokens=6, stream=True, extra_body=ENDLESS
-        )
-        events = [event async for event in stream]
-        form: Any = {
-            "type": "json_schema",
-            "name": "v",
-            "schema": Verdict.model_json_schema(),
-            "strict": True,
-        }
-        shaped = await client.responses.create(
-            model=model, input="Hello there", max_output_tokens=64, text={"format": form}
+        async with client.responses.stream(
+            model=model, input="Hello there", max_output_tokens=6, extra_body=ENDLESS
+        ) as stream:
+            events = [event async for event in stream]
+        shaped = await client.responses.parse(
+            model=model, input="Hello there", max_output_tokens=64, text_format=Verdict
         )
     assert plain.output_text
     assert plain.usage is not None
@@ -121,8 +115,8 @@ async def test_openai_responses(place: House, key: str, model: str) -> None:
     assert events[0].type == "response.created"
     assert events[-1].type in ("response.completed", "response.incomplete")
     words = "".join(event.delta for event in events if event.type == "response.output_text.delta")
-    assert words == events[-1].response.output_text
-    Verdict.model_validate_json(shaped.output_text)
+    assert words == events[-1].response.output_text != ""
+    assert isinstance(shaped.output_parsed, Verdict)
 
 
 @pytest.mark.parametrize("model", ENGINES)
@@ -158,12 +152,14 @@ async def test_anthropic(place: House, key: str, model: str) -> None:
 
 
 async def test_anthropic_counts_tokens(place: House, key: str) -> None:
-    """The count is what the message will be charged for its prompt."""
+    """The count is what the message will be charged for its prompt; the models are those of the key."""
     async with anthropic.AsyncAnthropic(base_url=place.url, api_key=key, max_retries=0) as client:
         counted = await client.messages.count_tokens(model="auto", messages=TALK)
         message = await client.messages.create(model="auto", max_tokens=1, messages=TALK)
+        models = [model.id async for model in client.models.list()]
     read = message.usage.cache_read_input_tokens or 0
     assert counted.input_tokens == message.usage.input_tokens + read
+    assert {"auto", "light", "heavy"} <= set(models)
 
 
 async def test_langchain(place: House, key: str) -> None:

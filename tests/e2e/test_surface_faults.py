@@ -1,5 +1,6 @@
 """What clients of each protocol see when engines fail: another engine first, an honest end later."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,7 +22,7 @@ async def house(
     """LIGHT is nobody, STANDARD an engine that fails as its model's name says, HEAVY a real one."""
     faults = [
         {"name": fault, "model": f"vllm/{fault}", "url": fault_server}
-        for fault in ("cut", "503", "error-amid", "ok")
+        for fault in ("cut", "503", "error-amid", "ok", "drip")
     ]
     gone = {"name": "gone", "model": "vllm/gone", "url": "http://127.0.0.1:9"}
     real = {"name": "real", "model": "llamacpp/tiny-heavy", "url": heavy_url}
@@ -37,12 +38,23 @@ def key(house: House) -> str:
     return house.key(TENANT)
 
 
+async def counted(house: House) -> dict[str, int]:
+    """Return what of the tenant's tokens is used, and held."""
+    async with house.http() as owner:
+        row: dict[str, int] = (await owner.get(f"/api/v1/budgets/{TENANT}/status")).json()["rows"][0]
+    return row
+
+
+async def held(house: House) -> int:
+    """Return what is held for the tenant."""
+    return (await counted(house))["held"]
+
+
 async def used(house: House) -> int:
     """Return what the tenant was charged so far; nothing may be held."""
-    async with house.http() as owner:
-        row = (await owner.get(f"/api/v1/budgets/{TENANT}/status")).json()["rows"][0]
+    row = await counted(house)
     assert row["held"] == 0
-    return int(row["used"])
+    return row["used"]
 
 
 @pytest.mark.parametrize("fault", ["cut", "error-amid"])
@@ -122,3 +134,25 @@ async def test_a_missing_route_closes_no_way(house: House, key: str) -> None:
             await http.post("/v1/completions", json={"model": "ok", "prompt": "Hi", "max_tokens": 4})
         chat = await http.post("/v1/chat/completions", json={"model": "ok", "messages": TALK})
     assert chat.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/messages", {"messages": TALK}), ("/v1/responses", {"input": "Hi"})]
+)
+async def test_a_client_that_leaves_is_charged_for_what_came(
+    house: House, key: str, path: str, body: dict[str, Any]
+) -> None:
+    """The hold ends with the connection, and the bytes that came until then are charged."""
+    before = await used(house)
+    async with (
+        house.http(key) as http,
+        http.stream("POST", path, json={"model": "drip", "stream": True, **body}) as answer,
+    ):
+        async for line in answer.aiter_lines():
+            if ".delta" in line or "_delta" in line:
+                break
+    for _ in range(500):
+        if not await held(house):
+            break
+        await asyncio.sleep(0.02)
+    assert before < await used(house) < before + 256

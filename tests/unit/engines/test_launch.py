@@ -115,3 +115,15 @@ def test_a_vllm_that_takes_turns_can_sleep() -> None:
     plans = (alone, on_gpu, on_cpu)
     assert [plan.environment.get("VLLM_SERVER_DEV_MODE") for plan in plans] == [None, "1", "1"]
     assert ["--enable-sleep-mode" in plan.command for plan in plans] == [False, True, False]
+
+
+def test_an_engine_is_told_that_it_shall_make_vectors(tmp_path: Path) -> None:
+    """llama.cpp does both; vLLM either, so a deployment that shall chat as well is started for that."""
+    vectors, both = frozenset({"embeddings"}), frozenset({"embeddings", "chat"})
+    launch = LaunchSettings(command=SERVE, path=tmp_path / "model.gguf")
+    for capabilities, expected in ((vectors, True), (both, False), (frozenset(), False)):
+        told = server_command(deployment(capabilities=capabilities), launch, 1)
+        assert ("--runner" in told) is expected
+    for capabilities, expected in ((vectors, True), (both, True), (frozenset(), False)):
+        plan = plan_launch(deployment("llamacpp", capabilities=capabilities), launch, 1)
+        assert ("--embeddings" in plan.command) is expected
