@@ -227,7 +227,10 @@ async def test_hits_are_on_record(caching: House) -> None:
 
 
 async def test_answers_outlive_a_restart_and_end_when_cleared(light_url: str, tmp_path: Path) -> None:
-    """They lie in a file of their owner's alone, in which no prompt is found; `DELETE` removes a scope's."""
+    """They lie in a file of their owner's alone, in which no prompt is found; `DELETE` removes a scope's.
+
+    Once the cache is off, `DELETE` removes the file.
+    """
     settings, body = settings_at(tmp_path, light_url), question("Remember xyzzyplugh")
     async with serving(settings) as house:
         key, other = house.key("acme.search"), house.key("globex")
@@ -240,6 +243,14 @@ async def test_answers_outlive_a_restart_and_end_when_cleared(light_url: str, tm
         async with house.http() as http:
             assert (await http.delete("/api/v1/cache?scope=acme")).json() == {"scope": "acme", "removed": 1}
         assert (told(await ask(house, key, body)), told(await ask(house, other, body))) == ("miss", "hit")
+    async with serving(settings.model_copy(update={"cache": CacheSettings()})) as house:
+        async with house.http(key) as http:
+            assert (await http.delete("/api/v1/cache")).status_code == 403
+        async with house.http() as http:
+            facts = (await http.get("/api/v1/cache")).json()
+            removed = [(await http.delete("/api/v1/cache")).json()["removed"] for _ in range(2)]
+    assert (facts["enabled"], facts["entries"], removed) == (False, 0, [2, 0])
+    assert not path.exists()
 
 
 async def test_the_command_shows_and_clears(caching: House) -> None:
@@ -258,23 +269,6 @@ async def test_the_command_shows_and_clears(caching: House) -> None:
     assert (words.exit_code, "since the start: misses" in words.stdout) == (0, True)
     assert json.loads((await run("clear", *own, "--json")).stdout) == {"scope": "commanded", "removed": 1}
     assert "Removed 0 kept answers." in (await run("clear", *own)).output
-
-
-async def test_what_is_left_once_it_is_off_can_be_removed(light_url: str, tmp_path: Path) -> None:
-    """`DELETE /api/v1/cache` removes the file, too, for an admin."""
-    settings = settings_at(tmp_path, light_url)
-    async with serving(settings) as house:
-        key = house.key("acme")
-        assert told(await ask(house, key, question("What is left behind?"))) == "miss"
-    off = settings.model_copy(update={"cache": CacheSettings()})
-    async with serving(off) as house:
-        async with house.http(key) as http:
-            assert (await http.delete("/api/v1/cache")).status_code == 403
-        async with house.http() as http:
-            facts = (await http.get("/api/v1/cache")).json()
-            removed = [(await http.delete("/api/v1/cache")).json()["removed"] for _ in range(2)]
-    assert (facts["enabled"], facts["entries"], removed) == (False, 0, [1, 0])
-    assert not (tmp_path / "trivet.db.cache").exists()
 
 
 async def test_what_broke_off_is_not_kept(caching: House) -> None:

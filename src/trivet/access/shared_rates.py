@@ -10,7 +10,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from trivet.access.gauges import Admitted, Bucket, Gauge, RateLimit, rate_headers, refusal
 from trivet.access.rate_scripts import COME, GO, LARGEST_SIZE, STAY
@@ -18,6 +18,8 @@ from trivet.access.rates import RateLimits
 from trivet.domain.errors import StoreUnavailable
 from trivet.domain.scopes import Scope, organisation
 from trivet.storage.redis_link import RedisLink
+
+T = TypeVar("T")
 
 LEASE_S = 15.0
 RENEW_EVERY_S = 5.0
@@ -41,7 +43,7 @@ class SharedRates:
         self._numbers = itertools.count()
         self._running: dict[str, list[str]] = {}
         """The requests that run, with the slots that they take."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def admit(self, scope: Scope, estimated_tokens: int) -> Admitted:
         """Let a request in, on its scope and all above, or on none of them; see `RateLimits.admit`.
@@ -55,8 +57,13 @@ class SharedRates:
         name = f"{self._replica}-{next(self._numbers)}"
         keys = _keys(limits)
         sizes = [size for limit in limits for size in _sizes(limit)]
+        asking = self._own(self._link.run(COME, keys, [self._lease_ms, name, estimated_tokens, *sizes]))
         try:
-            answer = await self._link.run(COME, keys, [self._lease_ms, name, estimated_tokens, *sizes])
+            answer = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # Nobody waits any more, but the place may still be taken: give it back when it is.
+            self._own(self._give_back(asking, keys, name, estimated_tokens))
+            raise
         except StoreUnavailable:
             self.fallbacks += 1
             return self._local.admit(scope, estimated_tokens)
@@ -97,15 +104,23 @@ class SharedRates:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _give_back(
+        self, asking: "asyncio.Task[Any]", keys: Sequence[str], name: str, estimated_tokens: int
+    ) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            if (await asking)[0] == 1:
+                await self._leave(keys, name, estimated_tokens)
+
     async def _leave(self, keys: Sequence[str], name: str, given_back: int) -> None:
         # Where nobody hears it the place comes free by its lease, and the estimate stands.
         with contextlib.suppress(StoreUnavailable):
             await self._link.run(GO, keys, [name, given_back * _PART])
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    def _own(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 @asynccontextmanager

@@ -133,6 +133,23 @@ async def test_whoever_lives_keeps_its_places(replicas: list[Replica]) -> None:
     await one.admit(ACME, 1)
 
 
+async def test_whoever_leaves_while_it_asks_takes_no_place(replicas: list[Replica]) -> None:
+    """Cancelled at whatever moment of the asking: its place and its tokens come back."""
+    limited(replicas, RateLimit(scope=ACME, concurrent=1, tokens_per_minute=1000))
+    rates = replicas[0].rates
+    for turns in range(12):
+        asking = asyncio.create_task(rates.admit(ACME, 900))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asking.cancel()
+        [admitted] = await asyncio.gather(asking, return_exceptions=True)
+        if not isinstance(admitted, BaseException):
+            admitted.end(0)
+        await rates.drain()
+        (await rates.admit(ACME, 900)).end(0)
+        await rates.drain()
+
+
 async def test_a_changed_limit_keeps_what_was_used(replicas: list[Replica]) -> None:
     """As in one process."""
     limited(replicas, RateLimit(scope=ACME, requests_per_minute=1))
