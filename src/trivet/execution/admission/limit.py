@@ -6,7 +6,7 @@ take while the engine has little to do. While the mean of that ratio stays near 
 the limit grows by one a round (`limit` answers); beyond the tolerance it shrinks by a fifth, at most once a
 round. An engine that refuses (503, 429) or stays silent is taken as one that is given too much.
 
-Nearly idle is at most a quarter of the seed. So a limit that shrank for another reason than load finds the
+Nearly idle is at most an eighth of the seed. So a limit that shrank for another reason than load finds the
 slower answers to be the engine's ordinary ones, and grows again.
 """
 
@@ -32,7 +32,7 @@ class InFlightLimit:
         """
         self._value = float(seed)
         self._ceiling = max(1, ceiling)
-        self._idle_max = max(1, seed // 4)
+        self._idle_max = max(1, seed // 8)
         self._tolerance = tolerance
         self._ordinary_ns: dict[int, float] = {}
         """By the binary logarithm of the prompt's size."""
