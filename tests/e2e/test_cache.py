@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.e2e.conftest import ENDLESS, WEIGHTS, House, serving, settings_for
+from tests.e2e.test_batch import ended, line, results, submitted
 from trivet.cli.main import app
 from trivet.config.cache_settings import CacheSettings
 from trivet.config.settings import Settings
@@ -251,6 +252,23 @@ async def test_answers_outlive_a_restart_and_end_when_cleared(light_url: str, tm
             removed = [(await http.delete("/api/v1/cache")).json()["removed"] for _ in range(2)]
     assert (facts["enabled"], facts["entries"], removed) == (False, 0, [2, 0])
     assert not path.exists()
+
+
+async def test_a_batch_is_answered_from_what_is_kept(caching: House) -> None:
+    """Its lines are kept and given again like any other request, with a result for each."""
+    key = caching.key("batched")
+    body = question("What is in the batch?")
+    assert told(await ask(caching, key, body)) == "miss"
+    lines = [line(f"{number}", **body) for number in range(3)]
+    async with caching.http(key) as http:
+        batch = await submitted(http, lines)
+        assert (await ended(http, batch["id"]))["status"] == "completed"
+        found = await results(http, batch["id"])
+    assert [each["response"]["status_code"] for each in found] == [200] * 3
+    texts = {each["response"]["body"]["choices"][0]["message"]["content"] for each in found}
+    assert len(texts) == 1
+    usage = await usage_of(caching, "batched")
+    assert (usage[0]["requests"], usage[0]["cached"]) == (4, 3)
 
 
 async def test_the_command_shows_and_clears(caching: House) -> None:
