@@ -16,7 +16,7 @@ from trivet.engines.protocol import Transport
 
 TRANSPORTS = ("relay", "litellm")
 MESSAGES = [{"role": "user", "content": "hi"}]
-LONG = [{"role": "user", "content": "heavy model " * 100}]
+LONG = [{"role": "user", "content": "qzxj " * 300}]
 LONG_CONTEXT_TOKENS = 32_768
 CROWD_ARRIVES_S = 1.0
 
