@@ -220,7 +220,7 @@ class Chain:
                 assert running.error is not None  # noqa: S101 - or there was a reply
                 if not running.error.retryable:
                     break
-                way.failed(stop.deployment, running.error)
+                way.failed(stop, running.error)
         except BaseException:
             self._judge(failed, guilty=False)  # no verdict can follow: give the passes back
             raise

@@ -12,15 +12,24 @@ Three kinds of tries, kept apart:
   asked for with `Retry-After`, else for a random time from zero on ("full jitter"), so that requests which
   failed together do not come back together.
 
-An endpoint that asked to be left alone is tried after all others, and not before its time has come.
+An endpoint that asked to be left alone is tried after all others, and not before its time has come. Where the
+turn at an engine, or its model, did not come within the time that others could have used, it is come back to
+once these have failed, for as long as the deadline allows: it was not asked, so this is no repeated try.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trivet.domain.decisions import Candidate
-from trivet.domain.errors import ContextOverflow, EngineBusy, EngineError, EngineLoading, EngineUnavailable
+from trivet.domain.errors import (
+    ContextOverflow,
+    EngineBusy,
+    EngineError,
+    EngineLoading,
+    EngineUnavailable,
+    Overloaded,
+)
 from trivet.domain.tiers import Deployment
 from trivet.execution.conditions import Conditions
 from trivet.execution.retry_budget import RetryBudgets
@@ -62,6 +71,7 @@ class Itinerary:
     _counted: bool = False
     _repeated: bool = False
     _left_alone: EngineError | None = None
+    _put_off: list[Deployment] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -102,15 +112,23 @@ class Itinerary:
                 self._counted = True
                 self.budgets.of(deployment.tier.name).request()
             return Stop(deployment, self._after(busy_s) if busy_s else 0.0, last=not self.untried)
+        while self._put_off:
+            deployment = self._put_off.pop(0)
+            if self._overflowed_tokens < deployment.context_tokens:
+                return Stop(deployment, 0.0, last=True)
         return self._second_try(left_s)
 
-    def failed(self, deployment: Deployment, error: EngineError) -> None:
+    def failed(self, stop: Stop, error: EngineError) -> None:
         """Note why a candidate did not answer."""
+        deployment = stop.deployment
         if isinstance(error, ContextOverflow):
             # The engine's own word counts: what is configured may be too large.
             window = error.details.setdefault("context_tokens", deployment.context_tokens)
             error.details["deployment"] = deployment.name
             self._overflowed_tokens = max(self._overflowed_tokens, window)
+        elif error.status is None and isinstance(error, Overloaded | EngineLoading):
+            if not stop.last:
+                self._put_off.append(deployment)
         elif may_be_cured(error):
             self._curable.append((deployment, error.retry_after_s or 0.0))
 

@@ -15,6 +15,7 @@ from trivet.domain.errors import (
     EngineLoading,
     EngineTimeout,
     EngineUnavailable,
+    Overloaded,
 )
 from trivet.domain.tiers import Deployment
 from trivet.execution.conditions import DOUBTFUL_AFTER, Conditions
@@ -49,7 +50,7 @@ class Road:
             self.clock.advance(stop.pause_s)
             error = errors.get(stop.deployment.name, BROKEN)
             self.conditions.failed(stop.deployment.name, error)
-            way.failed(stop.deployment, error)
+            way.failed(stop, error)
         return stops
 
     def spend(self, *tiers: str) -> None:
@@ -201,6 +202,20 @@ def test_retry_after_is_not_believed_for_ever(road: Road) -> None:
     road.conditions.failed("near", day)
     road.conditions.answered("near")
     assert road.conditions.busy_s("near") == 0.0
+
+
+@pytest.mark.parametrize(
+    "error", [Overloaded("No turn.", retry_after_s=3.0), EngineLoading("Not within the time.")]
+)
+def test_what_did_not_get_its_turn_is_come_back_to(road: Road, error: EngineError) -> None:
+    """It was not asked; so once the others have failed it is, for all of the time, and without a budget."""
+    road.spend("light", "standard", "heavy")
+    way = road.way(NEAR, FAR)
+    stops: list[Stop] = []
+    while (stop := way.following(9.0, begun=bool(stops))) is not None:
+        stops.append(stop)
+        way.failed(stop, error if stop.deployment is NEAR else BROKEN)
+    assert stops == [Stop(NEAR, 0.0, last=False), Stop(FAR, 0.0, last=True), Stop(NEAR, 0.0, last=True)]
 
 
 def windowed(name: str, context_tokens: int) -> Deployment:
