@@ -6,7 +6,7 @@ from typing import Any
 
 from trivet.domain.errors import EngineIncapable
 
-HINT = "An engine that speaks the protocol itself takes it as it is: vLLM, llama.cpp."
+HINT = "An engine that speaks the protocol itself takes it as it is, as vLLM does."
 
 
 def beyond(what: str, param: str) -> EngineIncapable:

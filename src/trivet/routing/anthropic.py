@@ -19,7 +19,7 @@ from trivet.routing.fields import (
 )
 from trivet.routing.hints import read_hints
 from trivet.routing.messages import MESSAGES_LIMIT, check_part
-from trivet.routing.prompt_size import content_bytes, has_image, other_bytes, text_of
+from trivet.routing.prompt_size import ROLE_BYTES, WRAP_BYTES, content_bytes, has_image, other_bytes, text_of
 from trivet.routing.refused_fields import refuse_fields
 
 _EXAMPLE = '{"max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}]}'
@@ -70,6 +70,8 @@ def describe_messages(request: ChatRequest, *, text_limit_chars: int) -> Needs:
     written = sum(len(text_of(message["content"], sys.maxsize)) for message in messages)
     system = body.get("system")
     results = sum(1 for block in _blocks(messages) if block.get("type") == "tool_result")
+    # What a tool gave back becomes a message of its own.
+    count = len(messages) + results + (system is not None)
     needed = {"tools"} if body.get("tools") else set()
     if any(has_image(message["content"]) for message in messages):
         needed.add("vision")
@@ -80,9 +82,10 @@ def describe_messages(request: ChatRequest, *, text_limit_chars: int) -> Needs:
         text=text,
         prompt_bytes=sum(content_bytes(message["content"]) for message in messages)
         + content_bytes(system)
-        + other_bytes(body, _NOT_PROMPT),
-        # What a tool gave back becomes a message of its own.
-        messages=len(messages) + results + (system is not None),
+        + other_bytes(body, _NOT_PROMPT)
+        + WRAP_BYTES * len(body.get("tools") or ())
+        + ROLE_BYTES * count,
+        messages=count,
         largest_prompt_bytes=None if request.surface.computes else 0,
         capabilities=frozenset(needed) if request.surface.computes else frozenset(),
         surface=request.surface,

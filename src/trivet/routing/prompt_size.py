@@ -13,6 +13,10 @@ What a picture becomes depends on the model and its resolution and cannot be rea
 base64 data is no measure of it. 2,048 covers the usual tilings at their default settings.
 """
 
+ROLE_BYTES = len("assistant")
+WRAP_BYTES = 64
+"""Upper bound on what a tool or a call grows by when it is said in a chat completion's longer form."""
+
 _MEDIA_PARTS = frozenset({"image_url", "input_image", "image", "input_audio", "audio_url", "video_url"})
 _IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
@@ -55,6 +59,10 @@ def part_bytes(part: Any) -> int:
     text = part.get("text", part.get("refusal"))
     if kind in _TEXT_PARTS and isinstance(text, str):
         return utf8_bytes(text) + 1  # templates may put a line end between parts
+    if kind == "tool_use":
+        # Chat completions, and the templates for them, have a call's input as a string within JSON.
+        said = {"name": part.get("name"), "id": part.get("id"), "arguments": json.dumps(part.get("input"))}
+        return json_ceiling_bytes(said) + WRAP_BYTES
     holds = _HOLDERS.get(kind) if isinstance(kind, str) else None
     if holds is not None:
         rest = {key: value for key, value in part.items() if key != holds}

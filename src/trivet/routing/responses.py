@@ -19,7 +19,15 @@ from trivet.routing.fields import (
 )
 from trivet.routing.hints import read_hints
 from trivet.routing.messages import MESSAGES_LIMIT, check_part
-from trivet.routing.prompt_size import content_bytes, has_image, json_ceiling_bytes, other_bytes, text_of
+from trivet.routing.prompt_size import (
+    ROLE_BYTES,
+    WRAP_BYTES,
+    content_bytes,
+    has_image,
+    json_ceiling_bytes,
+    other_bytes,
+    text_of,
+)
 from trivet.routing.refused_fields import refuse_fields
 
 _EXAMPLE = '{"input": "Hello"}'
@@ -96,10 +104,15 @@ def describe_responses(request: ChatRequest, *, text_limit_chars: int) -> Needs:
     users = [item for item in items if item.get("role") == "user"]
     text = text_of((users or items)[-1].get("content"), text_limit_chars)
     written = sum(len(text_of(item.get("content"), sys.maxsize)) for item in items)
+    calls = sum(1 for item in items if item.get("type") == "function_call")
+    count = len(items) + (body.get("instructions") is not None)
     return Needs(
         text=text,
-        prompt_bytes=sum(map(_item_bytes, items)) + other_bytes(body, _NOT_PROMPT),
-        messages=len(items) + (body.get("instructions") is not None),
+        prompt_bytes=sum(map(_item_bytes, items))
+        + other_bytes(body, _NOT_PROMPT)
+        + WRAP_BYTES * (calls + len(body.get("tools") or ()))
+        + ROLE_BYTES * count,
+        messages=count,
         capabilities=_capabilities(body, items),
         surface=request.surface,
         agent_capabilities=hints.capabilities,

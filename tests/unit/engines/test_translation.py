@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -23,7 +23,8 @@ from trivet.engines.messages_as_chat import chat_of_messages
 from trivet.engines.protocol import EngineCall, Reply
 from trivet.engines.relay import Relay
 from trivet.engines.responses_as_chat import chat_of_responses
-from trivet.routing import parse_request
+from trivet.routing import describe, parse_request
+from trivet.routing.features import prompt_ceiling_tokens
 
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 2}}
@@ -364,3 +365,54 @@ def test_whatever_passes_the_door_is_said_or_refused(surface: Surface, body: dic
     except (RequestMalformed, EngineError):
         return
     assert said["messages"]
+
+
+WORDS = st.text(max_size=12)
+OBJECTS = st.dictionaries(WORDS, WORDS | st.lists(WORDS, max_size=2), max_size=3)
+
+
+def some(**fields: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Return objects with these fields, of which a strategy is drawn from."""
+    return st.fixed_dictionaries(
+        {n: v if isinstance(v, st.SearchStrategy) else st.just(v) for n, v in fields.items()}
+    )
+
+
+TEXTS = some(type="text", text=WORDS)
+USES = some(type="tool_use", id="t1", name="get", input=OBJECTS)
+RESULTS = some(type="tool_result", tool_use_id="t1", content=WORDS | st.lists(TEXTS, max_size=2))
+SAID = some(role="assistant", content=st.lists(TEXTS | USES, max_size=3))
+TOLD = some(role="user", content=WORDS | st.lists(TEXTS | RESULTS, max_size=3))
+SPOKEN = st.fixed_dictionaries(
+    {"messages": st.lists(SAID | TOLD, min_size=1, max_size=3)},
+    optional={
+        "system": WORDS,
+        "tools": st.lists(some(name="get", description="d", input_schema=OBJECTS), max_size=2),
+    },
+)
+CALLS = some(type="function_call", call_id="c", name="get", arguments=WORDS)
+OUTPUTS = some(type="function_call_output", call_id="c", output=WORDS)
+ANSWERED = st.fixed_dictionaries(
+    {"input": st.lists(some(role="user", content=WORDS) | CALLS | OUTPUTS, min_size=1, max_size=3)},
+    optional={
+        "instructions": WORDS,
+        "tools": st.lists(some(type="function", name="get", parameters=OBJECTS), max_size=2),
+        "text": some(format=some(type="json_schema", name="n", schema=OBJECTS)),
+    },
+)
+
+
+@UNTIMED
+@given(SPOKEN | ANSWERED)
+def test_what_is_held_covers_the_translation(body: dict[str, Any]) -> None:
+    """The prompt's ceiling is one for the chat completion, too, that the request may be said as."""
+    surface = Surface.MESSAGES if "messages" in body else Surface.RESPONSES
+    say = chat_of_messages if surface is Surface.MESSAGES else chat_of_responses
+    request = parse_request(surface, body, body_bytes=0, headers={})
+    try:
+        chat = say({**request.body, "max_output_tokens": 8, "max_tokens": 8})
+    except EngineIncapable:
+        return  # there is nothing to say
+    needs = describe(request, text_limit_chars=9)
+    said = describe(replace(request, body=chat, surface=Surface.CHAT), text_limit_chars=9)
+    assert prompt_ceiling_tokens(said, 0) <= prompt_ceiling_tokens(needs, 0)
