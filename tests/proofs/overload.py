@@ -298,7 +298,7 @@ def missed(figures: dict[str, Any]) -> list[str]:
         "failures": not figures["failures"],
         "shed": figures["shed"] > 0,
         # The wait was foretold too short for these.
-        "refused_late": figures["refused_late"] <= 0.01 * figures["served"],
+        "refused_late": figures["refused_late"] <= 0.02 * figures["served"],
     }
     return [name for name, kept in bars.items() if not kept]
 

@@ -49,7 +49,8 @@ class LLMClient:
             ConfigError: a deployment cannot be reached as it is written.
         """
         self._settings = settings
-        self._deployments = {deployment.name: deployment for deployment in build_deployments(settings)}
+        # Of several endpoints the first: nothing here knows how busy they are.
+        self._deployments = {each.known_as: each for each in reversed(build_deployments(settings))}
         self._adopted: dict[str, Deployment] = {}
 
     async def complete(

@@ -61,6 +61,13 @@ async def test_names(make_settings: MakeSettings, light_url: str, model: str) ->
     assert (await client.complete(HELLO, model=model, max_tokens=2)).model == "tiny-light"
 
 
+async def test_of_several_endpoints_the_first_answers(make_settings: MakeSettings, light_url: str) -> None:
+    """A deployment with several servers is reached by its one name."""
+    endpoints = [{"url": light_url}, {"url": NOBODY}]
+    client = LLMClient(make_settings(light=[{"model": "openai/tiny-light", "endpoints": endpoints}]))
+    assert (await client.complete(HELLO, model="openai/tiny-light", max_tokens=2)).model == "tiny-light"
+
+
 async def test_default_model(make_settings: MakeSettings, light_url: str) -> None:
     """Without a model it is the fixed tier's first deployment."""
     client = LLMClient(make_settings(standard=[{"model": "openai/tiny-light", "url": light_url}]))

@@ -38,7 +38,7 @@ def test_an_overload_as_it_should_be_misses_nothing() -> None:
         ({"critical_refused": 1}, "critical_refused"),
         ({"failures": {"ClientError": 1}}, "failures"),
         ({"shed": 0}, "shed"),
-        ({"refused_late": 10}, "refused_late"),
+        ({"refused_late": 11}, "refused_late"),
     ],
 )
 def test_each_bar_that_is_missed_is_named(change: dict[str, Any], bar: str) -> None:
