@@ -50,7 +50,12 @@ async def batching(
         return replace(keyring.principal_of(claim.key_id), scope=claim.scope)
 
     work = BatchWork(batches, clock, runner=uuid.uuid4().hex, max_tries=settings.max_tries)
-    lines = Runner(work, pipeline, principal_of, _answered, max_tries=settings.max_tries)
+
+    async def refresh() -> None:
+        if database.shared:
+            await asyncio.to_thread(keyring.refresh)
+
+    lines = Runner(work, pipeline, principal_of, _answered, refresh=refresh, max_tries=settings.max_tries)
     runner = BatchRunner(batches, work, lines, fleet, settings, clock)
     pipeline.drain.listen(runner.stop)
     _register(collector, runner)

@@ -78,12 +78,15 @@ class Runner:
         principal_of: PrincipalOf,
         error_answer: ErrorAnswer,
         *,
+        refresh: Callable[[], Awaitable[None]],
         max_tries: int,
     ) -> None:
         self._work = work
         self._pipeline = pipeline
         self._principal_of = principal_of
         self._error_answer = error_answer
+        self.refresh = refresh
+        """Learn of keys that another replica made a moment ago, before their batches are decided."""
         self._max_tries = max_tries
 
     def decide(self, claim: Claim, line: WaitingLine) -> Decision:

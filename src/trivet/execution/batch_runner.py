@@ -62,6 +62,7 @@ class BatchRunner:
         self._pauses: dict[str, float] = {}
         """By batch or deployment: until when none of its lines is tried, in seconds of the loop's clock."""
         self._failures: dict[str, int] = {}
+        self._planning: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopping = False
@@ -91,7 +92,14 @@ class BatchRunner:
         return self._lines_running
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled; not even a fault of ours ends it."""
+        while True:
+            fault = (await asyncio.gather(self._work_on(), return_exceptions=True))[0]
+            log.error("batch.fault", error=type(fault).__name__, exc_info=fault)
+            self._news = True
+            await asyncio.sleep(STORE_PAUSE_S)
+
+    async def _work_on(self) -> None:
         while True:
             self._changed.clear()
             if self._news or self._now_s() >= self._look_at_s:
@@ -99,6 +107,7 @@ class BatchRunner:
                     await self._look()
                 except StoreError as error:
                     log.warning("batch.store_failed", error=str(error))
+                    self._news = True
                     await asyncio.sleep(STORE_PAUSE_S)
                     continue
             self._give_out()
@@ -123,13 +132,18 @@ class BatchRunner:
         if self._claims and (heard or self._work.shared):
             await self._renew()
         await self._end_late()
+        if any(self._is_idle(batch_id) for batch_id in self._claims):
+            await self._close_ended()
         # In a store that nobody shares, nothing waits that was not told of.
         if not self._stopping and (heard or self._work.shared) and await self._work.anything_waits():
-            for claim in await self._work.claim():
-                if claim.batch_id not in self._claims:
-                    log.info("batch.claimed", batch_id=claim.batch_id, scope=claim.scope)
-                    self._claims[claim.batch_id] = claim
-                    self._own(self._plan(claim))
+            claims = [claim for claim in await self._work.claim() if claim.batch_id not in self._claims]
+            if claims:
+                await self._runner.refresh()
+            for claim in claims:
+                log.info("batch.claimed", batch_id=claim.batch_id, scope=claim.scope)
+                self._claims[claim.batch_id] = claim
+                self._planning.add(claim.batch_id)
+                self._own(self._plan(claim))
         if self._now_s() >= self._tidy_at_s:
             self._tidy_at_s = self._now_s() + TIDY_EVERY_S
             while await self._work.anything_old():
@@ -158,6 +172,11 @@ class BatchRunner:
             log.info("batch.ended", batch_id=batch_id)
             self._forget(batch_id)
 
+    def _is_idle(self, batch_id: str) -> bool:
+        """Tell whether no line of a batch runs or waits here: it has ended, unless the store knows better."""
+        planned = batch_id not in self._planning
+        return planned and not self._running[batch_id] and not self._agenda.waiting(batch_id)
+
     def _forget(self, batch_id: str) -> None:
         self._claims.pop(batch_id, None)
         self._pauses.pop(batch_id, None)
@@ -168,6 +187,12 @@ class BatchRunner:
 
     async def _plan(self, claim: Claim) -> None:
         """Decide every line of a batch before the first one is run; what cannot be served fails here."""
+        try:
+            await self._plan_all(claim)
+        finally:
+            self._planning.discard(claim.batch_id)
+
+    async def _plan_all(self, claim: Claim) -> None:
         groups = {offer.deployment.known_as: offer.deployment.swap_group for offer in self._fleet.offers()}
         chosen: dict[int, str] = {}
         page = await self._page(claim, after=0)
