@@ -236,6 +236,8 @@ def check_amount(amount: object, what: str) -> None:
     Raises:
         RequestMalformed: it is negative, absurdly large, or not an integer.
     """
+    if type(amount) is int and 0 <= amount <= LARGEST_AMOUNT:
+        return
     if isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= LARGEST_AMOUNT:
         raise RequestMalformed(
             f"{what} must be a whole number of tokens from 0 to 2^53, not {str(amount)[:40]}.", param=what

@@ -41,7 +41,9 @@ class Reserving:
         """
         check_hold(hold)
         books = self._books
-        stored = books.known(connection, reservation_id)
+        # Whatever else may refuse it, an id that stands for a hold is told first, or returns that hold.
+        look = books.find if hold.idempotency is not None or hold.unpriced else books.known
+        stored = look(connection, reservation_id)
         if stored is not None:
             return self._again(connection, stored, hold)
         now_ns = books.now_ns()

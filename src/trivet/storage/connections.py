@@ -60,6 +60,8 @@ def open_writer(path: Path | None) -> WriterConnection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # What a savepoint may have to undo is kept in memory: in a file it costs a tenth of a large commit.
+        connection.execute("PRAGMA temp_store=MEMORY")
     except sqlite3.Error as error:
         raise translated(error) from error
     return connection
