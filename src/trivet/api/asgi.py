@@ -22,6 +22,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 BODY_TIMEOUT_S = 30.0
 HEADER_CHARS_MAX = 500
 _ALWAYS = ((b"cache-control", b"no-store"), (b"vary", b"Authorization"))
+STREAM_FIELDS = {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"}
+"""Of a stream that no proxy should buffer."""
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -183,11 +185,7 @@ async def send_whole(
 
 async def start_stream(send: Send, *, headers: Mapping[str, str]) -> None:
     """Begin a 200 SSE response that no proxy should buffer or keep."""
-    await send(
-        _start(
-            200, {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no", **headers}
-        )
-    )
+    await send(_start(200, {**STREAM_FIELDS, **headers}))
 
 
 async def send_part(send: Send, data: bytes, *, more: bool = True) -> None:

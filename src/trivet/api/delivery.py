@@ -8,7 +8,7 @@ from typing import Any
 from trivet.api.asgi import ClientGone, Send, send_part, send_whole, start_stream
 from trivet.api.attempt_path import path_of
 from trivet.api.protocols import broken_stream_event
-from trivet.api.whole_answer import WholeAnswer, head_of
+from trivet.api.short_way import ShortWay, head_of
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import EngineError, TrivetError
 from trivet.domain.surfaces import Surface
@@ -32,10 +32,10 @@ class Delivery:
         surface: Surface,
         write_timeout_s: float,
         keep_alive_s: float,
-        whole: WholeAnswer | None = None,
+        way: ShortWay | None = None,
     ) -> None:
         self.send = send
-        self._whole = whole
+        self._way = way
         self.begun = False
         self.ended = False
         self._request_id = request_id
@@ -72,10 +72,11 @@ class Delivery:
             return
         if not self.begun:
             self.begun = True
-            await start_stream(self.send, headers=headers)
+            await self._begin(headers)
         try:
             async for data in answer.chunks():
-                await self._patiently(send_part(self.send, data))
+                if self._way is None or not self._way.part(data):
+                    await self._patiently(send_part(self.send, data))
         except EngineError as error:
             await self.break_off(error, answer.run.request_id)
             return
@@ -84,7 +85,8 @@ class Delivery:
             await self.break_off(stopping(), answer.run.request_id)
             raise
         self.ended = True
-        await send_part(self.send, b"", more=False)
+        if self._way is None or not self._way.part(b"", more=False):
+            await send_part(self.send, b"", more=False)
 
     async def break_off(self, error: TrivetError, request_id: str) -> None:
         """End a begun stream with an error event; without its usual end it passes for no whole answer."""
@@ -94,11 +96,12 @@ class Delivery:
         await self._patiently(send_part(self.send, b"", more=False))
 
     async def _send_whole(self, body: bytes, headers: Mapping[str, str]) -> None:
-        if self._whole is not None:
-            head = head_of(headers, content_type="application/json", length_bytes=len(body))
-            if self._whole(head, body):
-                return
-        await self._patiently(send_whole(self.send, status=200, body=body, headers=headers))
+        if self._way is None or not self._way.whole(head_of(headers, length_bytes=len(body)), body):
+            await self._patiently(send_whole(self.send, status=200, body=body, headers=headers))
+
+    async def _begin(self, headers: Mapping[str, str]) -> None:
+        if self._way is None or not self._way.begin(head_of(headers, length_bytes=None)):
+            await self._patiently(start_stream(self.send, headers=headers))
 
     async def _patiently(self, sending: Coroutine[Any, Any, None]) -> None:
         try:

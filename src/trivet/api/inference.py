@@ -8,7 +8,7 @@ from trivet.api.auth import Doorkeeper
 from trivet.api.delivery import Delivery
 from trivet.api.reading import read_request
 from trivet.api.replies import send_error
-from trivet.api.whole_answer import WHOLE_ANSWER
+from trivet.api.short_way import SHORT_WAY, ShortWay
 from trivet.domain.errors import TrivetError
 from trivet.domain.surfaces import Surface
 from trivet.execution import Pipeline
@@ -42,19 +42,20 @@ class Inference:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, from its headers to its settlement."""
         request_id = new_request_id()
+        way: ShortWay | None = scope.get(SHORT_WAY)
         delivery = Delivery(
             send,
             request_id,
             surface=self._surface,
             write_timeout_s=self._write_timeout_s,
             keep_alive_s=self._keep_alive_s,
-            whole=scope.get(WHOLE_ANSWER),
+            way=way,
         )
         try:
             request, principal = await read_request(
                 scope, receive, self._doorkeeper, self._surface, bounds=self._bounds
             )
-            async with _Presence(receive):
+            with _Presence(receive, way):
                 try:
                     answer = await self._pipeline.execute(
                         request,
@@ -108,36 +109,44 @@ def _decided_headers(error: TrivetError) -> dict[str, str]:
 class _Presence:
     """While open, cancels the request's task when the client disconnects, and raises ClientGone for it.
 
-    It begins to look after LOOK_AFTER_S: a task costs more than many an engine's answer takes, and whoever
-    leaves before is found gone then.
+    Where the server does not tell, it begins to look after LOOK_AFTER_S: a task costs more than many an
+    engine's answer takes, and whoever leaves before is found gone then.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, way: ShortWay | None) -> None:
         self._receive = receive
+        self._way = way
         self._gone = False
+        self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._task = task
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(LOOK_AFTER_S, self._look)
+        if self._way is not None:
+            self._way.tell_when_gone(self._leave)
+        else:
+            self._timer = task.get_loop().call_later(LOOK_AFTER_S, self._look)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
-    ) -> None:
-        self._timer.cancel()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._way is not None:
+            self._way.tell_when_gone(None)
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
         if self._gone and isinstance(error, asyncio.CancelledError) and self._task.uncancel() == 0:
             raise ClientGone from None
 
     def _look(self) -> None:
-        self._watch = self._loop.create_task(self._wait_for_disconnect())
+        self._watch = self._task.get_loop().create_task(self._wait_for_disconnect())
 
     async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         self._gone = True
         self._task.cancel()

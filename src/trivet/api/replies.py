@@ -11,7 +11,7 @@ import structlog
 from trivet.api.asgi import Application, Message, Receive, Scope, Send, new_request_id, send_part, send_whole
 from trivet.api.errors import error_headers, http_status
 from trivet.api.protocols import broken_stream_event, error_document
-from trivet.api.whole_answer import WHOLE_ANSWER, WholeAnswer
+from trivet.api.short_way import SHORT_WAY, ShortWay
 from trivet.domain.errors import TrivetError
 from trivet.domain.surfaces import Surface
 
@@ -65,6 +65,7 @@ class LastResort:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and answer for the endpoint if it fails to."""
+        way: ShortWay | None = scope.get(SHORT_WAY)
         begun = False
 
         async def noted(message: Message) -> None:
@@ -73,17 +74,16 @@ class LastResort:
             await send(message)
 
         try:
-            await self._endpoint(scope, receive, noted)
+            await self._endpoint(scope, receive, noted if way is None else send)
         except Exception as fault:  # noqa: BLE001 - what this class is for
             request_id = new_request_id()
             # Frames only: an exception's text and its locals may hold a prompt or a key.
             where = "".join(traceback.format_tb(fault.__traceback__))
             log.error("request.fault", request_id=request_id, error=type(fault).__name__, where=where)  # noqa: TRY400
             error = TrivetError("Trivet failed; its log has the id.")
-            whole: WholeAnswer | None = scope.get(WHOLE_ANSWER)
-            if whole is not None and whole.begun and not begun:
-                return  # all of the answer has been sent
-            if not begun:
+            if way is not None and way.ended:
+                return
+            if not (begun if way is None else way.begun):
                 await send_error(send, error, request_id=request_id, surface=self._surface)
                 return
             event = broken_stream_event(error, request_id=request_id, surface=self._surface)

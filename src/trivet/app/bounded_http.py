@@ -7,11 +7,12 @@ body are never taken for the head's (RFC 9112, 3.2 and 6; RFC 9110, 6.5.1).
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from trivet.api.whole_answer import WHOLE_ANSWER
+from trivet.api.short_way import SHORT_WAY
 
 HEAD_LIMIT_BYTES = 32 * 1024
 HEAD_FIELDS_MAX = 64
@@ -20,38 +21,89 @@ FRAMING_PER_BYTE = 8
 _SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"x-trivet-scope", b"content-type"})
 
 
-class OneWrite:
-    """Sends an answer that is there as a whole in one write, where uvicorn needs two and looks at each field.
+class Straight:
+    """The short way to a client of uvicorn's: no messages, no look at each field; see `api.short_way`.
 
-    See `api.whole_answer`.
+    It keeps the books of uvicorn's own cycle, so that the ordinary way may go on where this one stops.
     """
 
-    __slots__ = ("_cycle",)
+    __slots__ = ("_cycle", "_protocol", "when_gone")
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
+    def __init__(self, protocol: "BoundedHttp", cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
         self._cycle = cycle
+        self.when_gone: Callable[[], None] | None = None
 
     @property
     def begun(self) -> bool:
         """Tell whether an answer has begun."""
         return self._cycle.response_started
 
-    def __call__(self, head: bytes, body: bytes) -> bool:
-        """Send it, unless the connection is busy, gone, or has begun to answer."""
-        cycle = self._cycle
-        busy = cycle.flow.write_paused or cycle.disconnected
-        if busy or cycle.response_started or cycle.scope["method"] == "HEAD":
+    @property
+    def ended(self) -> bool:
+        """Tell whether an answer has been sent to its end."""
+        return self._cycle.response_complete
+
+    def whole(self, head: bytes, body: bytes) -> bool:
+        """Send it in one write, unless the connection is busy, gone, or has begun to answer."""
+        if not self._takes_head():
             return False
-        cycle.response_started = cycle.response_complete = True
+        cycle = self._cycle
+        cycle.response_started = True
+        cycle.transport.write(b"".join((*self._first_lines(head), b"\r\n", body)))
+        self._end()
+        return True
+
+    def begin(self, head: bytes) -> bool:
+        """Send the head of an answer in chunks, which HTTP/1.0 does not know."""
+        cycle = self._cycle
+        if not self._takes_head() or cycle.scope["http_version"] != "1.1":
+            return False
+        cycle.response_started = cycle.chunked_encoding = True
+        cycle.transport.write(b"".join((*self._first_lines(head), b"transfer-encoding: chunked\r\n\r\n")))
+        return True
+
+    def part(self, data: bytes, *, more: bool = True) -> bool:
+        """Send a chunk, unless the connection is busy or gone, or the answer does not come in chunks."""
+        cycle = self._cycle
+        if self._is_busy() or not cycle.chunked_encoding or cycle.response_complete:
+            return False
+        if data:
+            cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if not more:
+            cycle.transport.write(b"0\r\n\r\n")
+            self._end()
+        return True
+
+    def tell_when_gone(self, told: Callable[[], None] | None) -> None:
+        """Have the connection tell it. Only one request of a connection is served at a time."""
+        self.when_gone = told
+        if told is None:
+            return
+        self._protocol.served = self
+        self._cycle.flow.resume_reading()
+        if self._cycle.disconnected:
+            told()
+
+    def _is_busy(self) -> bool:
+        return self._cycle.flow.write_paused or self._cycle.disconnected
+
+    def _takes_head(self) -> bool:
+        return not (self._is_busy() or self._cycle.response_started or self._cycle.scope["method"] == "HEAD")
+
+    def _first_lines(self, head: bytes) -> tuple[bytes, ...]:
+        cycle = self._cycle
         cycle.waiting_for_100_continue = False
         dated = b"".join([b"%b: %b\r\n" % field for field in cycle.default_headers])
-        last = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        cycle.transport.write(b"".join((STATUS_LINE[200], dated, head, last, body)))
+        return STATUS_LINE[200], dated, head, b"" if cycle.keep_alive else b"connection: close\r\n"
+
+    def _end(self) -> None:
+        cycle = self._cycle
+        cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
-        return True
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -70,6 +122,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._chunked = False
         self._framing_bytes = 0
         self._linger: asyncio.TimerHandle | None = None
+        self.served: Straight | None = None
+        """The way of the request that is served, if it wants to know when the client goes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the first head."""
@@ -77,10 +131,12 @@ class BoundedHttp(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the times."""
+        """Stop the times, and what is done for the client."""
         self._stop_timer()
         self._stop_lingering()
         super().connection_lost(exc)
+        if self.served is not None and self.served.when_gone is not None and not self.served.ended:
+            self.served.when_gone()
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head that is not complete yet, and what frames a body in chunks."""
@@ -118,7 +174,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._body_open = True
         super().on_headers_complete()
         scope = cast("dict[str, Any]", self.cycle.scope)
-        scope[WHOLE_ANSWER] = OneWrite(self.cycle)
+        scope[SHORT_WAY] = Straight(self, self.cycle)
         # Fields behind a body would join those that the application reads.
         self.headers = []
 

@@ -1,0 +1,75 @@
+"""A short way between a request and its client, where the server knows one.
+
+Through ASGI every part of an answer is a message, whose head a server looks at field by field, and whoever
+wants to know that a client has gone needs a task that waits for it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from trivet.api.asgi import HEADER_CHARS_MAX, STREAM_FIELDS, clean_header
+
+SHORT_WAY = "trivet.short_way"
+"""Under this name the server puts its ShortWay into the request's scope."""
+
+
+class ShortWay(Protocol):
+    """What the server puts there. Its calls and those through ASGI may follow one another."""
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether the request's answer has begun, this way or the ordinary one."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether all of the answer has been sent, this way or the ordinary one."""
+        ...
+
+    def whole(self, head: bytes, body: bytes) -> bool:
+        """Send a 200 answer that is there as a whole; False: nothing was sent.
+
+        Args:
+            head: fields, each with its line end; `content-length` among them.
+            body: the whole of it.
+        """
+        ...
+
+    def begin(self, head: bytes) -> bool:
+        """Begin a 200 answer whose body comes in parts; False: nothing was sent.
+
+        Args:
+            head: fields, each with its line end; none of them frames the body.
+        """
+        ...
+
+    def part(self, data: bytes, *, more: bool = True) -> bool:
+        """Send a part of the body; False: nothing was sent, since the client reads slowly, or has gone."""
+        ...
+
+    def tell_when_gone(self, told: Callable[[], None] | None) -> None:
+        """Call this when the client disconnects before its answer has ended; None: call nothing any more."""
+        ...
+
+
+def head_of(headers: Mapping[str, str], *, length_bytes: int | None) -> bytes:
+    """Return the fields of an answer's head as they go over the wire, without the blank line.
+
+    Args:
+        headers: what the answer tells.
+        length_bytes: of a JSON document; None: the answer is a stream of events.
+    """
+    values = "".join(headers.values())
+    clean = values.isascii() and values.isprintable() and len(values) <= HEADER_CHARS_MAX
+    told = [
+        f"{name}: {value if clean else clean_header(value).decode()}\r\n" for name, value in headers.items()
+    ]
+    kind = (
+        _STREAM
+        if length_bytes is None
+        else f"content-type: application/json\r\ncontent-length: {length_bytes}\r\n"
+    )
+    return f"{kind}cache-control: no-store\r\nvary: Authorization\r\n{''.join(told)}".encode("ascii")
+
+
+_STREAM = "".join(f"{name}: {value}\r\n" for name, value in STREAM_FIELDS.items())
