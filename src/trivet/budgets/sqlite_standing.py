@@ -11,8 +11,8 @@ from typing import Any
 from trivet.budgets import sqlite_statements as statements
 from trivet.budgets.entries import FIRST_HASH, NOTHING, Entry, chained
 from trivet.budgets.rows import RowKey, Stored, rows_from_text
-from trivet.budgets.sqlite_entering import enter_rows
 from trivet.domain.budgets import METERS, Amounts
+from trivet.storage.entering import Beside, enter_rows
 
 _KEPT_MAX = 65_536
 """So many counters, reservations or chains are kept; beyond that all is read anew."""
@@ -54,6 +54,7 @@ class Standing:
         self._ended: dict[str, tuple[Any, ...]] = {}
         self._entries: list[tuple[Any, ...]] = []
         self._over: list[str] = []
+        self._beside: Beside | None = None
 
     # The draft
 
@@ -67,11 +68,13 @@ class Standing:
             enter_rows(connection, statements.insert_reservations, self._made.values())
             self._made = {}
         if self._ended:
-            enter_rows(connection, statements.update_reservations, self._ended.values(), least=16)
+            enter_rows(connection, statements.update_reservations, self._ended.values())
             self._ended = {}
         if self._entries:
             enter_rows(connection, statements.append_entries, self._entries)
             self._entries = []
+        if self._beside is not None:
+            self._beside.enter()
         for reservation_id in self._over:
             self._reservations.pop(reservation_id, None)
         self._over = []
@@ -88,6 +91,8 @@ class Standing:
         self._sure = False
         self.instant_ns = None
         self.forgotten += 1
+        if self._beside is not None:
+            self._beside.forget()
         for kept in (
             self._counters,
             self._sets,
@@ -101,9 +106,12 @@ class Standing:
         ):
             kept.clear()
 
-    def touch(self) -> None:
-        """Note that something is written beside the draft, which has to be undone if it fails."""
+    def beside(self, connection: sqlite3.Connection) -> Beside:
+        """Return the connection for what is written beside the draft, and undone with it if that fails."""
         self.noted += 1
+        if self._beside is None:
+            self._beside = Beside(connection)
+        return self._beside
 
     # Counters
 

@@ -62,36 +62,25 @@ def insert_reservations(count: int) -> str:
 def update_reservations(count: int) -> str:
     """Return the statement that tells of so many reservations what they hold and how they ended.
 
-    The one for many costs as much as those for eight of one.
+    It would insert what is not there, but each of them is: two thirds of an UPDATE's time, and one statement.
     """
-    if count == 1:
-        return """
-    UPDATE reservations
-       SET tokens = ?2,
-           weighted_tokens = ?3,
-           usd_micros = ?4,
-           state = ?5,
-           charged_tokens = ?6,
-           charged_weighted = ?7,
-           charged_usd = ?8,
-           remaining = ?9,
-           closed_ns = ?10
-     WHERE id = ?1
-"""
+    values = ",\n           ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', 0, '', '', 0, '')"] * count)
     return f"""
-    UPDATE reservations
-       SET tokens = changed.column2,
-           weighted_tokens = changed.column3,
-           usd_micros = changed.column4,
-           state = changed.column5,
-           charged_tokens = changed.column6,
-           charged_weighted = changed.column7,
-           charged_usd = changed.column8,
-           remaining = changed.column9,
-           closed_ns = changed.column10
-      FROM (VALUES {_values(10, count)}) AS changed
-     WHERE reservations.id = changed.column1
-"""  # noqa: S608 - placeholders only
+    INSERT INTO reservations (id, tokens, weighted_tokens, usd_micros, state, charged_tokens,
+                              charged_weighted, charged_usd, remaining, closed_ns,
+                              organisation, scope, max_output, priority, owner, created_ns, rows)
+    VALUES {values}
+        ON CONFLICT (id)
+        DO UPDATE SET tokens = excluded.tokens,
+                      weighted_tokens = excluded.weighted_tokens,
+                      usd_micros = excluded.usd_micros,
+                      state = excluded.state,
+                      charged_tokens = excluded.charged_tokens,
+                      charged_weighted = excluded.charged_weighted,
+                      charged_usd = excluded.charged_usd,
+                      remaining = excluded.remaining,
+                      closed_ns = excluded.closed_ns
+"""  # noqa: S608 - our own text
 
 
 @cache

@@ -131,8 +131,7 @@ class SqliteLedgerStore:
         """Write what belongs to no operation."""
 
         def op(connection: sqlite3.Connection) -> None:
-            self._books.standing.touch()
-            also(connection)
+            also(self._books.standing.beside(connection))
 
         return self._database.write(op, self._books.standing)
 
@@ -217,7 +216,7 @@ class SqliteLedgerStore:
         def op(connection: sqlite3.Connection) -> Closing:
             closing = operation(connection)
             if closing.first and also is not None:
-                also(connection)
+                also(self._books.standing.beside(connection))
             return closing
 
         return self._database.write(op, self._books.standing)

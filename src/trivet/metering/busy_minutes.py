@@ -1,18 +1,24 @@
 """Busy time per device and minute on its way from the device clock into the store, once and only once."""
 
 import threading
+from functools import cache
 
 from trivet.metering.device_clock import DeviceClock
+from trivet.storage.entering import enter_later
 from trivet.storage.writes import Writes
 
 Snapshot = tuple[tuple[str, int, int], ...]
 """(device, minute since 1970, busy nanoseconds of this process so far) of what the store may lack."""
 
 _KEPT_MINUTES = 24 * 60
-_ADD = """
-    INSERT INTO device_minutes (device, minute, busy_ns) VALUES (?, ?, ?)
+
+
+@cache
+def _add(count: int) -> str:
+    return f"""
+    INSERT INTO device_minutes (device, minute, busy_ns) VALUES {", ".join(["(?, ?, ?)"] * count)}
     ON CONFLICT (device, minute) DO UPDATE SET busy_ns = device_minutes.busy_ns + excluded.busy_ns
-"""
+"""  # noqa: S608 - placeholders only
 
 
 class BusyMinutes:
@@ -54,7 +60,8 @@ class BusyMinutes:
                 for device, minute, total_ns in snapshot
                 if total_ns > self._written.get((device, minute), 0)
             ]
-            connection.executemany(_ADD, lacking)
+            if lacking:
+                enter_later(connection, _add, lacking)
             for device, minute, added_ns in lacking:
                 self._written[device, minute] = self._written.get((device, minute), 0) + added_ns
 

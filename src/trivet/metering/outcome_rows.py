@@ -1,45 +1,91 @@
 """What is written about one request: a row for it, a row for each attempt. Never a prompt or an answer."""
 
 import json
+from functools import cache
+from operator import itemgetter
 from typing import Any
 
 from trivet.domain.outcomes import Attempt, Outcome
 from trivet.domain.scopes import organisation
 from trivet.domain.tiers import is_gpu
 from trivet.metering.wall_anchor import WallAnchor
+from trivet.storage.entering import enter_later
 from trivet.storage.writes import Writes
 
 Row = dict[str, Any]
 
-# A request id that was seen before keeps its first row; the attempts' device time is never lost.
-_INSERT_OUTCOME = """
-    INSERT INTO outcomes (
-        request_id, at_ns, organisation, scope, key_id, decision_id, task_type, task_id, worker, session,
-        policy, complexity, stream, tier, deployment, model, status, attempts, fallbacks, prompt_tokens,
-        completion_tokens, usage_source, weighted_tokens, usd_micros, latency_ms, first_token_ms, error_code,
-        saved_device_ns, reasons
-    ) VALUES (
-        :request_id, :at_ns, :organisation, :scope, :key_id, :decision_id, :task_type, :task_id, :worker,
-        :session, :policy, :complexity, :stream, :tier, :deployment, :model, :status, :attempts, :fallbacks,
-        :prompt_tokens, :completion_tokens, :usage_source, :weighted_tokens, :usd_micros, :latency_ms,
-        :first_token_ms, :error_code, :saved_device_ns, :reasons
-    ) ON CONFLICT (request_id) DO NOTHING
-"""
-_INSERT_ATTEMPT = """
-    INSERT INTO attempts (
-        attempt_id, request_id, tier, deployment, devices, model, gpu, dispatched_ns, ended_ns, device_ns,
-        prompt_tokens, completion_tokens, status, error_code
-    ) VALUES (
-        :attempt_id, :request_id, :tier, :deployment, :devices, :model, :gpu, :dispatched_ns, :ended_ns,
-        :device_ns, :prompt_tokens, :completion_tokens, :status, :error_code
-    )
-"""
+_OUTCOME = (
+    "request_id",
+    "at_ns",
+    "organisation",
+    "scope",
+    "key_id",
+    "decision_id",
+    "task_type",
+    "task_id",
+    "worker",
+    "session",
+    "policy",
+    "complexity",
+    "stream",
+    "tier",
+    "deployment",
+    "model",
+    "status",
+    "attempts",
+    "fallbacks",
+    "prompt_tokens",
+    "completion_tokens",
+    "usage_source",
+    "weighted_tokens",
+    "usd_micros",
+    "latency_ms",
+    "first_token_ms",
+    "error_code",
+    "saved_device_ns",
+    "reasons",
+)
+_ATTEMPT = (
+    "attempt_id",
+    "request_id",
+    "tier",
+    "deployment",
+    "devices",
+    "model",
+    "gpu",
+    "dispatched_ns",
+    "ended_ns",
+    "device_ns",
+    "prompt_tokens",
+    "completion_tokens",
+    "status",
+    "error_code",
+)
+_outcome_values = itemgetter(*_OUTCOME)
+_attempt_values = itemgetter(*_ATTEMPT)
+
+
+@cache
+def _insert_outcomes(count: int) -> str:
+    # A request id that was seen before keeps its first row; the attempts' device time is never lost.
+    return _insert("outcomes", _OUTCOME, count) + " ON CONFLICT (request_id) DO NOTHING"
+
+
+@cache
+def _insert_attempts(count: int) -> str:
+    return _insert("attempts", _ATTEMPT, count)
+
+
+def _insert(table: str, columns: tuple[str, ...], count: int) -> str:
+    row = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)}"  # noqa: S608 - ours
 
 
 def insert_rows(connection: Writes, outcome: Row, attempts: list[Row]) -> None:
     """Insert what `outcome_row` and `attempt_rows` made."""
-    connection.execute(_INSERT_OUTCOME, outcome)
-    connection.executemany(_INSERT_ATTEMPT, attempts)
+    enter_later(connection, _insert_outcomes, [_outcome_values(outcome)])
+    if attempts:
+        enter_later(connection, _insert_attempts, [_attempt_values(attempt) for attempt in attempts])
 
 
 def outcome_row(outcome: Outcome, anchor: WallAnchor) -> Row:

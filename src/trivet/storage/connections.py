@@ -15,6 +15,8 @@ from trivet.storage.private_files import make_private_directory, open_private_fi
 # A foreign process may hold the file for a moment (a backup); longer than this, requests are refused.
 _BUSY_TIMEOUT_S = 0.25
 _READERS = 4
+# Those that enter rows are many, one for each number of rows; see `storage.entering`.
+_PREPARED = 256
 
 # These say that an operation was wrong, not that the store is.
 _MISTAKES = (
@@ -55,6 +57,7 @@ def open_writer(path: Path | None) -> WriterConnection:
             timeout=_BUSY_TIMEOUT_S,
             isolation_level=None,
             check_same_thread=False,
+            cached_statements=_PREPARED,
             factory=WriterConnection,
         )
         connection.execute("PRAGMA journal_mode=WAL")

@@ -27,6 +27,7 @@ from trivet.domain.errors import StoreUnavailable
 from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import SqliteDatabase
+from trivet.storage.entering import enter_later
 from trivet.storage.instants import ns_of
 from trivet.storage.schema import (
     alerts,
@@ -198,10 +199,16 @@ class Life:
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT INTO meta (key, value) VALUES (?, 'also')", (f"also{number}",))
+            enter_later(connection, many_of_meta, [(f"later{number}", "first"), (f"last{number}", "last")])
             if what == "fails":
                 raise LookupError("mine")
 
         return write
+
+
+def many_of_meta(count: int) -> str:
+    """Return the statement that inserts so many rows."""
+    return f"INSERT INTO meta (key, value) VALUES {', '.join(['(?, ?)'] * count)}"
 
 
 @contextmanager
