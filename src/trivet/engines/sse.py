@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -18,14 +17,16 @@ choice without output; usage: `choices: []`, only counts; done: `[DONE]`; commen
 
 # A blank line ends an event. The match ends with the second newline, so no later byte can change it.
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-_GENERATED_FIELDS = (
-    "content",
-    "tool_calls",
-    "function_call",
-    "reasoning_content",
-    "reasoning",
-    "refusal",
-    "audio",
+_GENERATED_FIELDS = frozenset(
+    {
+        "content",
+        "tool_calls",
+        "function_call",
+        "reasoning_content",
+        "reasoning",
+        "refusal",
+        "audio",
+    }
 )
 
 
@@ -33,7 +34,11 @@ class EventSplitter:
     """Cuts bytes as they arrive into whole events, each with its blank line, byte for byte."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.buffer = b""
+        self.at = 0
+        """Where the next event begins in the buffer."""
+        self._searched = 0
+        self._returns = False
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes and return the events that they complete.
@@ -41,33 +46,44 @@ class EventSplitter:
         Raises:
             EngineBroken: one event is larger than EVENT_LIMIT_BYTES.
         """
-        # The blank line may straddle the seam by at most three bytes.
-        scan_from = max(0, len(self._rest) - 3)
-        buffer = self._rest + data if self._rest else data
-        if b"\r" in buffer:
-            events = self._cut(buffer, scan_from)
-        elif b"\n\n" in buffer[scan_from:]:
-            *whole, self._rest = buffer.split(b"\n\n")
-            events = [event + b"\n\n" for event in whole]
-        else:
-            events, self._rest = [], buffer
-        longest = max(map(len, events), default=0) if len(buffer) > EVENT_LIMIT_BYTES else 0
-        if len(self._rest) > EVENT_LIMIT_BYTES or longest > EVENT_LIMIT_BYTES:
-            raise EngineBroken(f"The engine sent an event of more than {EVENT_LIMIT_BYTES} bytes.")
+        self.add(data)
+        events = []
+        while (event := self.following()) is not None:
+            events.append(event)
         return events
 
-    def _cut(self, buffer: bytes, scan_from: int) -> list[bytes]:
-        events = []
-        start = 0
-        for blank_line in _BLANK_LINE.finditer(buffer, scan_from):
-            events.append(buffer[start : blank_line.end()])
-            start = blank_line.end()
-        self._rest = buffer[start:] if start else buffer
-        return events
+    def add(self, data: bytes) -> None:
+        """Take the next bytes."""
+        # A blank line may straddle the seam by at most three bytes.
+        self._searched = max(0, self._searched - self.at - 3)
+        self.buffer = self.buffer[self.at :] + data
+        self.at = 0
+        self._returns = b"\r" in self.buffer
+
+    def following(self) -> bytes | None:
+        """Return the next event that is there as a whole, and go on behind it.
+
+        Raises:
+            EngineBroken: it is larger than EVENT_LIMIT_BYTES, or what is there of it.
+        """
+        start, buffer = self.at, self.buffer
+        search_from = max(start, self._searched)
+        if self._returns:
+            found = _BLANK_LINE.search(buffer, search_from)
+            end = found.end() if found is not None else 0
+        else:
+            end = buffer.find(b"\n\n", search_from) + 2
+        if end <= start + 1:
+            self._searched = end = len(buffer)
+        else:
+            self.at = end
+        if end - start > EVENT_LIMIT_BYTES:
+            raise EngineBroken(f"The engine sent an event of more than {EVENT_LIMIT_BYTES} bytes.")
+        return buffer[start:end] if self.at > start else None
 
     def end(self) -> list[bytes]:
         """Return what is left when the stream has ended: an event whose blank line was never sent, if any."""
-        rest, self._rest = self._rest, b""
+        rest, self.buffer, self.at, self._searched = self.buffer[self.at :], b"", 0, 0
         return [rest] if rest.strip() else []
 
 
@@ -100,17 +116,16 @@ class EventReader(Protocol):
         """Return the bytes of text in a content event, escapes included, and at least 1."""
         ...
 
-    def skim(self, events: Sequence[bytes], start: int) -> tuple[int, int]:
-        """Return how many events from `start` on are plain text for certain, and that text's bytes.
+    def skim(self, buffer: bytes, start: int) -> tuple[int, int, int]:
+        """Return how many events from `start` on are plain text for certain, the text's bytes, and the end.
 
-        They are events for which `classify` says no more than `content`. (0, 0) is always right.
+        They are events for which `classify` says no more than `content`. (0, 0, start) is always right.
         """
         ...
 
 
 _TEXT = re.compile(rb'"(?:reasoning_)?content":\s*"((?:[^"\\]|\\.)*)"')
 _CONTENT = b'"content":"'
-_CLEAN = re.compile(rb'[^"\\\n]+')
 _PLAIN_CONTENT = ChatEvent("content")
 _DONE = ChatEvent("done")
 _COMMENT = ChatEvent("comment")
@@ -155,16 +170,17 @@ def classify_parsed(event: bytes) -> ChatEvent:
     usage = parse_usage(document.get("usage"))
     if not choices:
         return ChatEvent("usage" if document.get("usage") is not None else "role", usage=usage)
-    ended = frozenset(choice_index(choice) for choice in choices if choice.get("finish_reason") is not None)
+    ended = frozenset([choice_index(choice) for choice in choices if choice.get("finish_reason") is not None])
     kind: EventKind = "finish" if ended else "role"
-    if any(_is_generated(choice) for choice in choices):
+    if any(map(_is_generated, choices)):
         kind = "content"
     return ChatEvent(kind, seen=frozenset(map(choice_index, choices)), ended=ended, usage=usage)
 
 
 def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
     """Return the document that an event of any surface carries, or what it is where it carries none."""
-    name, data = _fields(event)
+    simple = event.startswith(b"data: {") and event.count(b"\n") == 2 and b"\r" not in event
+    name, data = (b"", event[6:]) if simple else _fields(event)
     if data is None:
         return _COMMENT
     if data.strip() == b"[DONE]":
@@ -195,35 +211,48 @@ class Skimmer:
         self._before = b""
         self._after = b""
 
-    def skim(self, events: Sequence[bytes], start: int) -> tuple[int, int]:
-        """Return how many events from `start` on are plain pieces of text, and the bytes of that text.
+    def skim(self, buffer: bytes, start: int) -> tuple[int, int, int]:
+        """Return how many events from `start` on are plain pieces of text, that text's bytes, and their end.
 
-        For each of them `classify` says `content` and no more, and `content_size` what is added up here.
+        `start` is where an event begins. For each of them `classify` says `content` and no more, and
+        `content_size` what is added up here.
         """
-        first = events[start]
-        known = self._before and first.startswith(self._before) and first.endswith(self._after)
-        if not known and not self._learn(first):
-            return 0, 0
-        rest = b"".join(events[start:])
-        texts = rest[len(self._before) :].split(self._after + self._before)
-        last, found, _ = texts.pop().partition(self._after)
-        if found:
-            texts.append(last)
-        text = b"".join(texts)
-        if b"" in texts or not _CLEAN.fullmatch(text):
-            # Something else lies between: count as far as the first piece that is not clean.
-            clean = next((n for n, each in enumerate(texts) if not _CLEAN.fullmatch(each)), len(texts))
-            texts = texts[:clean]
-            return clean, sum(map(len, texts))
-        return len(texts), len(text)
+        plain, end = self._count(buffer, start)
+        if not plain and self._learn(buffer, start):
+            plain, end = self._count(buffer, start)
+        return plain, end - start - plain * (len(self._before) + len(self._after)), end
 
-    def _learn(self, event: bytes) -> bool:
+    def _count(self, buffer: bytes, start: int) -> tuple[int, int]:
+        """Return how many pieces with the same bytes around their text follow, and where they end."""
+        if not self._before or not buffer.startswith(self._before, start):
+            return 0, start
+        after, seam = self._after, self._after + self._before
+        plain, at = 0, start + len(self._before)
+        limit = buffer.find(b"\\", start)
+        if limit < 0:
+            limit = len(buffer)
+        while (end := buffer.find(b'"', at, limit)) > at and buffer.startswith(seam, end):
+            plain += 1
+            at = end + len(seam)
+        if end > at and buffer.startswith(after, end):
+            plain, end = plain + 1, end + len(after)
+        else:
+            end = at - len(self._before)
+        # Each piece ends with the two line ends behind it; none may be in a text.
+        if buffer.count(b"\n", start, end) != 2 * plain:
+            self._before = b""
+            return 0, start
+        return plain, end
+
+    def _learn(self, buffer: bytes, start: int) -> bool:
+        event = buffer[start : buffer.find(b"\n\n", start) + 2]
         at = event.find(_CONTENT) + len(_CONTENT)
         end = event.find(b'"', at)
         plain = (
             at >= len(_CONTENT)
             and end > at
             and b"\\" not in event
+            and b"\r" not in event
             and event.count(b'content":') == 1
             and event.endswith(b"}\n\n")
             and classify(event) is _PLAIN_CONTENT
@@ -233,9 +262,9 @@ class Skimmer:
         return plain
 
 
-def skim_nothing(events: Sequence[bytes], start: int) -> tuple[int, int]:
+def skim_nothing(buffer: bytes, start: int) -> tuple[int, int, int]:
     """Leave every event to `classify`."""
-    return 0, 0
+    return 0, 0, start
 
 
 class ChatEvents(Skimmer):
@@ -296,8 +325,10 @@ def _with_code(document: dict[str, Any]) -> Any:
 
 def _is_generated(choice: dict[str, Any]) -> bool:
     delta = choice.get("delta")
-    if isinstance(delta, dict) and any(delta.get(name) for name in _GENERATED_FIELDS):
-        return True
+    if isinstance(delta, dict):
+        for name, value in delta.items():
+            if value and name in _GENERATED_FIELDS:
+                return True
     # A token that adds no text yet (half a character) still shows in the log-probabilities.
     logprobs = choice.get("logprobs")
     return isinstance(logprobs, dict) and bool(logprobs.get("content"))

@@ -156,17 +156,15 @@ class StreamReply:
                 chunks.append(StreamChunk(b"".join(together), content_events=content_events))
                 together.clear()
 
-        events = self._whole_events(data)
-        index = 0
-        while index < len(events):
-            plain = self._skim(events, index)
+        self._splitter.add(data or self._ending())
+        while True:
+            plain, text = self._skim()
             if plain:
-                together += events[index : index + plain]
+                together.append(text)
                 content_events += plain
-                index += plain
-                continue
-            raw = events[index]
-            index += 1
+            raw = self._following()
+            if raw is None:
+                break
             event = self._classify(raw)
             self._note(event)
             if self._over or self._fault is not None:
@@ -185,25 +183,32 @@ class StreamReply:
         self.finished = self._fault is None and self._is_finished()
         return chunks
 
-    def _skim(self, events: list[bytes], start: int) -> int:
-        """Count the plain pieces of text from `start` on, and return how many they are."""
-        if self._choices != 1:
-            return 0
-        plain, text_bytes = self._reader.skim(events, start)
+    def _skim(self) -> tuple[int, bytes]:
+        """Take the plain pieces of text that come next, and return how many they are."""
+        plain, text = 0, b""
+        splitter = self._splitter
+        while self._choices == 1:
+            found, text_bytes, end = self._reader.skim(splitter.buffer, splitter.at)
+            if not found:
+                break
+            plain += found
+            self.content_bytes += text_bytes
+            text += splitter.buffer[splitter.at : end]
+            splitter.at = end
         self.content_events += plain
-        self.content_bytes += text_bytes
-        return plain
+        return plain, text
 
-    def _whole_events(self, data: bytes) -> list[bytes]:
-        if not data:
-            # Some servers omit the last blank line. A half event is a sign of a cut, not a fault of its own.
-            rest = [event.rstrip() + b"\n\n" for event in self._splitter.end()]
-            return [event for event in rest if self._reader.classify_parsed(event).kind != "broken"]
+    def _following(self) -> bytes | None:
         try:
-            return self._splitter.feed(data)
+            return self._splitter.following()
         except EngineBroken as error:
             self._fault = error
-            return []
+            return None
+
+    def _ending(self) -> bytes:
+        # Some servers omit the last blank line. A half event is a sign of a cut, not a fault of its own.
+        rest = [event.rstrip() + b"\n\n" for event in self._splitter.end()]
+        return b"".join(event for event in rest if self._reader.classify_parsed(event).kind != "broken")
 
     def _note(self, event: ChatEvent) -> None:
         self._seen |= event.seen

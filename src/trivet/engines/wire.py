@@ -173,6 +173,9 @@ class _Connection(asyncio.Protocol):
         self._wire = wire
         self._transport: asyncio.Transport | None = None
         self._answer: WireAnswer | None = None
+        self._bodies: list[bytes] = []
+        self.on_body = self._bodies.append
+        """Called by the parser with each part of a body, of which a chunked stream has many."""
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._head_bytes = 0
@@ -220,6 +223,7 @@ class _Connection(asyncio.Protocol):
         answer.begun = True
         try:
             self._parser.feed_data(data)
+            self._hand_over()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, zlib.error) as error:
             self._break_off(aiohttp.ClientError(f"not HTTP: {error}"))
         if not answer.status:
@@ -260,13 +264,9 @@ class _Connection(asyncio.Protocol):
             self._framed = self._framed or status in (204, 304)
             self._answer.set_head(status, self._headers)
 
-    def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
-        if self._answer is not None:
-            self._answer.add(body)
-
     def on_message_complete(self) -> None:
         """End the answer, and keep the connection if the engine does."""
+        self._hand_over()
         answer = self._answer
         if answer is None or not answer.status:
             return
@@ -278,6 +278,15 @@ class _Connection(asyncio.Protocol):
             self._wire.keep(self)
         else:
             self.abort()
+
+    def _hand_over(self) -> None:
+        """Give the answer what has come of its body."""
+        bodies = self._bodies
+        if bodies:
+            data = bodies[0] if len(bodies) == 1 else b"".join(bodies)
+            bodies.clear()
+            if self._answer is not None:
+                self._answer.add(data)
 
     def _break_off(self, error: Exception) -> None:
         answer, self._answer = self._answer, None

@@ -179,10 +179,12 @@ EVENTS = [
 @given(events=st.lists(st.sampled_from(EVENTS), min_size=1, max_size=12), data=st.data())
 def test_what_is_skimmed_is_plain_text(events: list[bytes], data: st.DataObject) -> None:
     """What is skipped over is what a look at each event would have found: content and nothing else."""
-    skimmer, index = Skimmer(), 0
+    skimmer, index, stream = Skimmer(), 0, b"".join(events)
     while index < len(events):
-        plain, size = skimmer.skim(events, index)
+        at = len(b"".join(events[:index]))
+        plain, size, end = skimmer.skim(stream, at)
         skimmed = events[index : index + plain]
+        assert stream[at:end] == b"".join(skimmed)
         assert all(classify(event) == ChatEvent("content") for event in skimmed)
         assert size == sum(map(content_size, skimmed))
         index += plain or data.draw(st.integers(min_value=1, max_value=2))
@@ -192,7 +194,9 @@ def test_most_of_a_stream_is_skimmed() -> None:
     """Text in pieces takes no look at each of them, also where a stream begins anew or is interrupted."""
     word, other, end = EVENTS[0], chunk({"content": "n"}, seed=1), EVENTS[5]
     skimmer = Skimmer()
-    assert skimmer.skim([word] * 64, 0) == (64, 64 * 4)
-    assert skimmer.skim([word, EVENTS[3], word], 0) == (1, 4)
-    assert skimmer.skim([word, word, end], 0) == (2, 8)
-    assert skimmer.skim([other, other, word], 0) == (2, 2)
+    assert skimmer.skim(word * 64, 0) == (64, 64 * 4, 64 * len(word))
+    assert skimmer.skim(word * 64 + word[:-1], 0) == (64, 64 * 4, 64 * len(word))
+    assert skimmer.skim(word + EVENTS[3] + word, 0) == (1, 4, len(word))
+    assert skimmer.skim(word + EVENTS[2] + word, 0) == (1, 4, len(word))
+    assert skimmer.skim(end + word + word + end, len(end)) == (2, 8, len(end + word + word))
+    assert skimmer.skim(other + other + word, 0) == (2, 2, 2 * len(other))
