@@ -141,7 +141,7 @@ def refusal(rejected: Sequence[Rejection], principal: Principal | None) -> Trive
     }:
         return _context_refusal(judged, codes, details)
     reasons = [rejection.reason for rejection in shown if rejection in judged]
-    causes = "; ".join(dict.fromkeys(reasons[:5]))
+    causes = " ".join(dict.fromkeys(reasons[:5]))
     return NoCandidate(
         f"No deployment can serve this request. {causes}".rstrip(),
         hint="`error.trivet.rejected` lists every deployment with its reason."
