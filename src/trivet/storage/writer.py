@@ -111,7 +111,10 @@ class Writer:
             self._connection.execute("BEGIN IMMEDIATE")
             for draft, run in groupby(jobs, key=lambda job: job[2]):
                 some = list(run)
-                answers += self._apart(some) if draft is None else self._together(draft, some)
+                if draft is None:
+                    answers += self._apart(some)
+                else:
+                    answers += self._together(draft, some, first=not answers)
             reach("inside_commit")
             self._connection.execute("COMMIT")
             reach("after_commit")
@@ -142,23 +145,33 @@ class Writer:
                 self._forget()
             yield future, result, problem
 
-    def _together(self, draft: Draft, jobs: list[_Job]) -> list[_Answer]:
-        """Run operations that note what they write, and enter it; alone, if that fails."""
+    def _together(self, draft: Draft, jobs: list[_Job], *, first: bool) -> list[_Answer]:
+        """Run operations that note what they write, and enter it; alone, if that fails.
+
+        `first`: they are the first in their transaction, which then is begun again in place of a savepoint,
+        for which SQLite would copy every page before it is changed.
+        """
         connection = self._connection
         self._forget(but=draft)
         self._drafts.add(draft)
-        connection.execute("SAVEPOINT together")
+        if not first:
+            connection.execute("SAVEPOINT together")
         try:
             answers = self._entered(draft, jobs)
         except _ToUndo as failure:
             if not connection.in_transaction:
                 raise _lost(failure) from failure
-            connection.execute("ROLLBACK TO together")
+            if first:
+                self._roll_back()
+                connection.execute("BEGIN IMMEDIATE")
+            else:
+                connection.execute("ROLLBACK TO together")
             answers = []
             for op, future, _ in jobs:
                 draft.forget()
                 answers.append((future, *self._attempt(op, draft)))
-        connection.execute("RELEASE together")
+        if not first:
+            connection.execute("RELEASE together")
         return answers
 
     def _entered(self, draft: Draft, jobs: list[_Job]) -> list[_Answer]:

@@ -123,6 +123,28 @@ def test_what_cannot_be_entered_is_told_to_its_own(database: Database, pairs: Pa
     assert keys(database) == ["a", "b", "c"]
 
 
+def test_undoing_them_keeps_what_came_before(database: Database, pairs: Pairs) -> None:
+    """Another one's write in the same transaction is not run again, and is there."""
+    runs: list[str] = []
+
+    def write(connection: sqlite3.Connection) -> None:
+        runs.append("once")
+        connection.execute("INSERT INTO meta (key, value) VALUES ('before', 'x')")
+
+    before, first, failing, last = together(
+        database,
+        lambda: [
+            database.write(write),
+            note(database, pairs, "a"),
+            database.write(fail_after(pairs, "x"), pairs),
+            note(database, pairs, "b"),
+        ],
+    )
+    assert isinstance(failing.exception(), LookupError)
+    assert [future.exception() for future in (before, first, last)] == [None] * 3
+    assert (keys(database), runs) == (["a", "b", "before"], ["once"])
+
+
 def test_it_is_entered_before_others_look(database: Database, pairs: Pairs) -> None:
     """An operation behind it in the same commit sees what was noted; what only reads is no stranger."""
 
