@@ -8,6 +8,7 @@ range apart, so no sum of lesser terms can overturn a greater one.
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 from trivet.domain.decisions import Candidate, Offer
 from trivet.domain.engine_states import EngineState
@@ -63,11 +64,37 @@ def score_terms(
         down, open).
     load: minus up to LOAD_RANGE as requests in flight exceed the slots: 0 idle, half when just full.
     """
-    distance = offer.deployment.tier.order - target_order
-    occupancy = offer.in_flight / max(1, offer.deployment.slots)
+    terms, _ = _weighed(offer, target_order, tier_count, prefers_cheaper)
+    return terms
+
+
+def _weighed(
+    offer: Offer, target_order: int, tier_count: int, prefers_cheaper: bool
+) -> tuple[dict[str, float], float]:
+    """Return the terms of one offer, and their sum."""
     wait_s = expected_wait_s(offer)
     unavailable = 0 if wait_s is not None else _UNAVAILABLE_RANKS.get(offer.state, _LAST_RANK)
-    return {
+    distance = offer.deployment.tier.order - target_order
+    terms, score = _summed(
+        *(distance, tier_count, prefers_cheaper, wait_s, unavailable),
+        *(offer.in_flight, offer.deployment.slots),
+    )
+    return dict(terms), score
+
+
+@lru_cache(maxsize=1024)
+def _summed(
+    distance: int,
+    tier_count: int,
+    prefers_cheaper: bool,
+    wait_s: float | None,
+    unavailable: int,
+    in_flight: int,
+    slots: int,
+) -> tuple[dict[str, float], float]:
+    """Return the terms and their sum. What is ready differs in few ways from request to request."""
+    occupancy = in_flight / max(1, slots)
+    terms = {
         "tier_fit": 1.0 if distance == 0 else 0.0,
         "escalation": float(-max(0, distance)),
         "downgrade": float(distance - tier_count) if distance < 0 else 0.0,
@@ -76,6 +103,7 @@ def score_terms(
         "unavailable": float(-unavailable * ((5 if prefers_cheaper else 3) * tier_count + 3)),
         "load": 0.0 - round(LOAD_RANGE * occupancy / (1.0 + occupancy), 6),
     }
+    return terms, round(math.fsum(terms.values()), 6)
 
 
 def expected_wait_s(offer: Offer) -> float | None:
@@ -87,7 +115,5 @@ def expected_wait_s(offer: Offer) -> float | None:
 
 
 def _scored(offer: Offer, target_order: int, tier_count: int, prefers_cheaper: bool) -> Candidate:
-    terms = score_terms(
-        offer, target_order=target_order, tier_count=tier_count, prefers_cheaper=prefers_cheaper
-    )
-    return Candidate(offer.deployment, round(math.fsum(terms.values()), 6), terms)
+    terms, score = _weighed(offer, target_order, tier_count, prefers_cheaper)
+    return Candidate(offer.deployment, score, terms)

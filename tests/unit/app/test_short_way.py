@@ -1,0 +1,126 @@
+"""The short way to a client of a real server: streams, faults amid them, and clients that leave."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+
+from trivet.api.asgi import Receive, Scope, Send, send_part, start_stream
+from trivet.api.replies import LastResort
+from trivet.api.short_way import SHORT_WAY, ShortWay, head_of
+from trivet.app.bounded_http import bounded_http
+
+Serve = Callable[[ShortWay, Send], Awaitable[None]]
+HEAD = head_of({"x-request-id": "r1"}, length_bytes=None)
+GET = b"GET /%b HTTP/1.1\r\nhost: here\r\n\r\n"
+
+
+@asynccontextmanager
+async def served(serve: Serve) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Serve with it, and yield a connection."""
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await serve(scope[SHORT_WAY], send)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                LastResort(endpoint),
+                http=bounded_http(head_timeout_s=5.0, body_timeout_s=5.0),
+                log_config=None,
+                lifespan="off",
+                ws="none",
+            )
+        )
+        serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            server.should_exit = True
+            await serving
+
+
+async def test_a_stream_in_parts() -> None:
+    """Head, parts and end go over the wire as chunks, and the next answer over the same connection."""
+
+    async def serve(way: ShortWay, send: Send) -> None:
+        assert way.begin(HEAD)
+        assert not way.begin(HEAD)
+        assert way.part(b"data: 1\n\n")
+        await send_part(send, b"data: 2\n\n")
+        assert way.part(b"data: [DONE]\n\n", more=False)
+        assert way.ended
+        assert not way.part(b"more")
+
+    async with served(serve) as (reader, writer):
+        for _ in range(2):
+            writer.write(GET % b"stream")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"content-type: text/event-stream; charset=utf-8\r\n" in head
+            assert b"transfer-encoding: chunked\r\n" in head
+            body = await reader.readuntil(b"\r\n0\r\n\r\n")
+            assert body == b"9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+
+
+async def test_old_clients_get_no_chunks_this_way() -> None:
+    """HTTP/1.0 knows none: the ordinary way is to be taken."""
+    begun: list[bool] = []
+
+    async def serve(way: ShortWay, send: Send) -> None:
+        begun.append(way.begin(HEAD))
+        await start_stream(send, headers={})
+        await send_part(send, b"", more=False)
+
+    async with served(serve) as (reader, writer):
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+    assert begun == [False]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_fault_is_told(begun: bool) -> None:
+    """Before the answer has begun as an answer of its own, later as the stream's last event."""
+
+    async def serve(way: ShortWay, _: Send) -> None:
+        if begun:
+            assert way.begin(HEAD)
+        raise ZeroDivisionError
+
+    async with served(serve) as (reader, writer):
+        writer.write(GET % b"fault")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 " if begun else b"HTTP/1.1 500 ")
+        told = await reader.readuntil(b"\r\n0\r\n\r\n" if begun else b"}}")
+        assert b"Trivet failed" in told
+        assert b"[DONE]" not in told
+
+
+async def test_a_client_that_leaves_is_heard_at_once() -> None:
+    """Also one that has sent a second request behind the first; after the answer nobody is told."""
+    gone, waits = asyncio.Event(), asyncio.Event()
+    late: list[str] = []
+
+    async def serve(way: ShortWay, _: Send) -> None:
+        if not waits.is_set():
+            way.tell_when_gone(lambda: late.append("after its answer"))
+            way.whole(head_of({}, length_bytes=2), b"ok")
+            waits.set()
+            return
+        way.tell_when_gone(gone.set)
+        await gone.wait()
+
+    async with served(serve) as (reader, writer):
+        writer.write(GET % b"first")
+        await reader.readuntil(b"\r\n\r\nok")
+        writer.write(GET % b"second" + GET % b"third")
+        await asyncio.sleep(0.01)
+        writer.close()
+        await asyncio.wait_for(gone.wait(), 5.0)
+    assert late == []
