@@ -1,11 +1,10 @@
 """The little of ASGI that the inference routes need, without a framework in their way."""
 
-import contextlib
 import gc
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,33 +122,21 @@ def parse_json(body: bytes) -> Any:
 
 
 def _strict(body: bytes) -> Any:
-    with _no_collection():
-        document = json.loads(
-            body.decode("utf-8"),
-            parse_float=_finite,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_unique_keys,
-        )
+    text = body.decode("utf-8")
+    # The garbage collector is kept away from a document that is being read: all of it is alive. A body of
+    # nothing but brackets would have it walk through all of them again and again, ten times as long as
+    # reading them takes, and nobody else is served meanwhile.
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        document = _STRICT.decode(text)
+    finally:
+        if was_on:
+            gc.enable()
     # Decoded UTF-8 holds no surrogates, so only escapes can make them: most bodies skip this.
     if _SURROGATE_ESCAPE.search(body):
         json.dumps(document, ensure_ascii=False).encode("utf-8")
     return document
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector away from a document that is being read: all of it is alive.
-
-    A body of nothing but brackets would have it walk through all of them again and again, ten times
-    as long as reading them takes, and nobody else is served meanwhile.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _finite(text: str) -> float:
@@ -168,6 +155,11 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise RequestMalformed("The body repeats a key within one object; which value counts is not clear.")
     return found
+
+
+_STRICT = json.JSONDecoder(
+    parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys
+)
 
 
 async def send_whole(

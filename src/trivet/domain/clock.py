@@ -24,9 +24,8 @@ class SystemClock:
         """Return the wall time, aware, in UTC."""
         return datetime.now(UTC)
 
-    def monotonic_ns(self) -> int:
-        """Return the machine's monotonic clock in nanoseconds."""
-        return time.monotonic_ns()
+    monotonic_ns = staticmethod(time.monotonic_ns)
+    """Return the machine's monotonic clock in nanoseconds. Every request asks some twenty times."""
 
 
 class ManualClock:
