@@ -49,11 +49,15 @@ def enter_counters(count: int) -> str:
 
 @cache
 def insert_reservations(count: int) -> str:
-    """Return the statement that inserts so many reservations, whatever has become of them already."""
+    """Return the statement that inserts so many reservations, whatever has become of them already.
+
+    Whoever runs it undoes all of it if it fails, so SQLite need not be able to: no copies of pages.
+    """
     return f"""
-    INSERT INTO reservations (id, organisation, scope, tokens, weighted_tokens, usd_micros, max_output,
-                              priority, state, charged_tokens, charged_weighted, charged_usd, remaining,
-                              owner, decision_id, created_ns, expires_ns, closed_ns, rows)
+    INSERT OR FAIL
+      INTO reservations (id, organisation, scope, tokens, weighted_tokens, usd_micros, max_output,
+                         priority, state, charged_tokens, charged_weighted, charged_usd, remaining,
+                         owner, decision_id, created_ns, expires_ns, closed_ns, rows)
     VALUES {_values(19, count)}
 """  # noqa: S608 - placeholders only
 
@@ -85,11 +89,15 @@ def update_reservations(count: int) -> str:
 
 @cache
 def append_entries(count: int) -> str:
-    """Return the statement that appends so many entries, in their order."""
+    """Return the statement that appends so many entries, in their order.
+
+    Whoever runs it undoes all of it if it fails, so SQLite need not be able to: no copies of pages.
+    """
     return f"""
-    INSERT INTO entries (organisation, at_ns, kind, reservation_id, scope, used_tokens, used_weighted,
-                         used_usd, held_tokens, held_weighted, held_usd, overrun, rows, detail, note,
-                         prev_hash, hash)
+    INSERT OR FAIL
+      INTO entries (organisation, at_ns, kind, reservation_id, scope, used_tokens, used_weighted,
+                    used_usd, held_tokens, held_weighted, held_usd, overrun, rows, detail, note,
+                    prev_hash, hash)
     VALUES {_values(17, count)}
 """  # noqa: S608 - placeholders only
 
