@@ -9,6 +9,11 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import ENDLESS, House
+from trivet.api.asgi import BodyBounds
+from trivet.api.auth import Doorkeeper
+from trivet.api.inference import Inference
+from trivet.domain.surfaces import Surface
+from trivet.execution import Answer, Pipeline
 
 LONG: dict[str, Any] = {
     "model": "heavy",
@@ -98,3 +103,47 @@ async def test_a_crowd_leaves(house: House) -> None:
         proof = (await http.post("/api/v1/ledger/verify")).json()
     assert still_held == 0
     assert (proof["ok"], proof["differences"]) == (True, [])
+
+
+class LeftAtTheLastMoment:
+    """The house's pipeline for a client that waited for its model and leaves just as the stream begins."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    async def execute(self, *request: Any, on_wait: Any, **facts: Any) -> Answer:
+        """Serve the request; its task is cancelled before it has heard of the answer."""
+        answer = await self._pipeline.execute(*request, on_wait=on_wait, **facts)
+        on_wait(answer.run.decision)
+        await asyncio.sleep(0)  # the signs of life begin, so that ending them takes a moment
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return answer
+
+
+async def test_leaving_as_the_wait_ends(house: House) -> None:
+    """A stream that nobody was told of is closed, and its hold with it."""
+    key = house.key("hasty")
+    sent: list[Any] = []
+    body = json.dumps(LONG | {"stream": True, "model": "light"}).encode()
+    arrived = asyncio.Queue[dict[str, Any]]()
+    arrived.put_nowait({"type": "http.request", "body": body})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    door = Inference(
+        Surface.CHAT,
+        LeftAtTheLastMoment(house.trivet.pipeline),  # type: ignore[arg-type]
+        Doorkeeper(house.trivet.keyring, house.trivet.owner_token),
+        bounds=BodyBounds(limit_bytes=len(body)),
+        write_timeout_s=5.0,
+        keep_alive_s=5.0,
+        exhausted_status=429,
+    )
+    headers = [(b"authorization", f"Bearer {key}".encode())]
+    await asyncio.create_task(door({"type": "http", "headers": headers}, arrived.get, send))
+    await until_idle(house, "light")
+    _, still_held = await held(house, "hasty")
+    assert still_held == 0

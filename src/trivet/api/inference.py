@@ -11,7 +11,7 @@ from trivet.api.replies import send_error
 from trivet.api.short_way import SHORT_WAY, ShortWay
 from trivet.domain.errors import TrivetError
 from trivet.domain.surfaces import Surface
-from trivet.execution import Pipeline
+from trivet.execution import Answer, Pipeline
 from trivet.execution.drain import stopping
 
 LOOK_AFTER_S = 0.02
@@ -56,19 +56,22 @@ class Inference:
                 scope, receive, self._doorkeeper, self._surface, bounds=self._bounds
             )
             with _Presence(receive, way):
+                answer: Answer | None = None
                 try:
-                    answer = await self._pipeline.execute(
-                        request,
-                        principal,
-                        request_id=request_id,
-                        on_wait=delivery.waits if request.stream else None,
-                    )
-                finally:
-                    await delivery.end_wait()
-                try:
+                    try:
+                        answer = await self._pipeline.execute(
+                            request,
+                            principal,
+                            request_id=request_id,
+                            on_wait=delivery.waits if request.stream else None,
+                        )
+                    finally:
+                        await delivery.end_wait()
                     await delivery.of(answer)
                 finally:
-                    await answer.aclose()
+                    # Also where the client leaves while the signs of life are being ended.
+                    if answer is not None:
+                        await answer.aclose()
         except ClientGone:
             return
         except asyncio.CancelledError:

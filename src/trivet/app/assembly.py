@@ -69,6 +69,8 @@ class OpenTrivet:
 
     settings: Settings
     application: FastAPI
+    pipeline: Pipeline
+    """What the application's inference routes open to."""
     fleet: Fleet
     ledger: Ledger
     keyring: Keyring
@@ -147,8 +149,7 @@ async def open_trivet(
             shared_rates=books.shared_rates,
             listener=signals.listener,
         )
-        owner_token = secrets.token_urlsafe(32)
-        collector = TrivetCollector(metrics, device_clock)
+        collector, owner_token = TrivetCollector(metrics, device_clock), secrets.token_urlsafe(32)
         keeper, names = Doorkeeper(keyring, owner_token), tuple(tier.name for tier in tiers)
         behind = batching(books.database, pipeline, fleet, keyring, keeper, settings.batch, clock, collector)
         batches = await exits.enter_async_context(behind)
@@ -160,6 +161,7 @@ async def open_trivet(
         yield OpenTrivet(
             settings=settings,
             application=build_application(doors, settings.server, settings.budgets),
+            pipeline=pipeline,
             fleet=fleet,
             ledger=ledger,
             keyring=keyring,
