@@ -9,13 +9,13 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
-import threading
 from collections import Counter
 from typing import Any
 
 from aiohttp import web
+
+from tests.doubles.parent import end_with_parent
 
 MODELS = ("light", "standard", "heavy")
 TOKENS_A_CHUNK = 16
@@ -117,13 +117,6 @@ def build(seed: int, delay_s: float) -> web.Application:
     return application
 
 
-def _end_with_parent() -> None:
-    """End when standard input does: whoever started this has gone."""
-    while os.read(0, 4096):  # not sys.stdin: its lock must not be held when the interpreter ends
-        pass
-    os._exit(0)
-
-
 def main() -> None:
     """Serve until standard input ends."""
     parser = argparse.ArgumentParser()
@@ -131,7 +124,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--delay-ms", type=float, default=0.0)
     told = parser.parse_args()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     application = build(told.seed, told.delay_ms / 1000)
     web.run_app(application, host="127.0.0.1", port=told.port, print=None, access_log=None)
 

@@ -10,12 +10,12 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
-import threading
 from typing import Any
 
 from aiohttp import web
+
+from tests.doubles.parent import end_with_parent
 
 WORDS = 4
 
@@ -115,13 +115,6 @@ def build(engine: PacedEngine) -> web.Application:
     return application
 
 
-def _end_with_parent() -> None:
-    """End when standard input does: whoever started this has gone."""
-    while os.read(0, 4096):  # not sys.stdin: its lock must not be held when the interpreter ends
-        pass
-    os._exit(0)
-
-
 def main() -> None:
     """Serve until standard input ends."""
     parser = argparse.ArgumentParser()
@@ -132,7 +125,7 @@ def main() -> None:
     parser.add_argument("--queue-max", type=int, default=1_000_000)
     parser.add_argument("--spread", type=float, default=0.0)
     told = parser.parse_args()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     pace = (told.slots, told.first_ms / 1000, told.total_ms / 1000)
     web.run_app(
         build(PacedEngine(*pace, queue_max=told.queue_max, spread=told.spread)),

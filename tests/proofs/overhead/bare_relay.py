@@ -9,7 +9,7 @@ import aiohttp
 import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
-from tests.proofs.overhead.upstream import end_with_parent
+from tests.doubles.parent import end_with_parent
 
 _PASSED = ("content-type", "content-length")
 

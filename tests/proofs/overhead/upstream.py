@@ -9,11 +9,11 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import re
-import threading
 from collections.abc import Sequence
 from typing import Any
+
+from tests.doubles.parent import end_with_parent
 
 PIECES = 64
 WORD = "lorem "
@@ -110,17 +110,6 @@ class Engine:
 async def _serve(port: int, gap_s: float) -> None:
     async with await Engine(gap_s).serve(port) as server:
         await server.serve_forever()
-
-
-def end_with_parent() -> None:
-    """End the process when standard input does: whoever started it has gone."""
-
-    def wait() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def main() -> None:
