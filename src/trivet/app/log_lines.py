@@ -8,6 +8,7 @@ import asyncio
 import atexit
 import re
 import threading
+import time
 from typing import TextIO
 
 import structlog
@@ -16,9 +17,33 @@ HELD_S = 0.05
 """How long a line waits for others at most. Warnings do not wait, nor what stands before them."""
 HELD_MAX = 1000
 
+_LEVELS = {"warn": "warning", "exception": "error"}
 _COLUMNS = frozenset({"timestamp", "level", "event"})
 _SPECIAL = frozenset({"stack", "exception", "exc_info", "logger", "logger_name"})
 _QUOTED = re.compile(r"""[ \t=\r\n"']""")
+
+
+class Stamp:
+    """Adds level, time and a fault's traceback, as three of structlog's processors do, at less cost."""
+
+    def __init__(self) -> None:
+        self._second = (-1, "")
+        """The last second that was asked for, and how it is written."""
+
+    def __call__(
+        self, logger: structlog.typing.WrappedLogger, name: str, said: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        """Return what was said, stamped."""
+        if "exc_info" in said:
+            said = structlog.processors.format_exc_info(logger, name, said)
+        second, ns = divmod(time.time_ns(), 1_000_000_000)
+        known, written = self._second
+        if second != known:
+            written = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = (second, written)
+        said["level"] = _LEVELS.get(name, name)
+        said["timestamp"] = f"{written}.{ns // 1000:06}Z"
+        return said
 
 
 class PlainRenderer:
@@ -34,38 +59,40 @@ class PlainRenderer:
         self, logger: structlog.typing.WrappedLogger, name: str, said: structlog.typing.EventDict
     ) -> str | bytes:
         """Return the line of what was said."""
-        if not said.keys().isdisjoint(_SPECIAL) or not said.keys() >= _COLUMNS:
+        if not _SPECIAL.isdisjoint(said) or not _COLUMNS.issubset(said):
             return self._console(logger, name, said)
-        values = " ".join(
-            [
-                f"{key}={value if type(value) is str and not _QUOTED.search(value) else repr(value)}"
-                for key, value in sorted(said.items())
-                if key not in _COLUMNS
-            ]
-        )
-        line = f"{said['timestamp']} [{said['level']:<9}] {said['event']!s:<30} {values}"
+        line = f"{said['timestamp']} [{said['level']:<9}] {said['event']!s:<30}"
+        for key in sorted(said):
+            if key not in _COLUMNS:
+                value = said[key]
+                # The first question is the cheaper one, and answers for most.
+                if type(value) is not str or not (value.isalnum() or not _QUOTED.search(value)):
+                    value = repr(value)
+                line += f" {key}={value}"
         return line.rstrip(" ")
 
 
 class HeldLines:
-    """structlog's innermost logger: holds lines back for a moment, to write several at once.
+    """structlog's innermost logger: holds back what was said for a moment, to render and write it together.
 
-    Only inside a running event loop, whose timer writes them; elsewhere they are written at once. Usable from
-    any thread; the order is kept.
+    Rendered one after the other, lines cost half of what they cost each among a request's other work. Only
+    inside a running event loop, whose timer writes them; elsewhere they are written at once. Usable from any
+    thread; the order is kept.
     """
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, renderer: structlog.typing.Processor) -> None:
         self._file = file
-        self._lines: list[str] = []
+        self._renderer = renderer
+        self._said: list[structlog.typing.EventDict] = []
         self._due = False
         self._lock = threading.Lock()
         atexit.register(self.flush)
 
-    def info(self, line: str) -> None:
+    def info(self, said: structlog.typing.EventDict) -> None:
         """Write a line soon."""
-        self._lines.append(line)
+        self._said.append(said)
         if self._due:
-            if len(self._lines) >= HELD_MAX:
+            if len(self._said) >= HELD_MAX:
                 self.flush()
             return
         try:
@@ -76,9 +103,9 @@ class HeldLines:
         self._due = True
         loop.call_later(HELD_S, self.flush)
 
-    def warning(self, line: str) -> None:
+    def warning(self, said: structlog.typing.EventDict) -> None:
         """Write a line now, after those that wait."""
-        self._lines.append(line)
+        self._said.append(said)
         self.flush()
 
     msg = debug = log = info
@@ -88,8 +115,16 @@ class HeldLines:
         """Write all lines that wait."""
         self._due = False
         with self._lock:
-            lines, self._lines = self._lines, []
-            if lines:
-                lines.append("")
-                self._file.write("\n".join(lines))
+            waiting, self._said = self._said, []
+            if waiting:
+                render = self._renderer
+                lines = [f"{render(None, said['level'], said)!s}\n" for said in waiting]
+                self._file.write("".join(lines))
                 self._file.flush()
+
+
+def held(
+    logger: structlog.typing.WrappedLogger, name: str, said: structlog.typing.EventDict
+) -> tuple[tuple[structlog.typing.EventDict], dict[str, str]]:
+    """Hand what was said to `HeldLines` as it is: the last of structlog's processors."""
+    return (said,), {}

@@ -7,7 +7,7 @@ from typing import TextIO, cast
 
 import structlog
 
-from trivet.app.log_lines import HeldLines, PlainRenderer
+from trivet.app.log_lines import HeldLines, PlainRenderer, Stamp, held
 from trivet.config.settings import LoggingSettings
 
 
@@ -29,19 +29,12 @@ class SteadyStream:
             sys.stderr.flush()
 
 
-_STAMPED: tuple[structlog.typing.Processor, ...] = (
-    structlog.processors.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.processors.format_exc_info,
-)
-
-
 def configure_logging(settings: LoggingSettings) -> None:
     """Set up structlog, and keep the libraries' own loggers to warnings."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    lines = HeldLines(cast("TextIO", SteadyStream()))
+    lines = HeldLines(cast("TextIO", SteadyStream()), _renderer(settings))
     structlog.configure(
-        processors=[*_STAMPED, _renderer(settings)],
+        processors=[Stamp(), held],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
@@ -55,7 +48,7 @@ def libraries_handler(settings: LoggingSettings) -> logging.Handler:
     handler = logging.StreamHandler(cast("TextIO", SteadyStream()))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_STAMPED, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[Stamp(), structlog.stdlib.add_logger_name],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(settings)],
         )
     )

@@ -79,6 +79,7 @@ class Pipeline:
         self._clock = clock
         self._memory = memory
         self._listener = listener
+        self._log: structlog.typing.FilteringBoundLogger = log.bind()
         self.drain = Drain()
         """Whether requests are taken."""
         self._shared_rates = shared_rates
@@ -338,7 +339,7 @@ class Pipeline:
         if self._listener is not None:
             self._listener(outcome)
         served_by = outcome.served_by
-        log.info(
+        self._log.info(
             "request.done",
             request_id=outcome.request_id,
             scope=outcome.scope,

@@ -4,12 +4,13 @@ import asyncio
 import io
 import json
 import logging
+from datetime import datetime, timedelta
 from typing import Literal
 
 import pytest
 import structlog
 
-from trivet.app.log_lines import HELD_S, HeldLines, PlainRenderer
+from trivet.app.log_lines import HELD_S, HeldLines, PlainRenderer, Stamp
 from trivet.app.logs import libraries_handler
 from trivet.config.settings import LoggingSettings
 
@@ -66,20 +67,48 @@ def test_plain_lines_are_structlogs(said: dict[str, object]) -> None:
     assert PlainRenderer()(None, "info", dict(stamped)) == theirs
 
 
+@pytest.mark.parametrize("name", ["debug", "info", "warn", "warning", "exception", "error", "critical"])
+@pytest.mark.parametrize("fault", [None, ValueError("what happened")])
+def test_the_stamp_is_structlogs(name: str, fault: ValueError | None) -> None:
+    """Level, time and traceback are told as structlog's own processors tell them."""
+    said = {"event": "e", "n": 1} | ({} if fault is None else {"exc_info": fault})
+    theirs: structlog.typing.EventDict = dict(said)
+    for processor in (
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ):
+        theirs = processor(None, name, theirs)
+    ours = Stamp()(None, name, dict(said))
+    times = [datetime.fromisoformat(each.pop("timestamp")) for each in (theirs, ours)]
+    assert ours == theirs
+    assert timedelta() <= times[1] - times[0] < timedelta(minutes=1)
+
+
+def lines_in(file: io.StringIO) -> HeldLines:
+    """Return lines that are written as what they say, and nothing else."""
+    return HeldLines(file, lambda _, __, said: str(said["event"]))
+
+
+def said(event: str) -> dict[str, object]:
+    """Return what a logger hands on."""
+    return {"event": event, "level": "info"}
+
+
 async def test_lines_are_written_together() -> None:
     """What is no warning waits a moment; a warning waits for nobody, and all stand in their order."""
     file = io.StringIO()
-    lines = HeldLines(file)
-    lines.info("one")
-    lines.info("two")
+    lines = lines_in(file)
+    lines.info(said("one"))
+    lines.info(said("two"))
     assert file.getvalue() == ""
     await asyncio.sleep(2 * HELD_S)
     assert file.getvalue() == "one\ntwo\n"
-    lines.info("three")
-    lines.warning("four")
+    lines.info(said("three"))
+    lines.warning(said("four"))
     assert file.getvalue() == "one\ntwo\nthree\nfour\n"
-    lines.info("five")
-    await asyncio.to_thread(lines.info, "six")
+    lines.info(said("five"))
+    await asyncio.to_thread(lines.info, said("six"))
     await asyncio.sleep(2 * HELD_S)
     assert file.getvalue().endswith("four\nfive\nsix\n")
 
@@ -87,5 +116,5 @@ async def test_lines_are_written_together() -> None:
 def test_lines_outside_a_loop_are_written_at_once() -> None:
     """Nobody would write them later."""
     file = io.StringIO()
-    HeldLines(file).info("one")
+    lines_in(file).info(said("one"))
     assert file.getvalue() == "one\n"
