@@ -40,30 +40,30 @@ class BusyMinutes:
 
     def snapshot(self) -> Snapshot:
         """Return the totals of every minute that is not known to be in the store."""
-        for device, minute, busy_ns in self._device_clock.drain_busy():
+        drained, totals, missing = self._device_clock.drain_busy(), self._totals, self._missing
+        for device, minute, busy_ns in drained:
             key = (device, minute)
-            self._totals[key] = self._totals.get(key, 0) + busy_ns
-            self._missing.add(key)
+            totals[key] = totals.get(key, 0) + busy_ns
+            missing.add(key)
             if minute > self._latest_minute:
                 self._latest_minute = minute
                 self._forget_old()
-        self._missing = {key for key in self._missing if self._written.get(key, 0) < self._totals[key]}
-        return tuple(
-            (device, minute, self._totals[device, minute]) for device, minute in sorted(self._missing)
-        )
+        if len(missing) > len(drained):  # or there is nothing but what has just come
+            self._missing = missing = {key for key in missing if self._written.get(key, 0) < totals[key]}
+        return tuple([(*key, totals[key]) for key in sorted(missing)])
 
     def write(self, connection: Writes, snapshot: Snapshot) -> None:
         """Add to the store what it lacks of the snapshot."""
+        lacking, written = [], self._written
         with self._gate:
-            lacking = [
-                (device, minute, total_ns - self._written.get((device, minute), 0))
-                for device, minute, total_ns in snapshot
-                if total_ns > self._written.get((device, minute), 0)
-            ]
+            for device, minute, total_ns in snapshot:
+                lacking_ns = total_ns - written.get((device, minute), 0)
+                if lacking_ns > 0:
+                    lacking.append((device, minute, lacking_ns))
             if lacking:
                 enter_later(connection, _add, lacking)
-            for device, minute, added_ns in lacking:
-                self._written[device, minute] = self._written.get((device, minute), 0) + added_ns
+            for device, minute, lacking_ns in lacking:
+                written[device, minute] = written.get((device, minute), 0) + lacking_ns
 
     def _forget_old(self) -> None:
         """Forget minutes that are in the store and of which no snapshot can still be under way."""

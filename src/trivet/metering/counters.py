@@ -78,21 +78,23 @@ class Metrics:
 
     def observe(self, outcome: Outcome) -> None:
         """Count a request that has ended."""
+        attempts, usage = outcome.attempts, outcome.usage
         tier = (outcome.served_by or outcome.decision.deployment).tier.name
-        self.requests[tier, outcome.status] = self.requests.get((tier, outcome.status), 0) + 1
+        ended = (tier, outcome.status)
+        self.requests[ended] = self.requests.get(ended, 0) + 1
         if outcome.status == "refused":
             self.refused(outcome.error_code or "refused")
-        if outcome.usage is not None:
-            for direction, tokens in (
-                ("prompt", outcome.usage.prompt_tokens),
-                ("completion", outcome.usage.completion_tokens),
-            ):
-                self.tokens[tier, direction] = self.tokens.get((tier, direction), 0) + tokens
-        for left in outcome.attempts[:-1]:
-            name = left.deployment.tier.name
-            self.fallbacks[name] = self.fallbacks.get(name, 0) + 1
-        if outcome.attempts:
-            self.request_duration.observe(outcome.ended_ns - outcome.started_ns)
-            first_token_ns = outcome.attempts[-1].first_token_ns
-            if first_token_ns is not None:
-                self.time_to_first_token.observe(first_token_ns - outcome.started_ns)
+        if usage is not None:
+            tokens, prompt, completion = self.tokens, (tier, "prompt"), (tier, "completion")
+            tokens[prompt] = tokens.get(prompt, 0) + usage.prompt_tokens
+            tokens[completion] = tokens.get(completion, 0) + usage.completion_tokens
+        if not attempts:
+            return
+        if len(attempts) > 1:
+            for left in attempts[:-1]:
+                name = left.deployment.tier.name
+                self.fallbacks[name] = self.fallbacks.get(name, 0) + 1
+        self.request_duration.observe(outcome.ended_ns - outcome.started_ns)
+        first_token_ns = attempts[-1].first_token_ns
+        if first_token_ns is not None:
+            self.time_to_first_token.observe(first_token_ns - outcome.started_ns)

@@ -25,9 +25,20 @@ MINUTE_NS = 60_000_000_000
 class _Device:
     """One card, or the host: busy while at least one engine on it has running work."""
 
-    __slots__ = ("at_ns", "busy_ns", "carry_ns", "engines", "minutes", "share_ns")
+    __slots__ = (
+        "_anchor",
+        "_minute",
+        "_minute_busy_ns",
+        "_minute_ends_ns",
+        "_past",
+        "at_ns",
+        "busy_ns",
+        "carry_ns",
+        "engines",
+        "share_ns",
+    )
 
-    def __init__(self, at_ns: int) -> None:
+    def __init__(self, at_ns: int, anchor: WallAnchor) -> None:
         self.at_ns = at_ns
         """The instant up to which time has been shared out."""
         self.engines = 0
@@ -37,24 +48,49 @@ class _Device:
         self.carry_ns = 0
         """What did not divide evenly; less than `engines`."""
         self.busy_ns = 0
-        self.minutes: dict[int, int] = {}
-        """Busy nanoseconds by minute since 1970, since they were last drained."""
+        self._anchor = anchor
+        # The minute under way, its end on the monotonic clock, and what was busy in it since the last drain.
+        self._minute = -1
+        self._minute_ends_ns = at_ns
+        self._minute_busy_ns = 0
+        self._past: list[tuple[int, int]] = []
 
-    def advance(self, now_ns: int, anchor: WallAnchor) -> None:
-        elapsed_ns = now_ns - self.at_ns
-        if self.engines:
+    def advance(self, now_ns: int) -> None:
+        engines = self.engines
+        if engines:
             # Also when no time has passed: the last engine takes what the others' leaving left over.
-            share_ns, self.carry_ns = divmod(elapsed_ns + self.carry_ns, self.engines)
+            elapsed_ns = now_ns - self.at_ns
+            shared_ns = elapsed_ns + self.carry_ns
+            share_ns = shared_ns // engines
+            self.carry_ns = shared_ns - share_ns * engines
             self.share_ns += share_ns
             self.busy_ns += elapsed_ns
-            self._book(anchor.epoch_ns(self.at_ns), anchor.epoch_ns(now_ns))
+            if now_ns <= self._minute_ends_ns:
+                self._minute_busy_ns += elapsed_ns
+            else:
+                self._book(now_ns)
         self.at_ns = now_ns
 
-    def _book(self, start_ns: int, end_ns: int) -> None:
-        while start_ns < end_ns:
-            minute = start_ns // MINUTE_NS
-            stop_ns = min(end_ns, (minute + 1) * MINUTE_NS)
-            self.minutes[minute] = self.minutes.get(minute, 0) + stop_ns - start_ns
+    def drain(self) -> list[tuple[int, int]]:
+        """Return busy nanoseconds by minute since 1970, since they were last drained."""
+        drained, self._past = self._past, []
+        if self._minute_busy_ns:
+            drained.append((self._minute, self._minute_busy_ns))
+            self._minute_busy_ns = 0
+        return drained
+
+    def _book(self, now_ns: int) -> None:
+        """Book the time until now under its minutes, the last of which is under way from now on."""
+        offset_ns, start_ns = self._anchor.offset_ns, self.at_ns
+        while start_ns < now_ns:
+            minute = (start_ns + offset_ns) // MINUTE_NS
+            if minute != self._minute:
+                if self._minute_busy_ns:
+                    self._past.append((self._minute, self._minute_busy_ns))
+                self._minute, self._minute_busy_ns = minute, 0
+                self._minute_ends_ns = (minute + 1) * MINUTE_NS - offset_ns
+            stop_ns = min(now_ns, self._minute_ends_ns)
+            self._minute_busy_ns += stop_ns - start_ns
             start_ns = stop_ns
 
 
@@ -75,15 +111,17 @@ class _Engine:
         """Attempt to the virtual time at which it began to run."""
         self.waiting: OrderedDict[str, None] = OrderedDict()
 
-    def advance(self, now_ns: int, anchor: WallAnchor) -> None:
-        gained_ns = 0
+    def advance(self, now_ns: int) -> None:
+        gained_ns, marks_ns = self.carry_ns, self.marks_ns
         for index, device in enumerate(self.devices):
-            device.advance(now_ns, anchor)
-            gained_ns += device.share_ns - self.marks_ns[index]
-            self.marks_ns[index] = device.share_ns
+            device.advance(now_ns)
+            gained_ns += device.share_ns - marks_ns[index]
+            marks_ns[index] = device.share_ns
         # While idle, the devices' virtual time belongs to the other engines: only the marks move.
-        if self.running:
-            share_ns, self.carry_ns = divmod(gained_ns + self.carry_ns, len(self.running))
+        running = len(self.running)
+        if running:
+            share_ns = gained_ns // running
+            self.carry_ns = gained_ns - share_ns * running
             self.share_ns += share_ns
 
     def enter(self, attempt_id: str) -> None:
@@ -132,7 +170,7 @@ class DeviceClock:
             raise ValueError(f"attempt {attempt_id} was started twice")
         now_ns = self._clock.monotonic_ns()
         engine = self._engine_of(deployment, now_ns)
-        engine.advance(now_ns, self.anchor)
+        engine.advance(now_ns)
         engine.enter(attempt_id)
         self._attempts[attempt_id] = engine
 
@@ -144,7 +182,7 @@ class DeviceClock:
         engine = self._attempts.pop(attempt_id, None)
         if engine is None:
             return 0
-        engine.advance(self._clock.monotonic_ns(), self.anchor)
+        engine.advance(self._clock.monotonic_ns())
         return engine.leave(attempt_id)
 
     def in_flight(self, deployment_name: str | None = None) -> int:
@@ -167,7 +205,7 @@ class DeviceClock:
         now_ns = self._clock.monotonic_ns()
         accrued_ns = 0
         for engine in self._engines.values():
-            engine.advance(now_ns, self.anchor)
+            engine.advance(now_ns)
             accrued_ns += engine.carry_ns + sum(
                 engine.share_ns - began_ns for began_ns in engine.running.values()
             )
@@ -178,20 +216,19 @@ class DeviceClock:
         self._advance_devices()
         drained = []
         for name, device in self._devices.items():
-            drained += [(name, minute, busy_ns) for minute, busy_ns in device.minutes.items()]
-            device.minutes = {}
+            drained += [(name, minute, busy_ns) for minute, busy_ns in device.drain()]
         return drained
 
     def _advance_devices(self) -> None:
         now_ns = self._clock.monotonic_ns()
         for device in self._devices.values():
-            device.advance(now_ns, self.anchor)
+            device.advance(now_ns)
 
     def _engine_of(self, deployment: Deployment, now_ns: int) -> _Engine:
         engine = self._engines.get(deployment.name)
         if engine is None or (not engine.running and engine.deployment != deployment):
             # A TP engine draws on each device once, however its configuration spells the list.
             names = dict.fromkeys(deployment.devices)
-            devices = tuple(self._devices.setdefault(name, _Device(now_ns)) for name in names)
+            devices = tuple(self._devices.setdefault(name, _Device(now_ns, self.anchor)) for name in names)
             engine = self._engines[deployment.name] = _Engine(deployment, devices)
         return engine

@@ -1,10 +1,11 @@
 """What is written about one request: a row for it, a row for each attempt. Never a prompt or an answer."""
 
-import json
+from collections.abc import Sequence
 from functools import cache
-from operator import itemgetter
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from trivet.domain.decisions import Reason
 from trivet.domain.outcomes import Attempt, Outcome
 from trivet.domain.scopes import organisation
 from trivet.domain.tiers import is_gpu
@@ -12,7 +13,8 @@ from trivet.metering.wall_anchor import WallAnchor
 from trivet.storage.entering import enter_later
 from trivet.storage.writes import Writes
 
-Row = dict[str, Any]
+Row = tuple[Any, ...]
+"""Values in the order of the columns."""
 
 _OUTCOME = (
     "request_id",
@@ -61,8 +63,6 @@ _ATTEMPT = (
     "status",
     "error_code",
 )
-_outcome_values = itemgetter(*_OUTCOME)
-_attempt_values = itemgetter(*_ATTEMPT)
 
 
 @cache
@@ -83,9 +83,9 @@ def _insert(table: str, columns: tuple[str, ...], count: int) -> str:
 
 def insert_rows(connection: Writes, outcome: Row, attempts: list[Row]) -> None:
     """Insert what `outcome_row` and `attempt_rows` made."""
-    enter_later(connection, _insert_outcomes, [_outcome_values(outcome)])
+    enter_later(connection, _insert_outcomes, [outcome])
     if attempts:
-        enter_later(connection, _insert_attempts, [_attempt_values(attempt) for attempt in attempts])
+        enter_later(connection, _insert_attempts, attempts)
 
 
 def outcome_row(outcome: Outcome, anchor: WallAnchor) -> Row:
@@ -94,69 +94,77 @@ def outcome_row(outcome: Outcome, anchor: WallAnchor) -> Row:
     Tier, deployment and model are those that served it, or those that were chosen for it when none did.
     The tokens are those charged to the tenant.
     """
-    decision, hints, usage = outcome.decision, outcome.hints, outcome.usage
+    decision, hints, usage, charged = outcome.decision, outcome.hints, outcome.usage, outcome.charged
+    attempts, scope = outcome.attempts, outcome.scope
+    started_ns, ended_ns = outcome.started_ns, outcome.ended_ns
     deployment = outcome.served_by or decision.deployment
-    first_token_ns = outcome.attempts[-1].first_token_ns if outcome.attempts else None
-    return {
-        "request_id": outcome.request_id,
-        "at_ns": anchor.epoch_ns(outcome.ended_ns),
-        "organisation": organisation(outcome.scope),
-        "scope": outcome.scope,
-        "key_id": outcome.key_id,
-        "decision_id": decision.decision_id,
-        "task_type": hints.task_type,
-        "task_id": hints.task_id,
-        "worker": hints.worker,
-        "session": hints.session,
-        "policy": decision.policy,
-        "complexity": decision.complexity.score,
-        "stream": outcome.stream,
-        "tier": deployment.tier.name,
-        "deployment": deployment.name,
-        "model": deployment.model,
-        "status": outcome.status,
-        "attempts": len(outcome.attempts),
-        "fallbacks": outcome.fallbacks,
-        "prompt_tokens": usage.prompt_tokens if usage else 0,
-        "completion_tokens": usage.completion_tokens if usage else 0,
-        "usage_source": usage.source if usage else None,
-        "weighted_tokens": outcome.charged.weighted_tokens,
-        "usd_micros": outcome.charged.usd_micros,
-        "latency_ms": (outcome.ended_ns - outcome.started_ns) / 1e6,
-        "first_token_ms": None if first_token_ns is None else (first_token_ns - outcome.started_ns) / 1e6,
-        "error_code": outcome.error_code,
-        "saved_device_ns": outcome.saved_device_ns,
-        "reasons": json.dumps([{"code": reason.code, "text": reason.text} for reason in decision.reasons]),
-    }
+    first_token_ns = attempts[-1].first_token_ns if attempts else None
+    return (
+        outcome.request_id,
+        ended_ns + anchor.offset_ns,
+        organisation(scope),
+        scope,
+        outcome.key_id,
+        decision.decision_id,
+        hints.task_type,
+        hints.task_id,
+        hints.worker,
+        hints.session,
+        decision.policy,
+        decision.complexity.score,
+        outcome.stream,
+        deployment.tier.name,
+        deployment.name,
+        deployment.model,
+        outcome.status,
+        len(attempts),
+        outcome.fallbacks,
+        usage.prompt_tokens if usage else 0,
+        usage.completion_tokens if usage else 0,
+        usage.source if usage else None,
+        charged.weighted_tokens,
+        charged.usd_micros,
+        (ended_ns - started_ns) / 1e6,
+        None if first_token_ns is None else (first_token_ns - started_ns) / 1e6,
+        outcome.error_code,
+        outcome.saved_device_ns,
+        _as_json(decision.reasons),
+    )
 
 
 def attempt_rows(outcome: Outcome, anchor: WallAnchor) -> list[Row]:
     """Return a row for each attempt, the failed ones included."""
-    rows = []
+    offset_ns = anchor.offset_ns
+    rows: list[Row] = []
     for attempt in outcome.attempts:
         prompt_tokens, completion_tokens = _known_tokens(attempt)
-        deployment = attempt.deployment
+        deployment, ended_ns = attempt.deployment, attempt.ended_ns
         rows.append(
-            {
-                "attempt_id": attempt.attempt_id,
-                "request_id": outcome.request_id,
-                "tier": deployment.tier.name,
-                "deployment": deployment.name,
-                "devices": ",".join(deployment.devices),
-                "model": deployment.model,
-                "gpu": any(is_gpu(device) for device in deployment.devices),
-                "dispatched_ns": anchor.epoch_ns(attempt.dispatched_ns),
-                "ended_ns": anchor.epoch_ns(
-                    outcome.ended_ns if attempt.ended_ns is None else attempt.ended_ns
-                ),
-                "device_ns": attempt.device_ns,
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": completion_tokens,
-                "status": _status(outcome, attempt),
-                "error_code": attempt.error_code,
-            }
+            (
+                attempt.attempt_id,
+                outcome.request_id,
+                deployment.tier.name,
+                deployment.name,
+                ",".join(deployment.devices),
+                deployment.model,
+                any(map(is_gpu, deployment.devices)),
+                attempt.dispatched_ns + offset_ns,
+                (outcome.ended_ns if ended_ns is None else ended_ns) + offset_ns,
+                attempt.device_ns,
+                prompt_tokens,
+                completion_tokens,
+                _status(outcome, attempt),
+                attempt.error_code,
+            )
         )
     return rows
+
+
+def _as_json(reasons: Sequence[Reason]) -> str:
+    """Return what `json.dumps` makes of the reasons."""
+    quoted = encode_basestring_ascii
+    each = [f'{{"code": {quoted(reason.code)}, "text": {quoted(reason.text)}}}' for reason in reasons]
+    return f"[{', '.join(each)}]"
 
 
 def _known_tokens(attempt: Attempt) -> tuple[int | None, int | None]:
