@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from typing import Any
 
 import psycopg
@@ -71,6 +72,13 @@ class Gateway:
                 return
         operation.fail(closed_error())
 
+    def catch_up(self, within_s: float) -> None:
+        """Wait until all operations queued now are on disk, or have failed; no longer than this."""
+        if threading.current_thread() not in (self._thread, self._watch):
+            with self._gate:
+                under_way = [one.future for one in (*self._in_flight, *self._waiting)]
+            wait(under_way, within_s)
+
     def close(self) -> None:
         """Finish what is queued, then end; idempotent."""
         with self._gate:
@@ -82,7 +90,6 @@ class Gateway:
 
     def _run(self) -> None:
         while batch := self._take():
-            self._in_flight = batch
             self._guarded(batch)
             self._in_flight = ()
         self._session.drop()
@@ -108,6 +115,7 @@ class Gateway:
                 # A future that its owner cancelled in time is not served at all.
                 batch = [one for one in taken if one.future.set_running_or_notify_cancel()]
                 if batch or (self._closing and not self._waiting):
+                    self._in_flight = batch
                     return batch
                 if not taken:
                     self._gate.wait()

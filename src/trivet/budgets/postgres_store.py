@@ -35,6 +35,7 @@ from trivet.domain.errors import TrivetError
 from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
+from trivet.storage.database import READ_AFTER_S
 from trivet.storage.instants import ns_of
 from trivet.storage.postgres import PostgresDatabase
 from trivet.storage.writes import Writes
@@ -109,6 +110,7 @@ class PostgresLedgerStore:
             lease_s=lease_s,
         )
 
+        database.before_reading(lambda: self._gateway.catch_up(READ_AFTER_S))
         database.before_close(self.close)
 
     def listen(self, freed: Callable[[Scope], None]) -> None:

@@ -12,7 +12,6 @@ from trivet.engines.protocol import Reply
 from trivet.execution.chain import RunningAttempt
 from trivet.execution.kept_reply import FromMemory
 from trivet.execution.run import Run
-from trivet.execution.settler import unbroken
 
 _LAST_EVENTS = {
     Surface.CHAT: b"data: [DONE]\n\n",
@@ -64,7 +63,7 @@ class Answer:
             yield last
 
     async def complete(self) -> None:
-        """Settle a plain answer, which has arrived whole."""
+        """Have a plain answer settled, which has arrived whole."""
         await self._close("ok", None)
 
     async def aclose(self) -> None:
@@ -80,6 +79,6 @@ class Answer:
         finally:
             # Plain calls: no cancellation comes between the clocks' end and the settlement's start.
             self._running.end(error, cancelled=status == "cancelled")
-            settlement = self.run.close(status, reply=self._reply, error=error)
-        if settlement is not None:
-            await unbroken(settlement)
+            # Nobody waits for the disk: until the settlement is on it the hold covers what was used, and
+            # should Trivet die before, all of the hold is charged.
+            self.run.close(status, reply=self._reply, error=error)

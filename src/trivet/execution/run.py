@@ -80,8 +80,8 @@ class Run:
         self.started_ns = started_ns
         self.attempts: list[Attempt] = []
         self.reservation: Reservation | None = None
-        self.settlement: Settlement | None = None
         self.closed = False
+        self._charged_tokens = 0
         self.clamped = False
         self.downgraded_from: str | None = decision.downgraded_from
         """The tier that was chosen, where budget allowed a lower one only."""
@@ -249,9 +249,11 @@ class Run:
 
     @property
     def budget_remaining(self) -> int | None:
-        """Return what the tightest limit leaves: after settlement if settled, else after the hold."""
-        known = self.settlement or self.reservation
-        return known.remaining if known else None
+        """Return what the tightest limit leaves: as the hold found it, less the hold or, at the end, the charge."""
+        held = self.reservation
+        if held is None or held.remaining is None or not self.closed:
+            return held.remaining if held is not None else None
+        return max(0, held.remaining + held.amounts.tokens - self._charged_tokens)
 
     def close(
         self, status: OutcomeStatus, *, reply: Reply | None = None, error: TrivetError | None = None
@@ -266,6 +268,8 @@ class Run:
         self.closed = True
         charges = self._charges(status, reply)
         usage = charges.usage
+        charged = charges.charged
+        self._charged_tokens = charged.tokens
         self.admitted.end(usage.total_tokens if usage is not None else 0)
         for charge in (*charges.earlier, charges.last):
             if charge is not None:
@@ -286,7 +290,7 @@ class Run:
             saved_device_ns=self.saved_device_ns,
         )
         if usage is not None:
-            outcome.charged = charges.charged
+            outcome.charged = charged
         # Who was sent away with nothing held or tried leaves no record: load is what there is too much of.
         unrecorded = isinstance(error, Overloaded) and self.reservation is None and not self.attempts
         task = None
@@ -321,12 +325,7 @@ class Run:
             task = self._settler.settle(
                 self.reservation.reservation_id, *charges.own, also, earlier=charges.entries
             )
-        task.add_done_callback(self._settled)
         return task
-
-    def _settled(self, task: asyncio.Future[Settlement | None]) -> None:
-        if not task.cancelled() and task.exception() is None:
-            self.settlement = task.result()
 
     def _charges(self, status: OutcomeStatus, reply: Reply | None) -> Charges:
         """Return what the tenant owes for each attempt."""

@@ -26,6 +26,9 @@ from trivet.storage.writer import BATCH_LIMIT, Writer, closed_error
 
 T = TypeVar("T")
 
+READ_AFTER_S = 5.0
+"""How long a reading waits for what is still being written: nobody who was answered waited for the disk."""
+
 
 class Database(ABC):
     """An open store. Usable from any thread, with or without an event loop."""
@@ -60,9 +63,9 @@ class Database(ABC):
 
     @abstractmethod
     def read(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
-        """Run `op` on one consistent snapshot and wait for it; it sees what was committed before.
+        """Run `op` on one consistent snapshot and wait for it; it sees all that was to be written before.
 
-        Do not call it from an operation.
+        For what cannot be written it waits READ_AFTER_S at most. Do not call it from an operation.
 
         Raises:
             StoreUnavailable: the store cannot be read, or is closed.
@@ -130,6 +133,7 @@ class SqliteDatabase(Database):
             return self._writer.wait(self.transact(op))
         if self._closed:
             raise closed_error()
+        self._writer.catch_up(READ_AFTER_S)
         try:
             with self._reading.connect() as connection:
                 connection.exec_driver_sql("BEGIN")

@@ -115,6 +115,7 @@ class PostgresDatabase(Database):
         self._gate = threading.Lock()
         self._closed = False
         self._before_close: list[Callable[[], None]] = []
+        self._before_reading: list[Callable[[], None]] = []
 
     @classmethod
     def at(cls, url: str) -> Self:
@@ -150,9 +151,11 @@ class PostgresDatabase(Database):
         return failed
 
     def read(self, op: Callable[[sqlalchemy.Connection], T]) -> T:
-        """Read on one snapshot."""
+        """Read on one snapshot, as soon as this process has written what it was asked to."""
         if self._closed:
             raise closed_error()
+        for catch_up in self._before_reading:
+            catch_up()
         try:
             with self._engine.connect() as plain:
                 connection = plain.execution_options(
@@ -161,6 +164,10 @@ class PostgresDatabase(Database):
                 return op(connection)
         except (psycopg.Error, SQLAlchemyError) as error:
             raise translated(error) from error
+
+    def before_reading(self, catch_up: Callable[[], None]) -> None:
+        """Let `catch_up` be called before each reading: by whom writes over connections of their own."""
+        self._before_reading.append(catch_up)
 
     def before_close(self, end: Callable[[], None]) -> None:
         """Let `end` be called, once, before the store closes: by whom has connections of their own."""

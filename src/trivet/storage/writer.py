@@ -78,6 +78,13 @@ class Writer:
             )
         return future.result()
 
+    def catch_up(self, within_s: float) -> None:
+        """Wait until all that is queued now has been committed, or has failed; no longer than this."""
+        if threading.current_thread() is self._thread:
+            return
+        with contextlib.suppress(StoreUnavailable, TimeoutError):
+            self.submit(_write_nothing).result(within_s)
+
     def close(self) -> None:
         """Refuse new operations, finish the queued ones, close the connection; idempotent."""
         with self._gate:
@@ -232,6 +239,10 @@ class Writer:
         for draft in self._drafts:
             if draft is not but:
                 draft.forget()
+
+
+def _write_nothing(_: sqlite3.Connection) -> None:
+    """Take a turn."""
 
 
 def closed_error() -> StoreUnavailable:

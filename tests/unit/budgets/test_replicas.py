@@ -224,6 +224,15 @@ def test_many_callers_share_calls(replica: Opener) -> None:
     assert carrier.calls < 150
 
 
+def test_a_reading_waits_for_what_was_asked(replica: Opener) -> None:
+    """Whoever reads through a replica sees all that this replica was asked for before."""
+    ledger = replica()
+    for number in range(100):
+        ledger.reserve(Hold.of_tokens(ACME, 10), reservation_id=f"r{number}")
+        ledger.settle(f"r{number}", Usage(0, 7))
+    assert standing(ledger) == (700, 0)
+
+
 def test_one_bad_operation_spoils_no_batch(replica: Opener) -> None:
     """A write beside it that fails, or that cannot even be told, fails it alone."""
 

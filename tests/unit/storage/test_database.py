@@ -5,7 +5,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,18 @@ def test_what_was_written_is_read(database: Database) -> None:
     """A read sees every write whose future has resolved."""
     put(database, "a").result()
     assert keys(database) == ["a"]
+
+
+def test_what_is_still_being_written_is_read(database: Database) -> None:
+    """A reading waits for all that was asked to be written before it, whoever waits for that."""
+    hold = Hold(database)
+    writing = put(database, "a")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(keys, database)
+        assert wait([reading], 0.2).not_done
+        hold.let_go()
+        assert reading.result(30) == ["a"]
+    assert writing.done()
 
 
 def test_core_and_driver_share_a_transaction_thread(database: Database) -> None:
