@@ -249,7 +249,7 @@ class Run:
 
     @property
     def budget_remaining(self) -> int | None:
-        """Return what the tightest limit leaves: as the hold found it, less the hold or, at the end, the charge."""
+        """Return what the tightest limit leaves: as the hold found it, less the hold or the charge."""
         held = self.reservation
         if held is None or held.remaining is None or not self.closed:
             return held.remaining if held is not None else None
