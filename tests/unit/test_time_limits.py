@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from trivet.domain.time_limits import TimeLimit, at_once_or_within
+from trivet.domain.time_limits import Patience, TimeLimit, at_once_or_within
 
 
 def later(seconds: float) -> float:
@@ -86,3 +86,24 @@ async def test_work_that_waits() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended == ["cancelled", "cancelled"]
+
+
+async def test_many_waits_share_a_limit() -> None:
+    """Each ends when its own time has come, whatever became of those before and behind it."""
+    patience, loop = Patience(0.05), asyncio.get_running_loop()
+    answered, silent, cancelled, late = (loop.create_future() for _ in range(4))
+    waits = [asyncio.create_task(patience.wait(each)) for each in (answered, silent, cancelled)]
+    await asyncio.sleep(0.03)
+    waits.append(asyncio.create_task(patience.wait(late)))
+    answered.set_result(None)
+    waits[2].cancel()
+    began_s = loop.time()
+    results = await asyncio.gather(*waits[:3], return_exceptions=True)
+    assert [type(each) for each in results] == [type(None), TimeoutError, asyncio.CancelledError]
+    assert not waits[3].done()
+    with pytest.raises(TimeoutError):
+        await waits[3]
+    assert loop.time() - began_s >= 0.04
+    again = loop.create_future()
+    loop.call_later(0.01, again.set_result, None)
+    await patience.wait(again)

@@ -45,6 +45,50 @@ class TimeLimit:
         self._task.cancel()
 
 
+class Patience:
+    """How long each of many waits may last: as it is the same for all of them, one timer serves them all.
+
+    For one event loop's thread.
+    """
+
+    __slots__ = ("_loop", "_timeout_s", "_until_s")
+
+    def __init__(self, timeout_s: float) -> None:
+        """Take the limit."""
+        self._timeout_s = timeout_s
+        self._until_s: dict[asyncio.Future[None], float] = {}
+        """What is waited for, and until when, by the loop's time; the first comes first."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where the timer runs; None: it does not."""
+
+    async def wait(self, waiter: "asyncio.Future[None]") -> None:
+        """Wait for a future that nobody else waits for.
+
+        Raises:
+            TimeoutError: it took too long.
+        """
+        loop = asyncio.get_running_loop()
+        self._until_s[waiter] = loop.time() + self._timeout_s
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(self._timeout_s, self._look, loop)
+        try:
+            await waiter
+        finally:
+            del self._until_s[waiter]
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the waits whose time has come, and come again for the next."""
+        now_s = loop.time()
+        for waiter, until_s in self._until_s.items():
+            if until_s > now_s:
+                loop.call_at(until_s, self._look, loop)
+                return
+            if not waiter.done():
+                waiter.set_exception(TimeoutError())
+        self._loop = None
+
+
 async def at_once_or_within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
     """Return what the work returns. Only work that has to wait for something is given a limit.
 

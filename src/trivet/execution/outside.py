@@ -30,7 +30,7 @@ from trivet.execution.decision_record import (
     reservation_of,
     tariff_of,
 )
-from trivet.execution.settler import AlsoWrite, Settler, unbroken
+from trivet.execution.settler import AlsoWrite, Ending, Settler
 from trivet.execution.tariff import Tariff
 from trivet.routing.refit import refit
 from trivet.storage.instants import ns_of
@@ -251,8 +251,8 @@ class Outside:
             self._announce(outcome)
         return settlement
 
-    async def _settled(self, settling: "asyncio.Future[Settlement | None]") -> Settlement:
-        settlement = await unbroken(settling)
+    async def _settled(self, ending: Ending) -> Settlement:
+        settlement = await ending
         if settlement is None:
             raise StoreUnavailable("The report could not be written down.", hint="Send it again.")
         return settlement

@@ -37,7 +37,7 @@ from trivet.execution.drain import Drain
 from trivet.execution.memory import AnswerMemory
 from trivet.execution.outside import Outside, Promise, Report, Taken
 from trivet.execution.run import Budgeting, Keep, Run
-from trivet.execution.settler import Settler, unbroken
+from trivet.execution.settler import Settler
 from trivet.fleet import Fleet
 from trivet.metering import Metrics, UsageRecords
 from trivet.routing import Router, describe
@@ -297,15 +297,15 @@ class Pipeline:
     async def _broken_off(self, run: Run, error: BaseException) -> None:
         """Book the end of a request that failed, and tell the caller what had been decided."""
         refused = error if isinstance(error, TrivetError) else None
-        settlement = run.close(_status_of(error), error=refused)
+        ending = run.close(_status_of(error), error=refused)
         if refused is None:
             return
         if isinstance(refused, ApprovalRequired):
             self._tell_what_works(refused, run)
         decision = run.decision
         refused.details.update(decision_id=decision.decision_id, tier=decision.deployment.tier.name)
-        if settlement is not None:
-            await unbroken(settlement)
+        if ending is not None:
+            await ending
 
     async def _admit(self, request: ChatRequest, principal: Principal, decision: Decision) -> Admitted:
         """Ask the rate limits. The ceiling of a prompt counts bytes, of which a token has four or so."""

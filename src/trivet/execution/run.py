@@ -1,6 +1,5 @@
 """One request on its way: what is known of it, and what is booked when it ends, however it ends."""
 
-import asyncio
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from trivet.access import Admitted
-from trivet.domain.budgets import Amounts, Hold, Reservation, Settlement
+from trivet.domain.budgets import Amounts, Hold, Reservation
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Candidate, Decision
 from trivet.domain.errors import ApprovalRequired, BudgetError, Overloaded, PriceUnknown, TrivetError
@@ -20,7 +19,7 @@ from trivet.domain.requests import ChatRequest, Principal
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Reply
 from trivet.execution.charging import Bill, Charges
-from trivet.execution.settler import AlsoWrite, MakeAlso, Settler
+from trivet.execution.settler import AlsoWrite, Ending, MakeAlso, Settler
 from trivet.execution.tariff import Tariff
 
 log = structlog.get_logger(__name__)
@@ -257,11 +256,11 @@ class Run:
 
     def close(
         self, status: OutcomeStatus, *, reply: Reply | None = None, error: TrivetError | None = None
-    ) -> asyncio.Future[Settlement | None] | None:
+    ) -> Ending | None:
         """Book the request's end; a plain call that cannot be interrupted. Idempotent.
 
         Returns:
-            The settlement in progress, when there was a hold.
+            The hold on its way to its end, when there was one.
         """
         if self.closed:
             return None
@@ -293,14 +292,14 @@ class Run:
             outcome.charged = charged
         # Who was sent away with nothing held or tried leaves no record: load is what there is too much of.
         unrecorded = isinstance(error, Overloaded) and self.reservation is None and not self.attempts
-        task = None
+        ending = None
         if not unrecorded:
-            task = self._settle(charges, lambda: self._records_of(outcome, reply))
+            ending = self._settle(charges, lambda: self._records_of(outcome, reply))
         try:
             self._announce(outcome)
         except Exception as fault:  # noqa: BLE001 - listeners get copies, and may fail without loss
             log.warning("announcement.failed", error=type(fault).__name__)
-        return task
+        return ending
 
     def _records_of(self, outcome: Outcome, reply: Reply | None) -> AlsoWrite:
         write = self._row_writer(outcome)
@@ -314,18 +313,16 @@ class Run:
 
         return both
 
-    def _settle(self, charges: Charges, also: MakeAlso) -> asyncio.Future[Settlement | None] | None:
+    def _settle(self, charges: Charges, also: MakeAlso) -> Ending | None:
         if self.reservation is None:
             self._settler.note(also)
             return None
         reach("before_settle")
         if charges.last is None and not charges.earlier:
-            task = self._settler.release(self.reservation.reservation_id, also)
-        else:
-            task = self._settler.settle(
-                self.reservation.reservation_id, *charges.own, also, earlier=charges.entries
-            )
-        return task
+            return self._settler.release(self.reservation.reservation_id, also)
+        return self._settler.settle(
+            self.reservation.reservation_id, *charges.own, also, earlier=charges.entries
+        )
 
     def _charges(self, status: OutcomeStatus, reply: Reply | None) -> Charges:
         """Return what the tenant owes for each attempt."""

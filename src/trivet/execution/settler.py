@@ -5,11 +5,11 @@ in a plain call that cannot be interrupted, and the settler's own task carries i
 """
 
 import asyncio
-import contextlib
 import math
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -25,7 +25,7 @@ from trivet.domain.errors import (
 from trivet.domain.ids import new_id
 from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
-from trivet.domain.time_limits import TimeLimit
+from trivet.domain.time_limits import Patience
 from trivet.storage.delivery import awaited, call_when_done, done
 
 log = structlog.get_logger(__name__)
@@ -38,13 +38,52 @@ RETRY_DELAYS_S = (0.1, 0.5, 2.0)
 STORE_TIMEOUT_S = 5.0
 
 
+class Ending:
+    """A hold on its way to its end, where it gets whether anybody waits or not.
+
+    Awaited, it gives the settlement once that is on disk, or None once it was given up. Whoever is cancelled
+    meanwhile has cancelled nothing else.
+    """
+
+    __slots__ = ("_first", "_later")
+
+    def __init__(self) -> None:
+        self._first: Future[Settlement] | None = None
+        self._later: asyncio.Task[Settlement | None] | None = None
+
+    def begun(self, first: "Future[Settlement]") -> None:
+        """Note the first try."""
+        self._first = first
+
+    def goes_on(self, later: "asyncio.Task[Settlement | None]") -> None:
+        """Note what goes on where the first try failed, or could not be made."""
+        self._later = later
+
+    def __await__(self) -> Generator[Any, Any, Settlement | None]:
+        """Wait for it."""
+        return self._ended().__await__()
+
+    async def _ended(self) -> Settlement | None:
+        first = self._first
+        if first is not None:
+            await done(first)
+            if first.exception() is None:
+                return first.result()
+            if self._later is None:  # the loop has been told, and is about to go on
+                await asyncio.sleep(0)
+        assert self._later is not None  # noqa: S101 - a try that failed is followed up
+        return await asyncio.shield(self._later)
+
+
 class Settler:
     """The supervisor of reservations. `drain()` before the ledger closes."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closing: set[asyncio.Future[Settlement | None]] = set()
+        self._closing: set[Ending] = set()
+        """Those whose first try has not ended; they leave from whatever thread resolves it."""
+        self._patience = Patience(STORE_TIMEOUT_S)
 
     async def hold(
         self, hold: Hold, *, wait_s: float, within_s: float = math.inf, reservation_id: str | None = None
@@ -62,24 +101,28 @@ class Settler:
             StoreUnavailable: the ledger did not answer; nothing may pass unmetered.
         """
         name = reservation_id or new_id()
+        return await self._ledger.reserve_or_wait(
+            hold,
+            reservation_id=name,
+            wait_s=wait_s,
+            within_s=within_s,
+            attempt=partial(self._attempt, hold, name),
+        )
 
-        async def attempt(*, final: bool) -> Reservation:
-            granting = self._ledger.reserve(hold, reservation_id=name, final=final)
+    async def _attempt(self, hold: Hold, name: str, *, final: bool) -> Reservation:
+        granting = self._ledger.reserve(hold, reservation_id=name, final=final)
+        if not granting.done():
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            call_when_done(granting, partial(_wake, waiter))
             try:
-                with TimeLimit(asyncio.get_running_loop().time() + STORE_TIMEOUT_S):
-                    await done(granting)
-            except asyncio.CancelledError:
+                await self._patience.wait(waiter)
+            except (asyncio.CancelledError, TimeoutError) as error:
                 # Nobody waits any more, but the hold may still be granted: release it when it is.
                 self._own(self._release_when_granted(granting))
+                if isinstance(error, TimeoutError):
+                    raise _silent() from None
                 raise
-            except TimeoutError:
-                self._own(self._release_when_granted(granting))
-                raise _silent() from None
-            return granting.result()
-
-        return await self._ledger.reserve_or_wait(
-            hold, reservation_id=name, wait_s=wait_s, within_s=within_s, attempt=attempt
-        )
+        return granting.result()
 
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full a scope's budgets are; never blocks."""
@@ -133,22 +176,18 @@ class Settler:
         also: MakeAlso,
         *,
         earlier: Sequence[AttemptCharge] = (),
-    ) -> "asyncio.Future[Settlement | None]":
+    ) -> Ending:
         """Replace the hold by what was used, and write the outcome in the same transaction.
 
         `usage` and `charged` are the last attempt's; `earlier` is what those before it owe.
-
-        Returns:
-            What is done once the settlement is on disk, or was given up: None. Whoever waits for it and may
-            be cancelled uses `unbroken`; cancelling it cancels nothing.
         """
         return self._carried_out(
             lambda extra: self._ledger.settle(reservation_id, usage, charged, earlier=earlier, also=extra),
             also,
         )
 
-    def release(self, reservation_id: str, also: MakeAlso) -> "asyncio.Future[Settlement | None]":
-        """Give the hold back: no engine generated anything that the tenant owes. Returns as `settle`."""
+    def release(self, reservation_id: str, also: MakeAlso) -> Ending:
+        """Give the hold back: no engine generated anything that the tenant owes."""
         return self._carried_out(lambda extra: self._ledger.release(reservation_id, also=extra), also)
 
     def note(self, also: MakeAlso) -> None:
@@ -165,7 +204,11 @@ class Settler:
     async def drain(self) -> None:
         """Wait until every settlement that was asked for is in the ledger."""
         while self._tasks or self._closing:
-            await asyncio.wait([*self._tasks, *self._closing])
+            for ending in tuple(self._closing):
+                await ending
+            if self._tasks:
+                await asyncio.wait(tuple(self._tasks))
+            await asyncio.sleep(0)
 
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
@@ -191,37 +234,35 @@ class Settler:
             lambda extra: self._ledger.release(reservation_id, also=extra), _nothing_to_write
         )
 
-    def _carried_out(self, operation: Closing, also: MakeAlso) -> "asyncio.Future[Settlement | None]":
-        """Run a closing operation as `_carry_out` does. Only where the first try fails it takes a task."""
-        ended: asyncio.Future[Settlement | None] = asyncio.get_running_loop().create_future()
-        self._closing.add(ended)
-        ended.add_done_callback(self._closing.discard)
+    def _carried_out(self, operation: Closing, also: MakeAlso) -> Ending:
+        """Run a closing operation as `_carry_out` does. Only where the first try fails it takes a task.
+
+        Where it does not, nothing comes back to the event loop: nobody waits for it there.
+        """
+        ending = Ending()
+        try:
+            first = operation(also())
+        except Exception:  # noqa: BLE001 - whoever goes on meets it again, and tells it
+            ending.goes_on(self._own(self._carry_out(operation, also)))
+            return ending
+        loop = asyncio.get_running_loop()
 
         def tried(first: "Future[Settlement]") -> None:
             fault = first.exception()
             if fault is None:
-                _resolve(ended, first.result())
-                return
-            log.warning("settlement.failed", error=type(fault).__name__, detail=str(fault))
-            self._own(self._go_on(ended, operation, _nothing_to_write, RETRY_DELAYS_S))
+                self._closing.discard(ending)
+            else:
+                log.warning("settlement.failed", error=type(fault).__name__, detail=str(fault))
+                loop.call_soon_threadsafe(again)
 
-        first: Future[Settlement] | None = None
-        with contextlib.suppress(Exception):  # whoever goes on meets it again, and tells it
-            first = operation(also())
-        if first is None:
-            self._own(self._go_on(ended, operation, also, (0.0, *RETRY_DELAYS_S)))
-        else:
-            call_when_done(first, tried)
-        return ended
+        def again() -> None:
+            ending.goes_on(self._own(self._carry_out(operation, _nothing_to_write, RETRY_DELAYS_S)))
+            self._closing.discard(ending)
 
-    async def _go_on(
-        self,
-        ended: "asyncio.Future[Settlement | None]",
-        operation: Closing,
-        also: MakeAlso,
-        delays_s: Sequence[float],
-    ) -> None:
-        _resolve(ended, await self._carry_out(operation, also, delays_s))
+        self._closing.add(ending)
+        ending.begun(first)
+        first.add_done_callback(tried)
+        return ending
 
     async def _carry_out(
         self, operation: Closing, also: MakeAlso, delays_s: Sequence[float] = (0.0, *RETRY_DELAYS_S)
@@ -242,23 +283,9 @@ class Settler:
         return None
 
 
-def _resolve(ended: "asyncio.Future[T]", result: T) -> None:
-    if not ended.done():
-        ended.set_result(result)
-
-
-async def unbroken(ended: "asyncio.Future[T]") -> T:
-    """Wait for a future; a caller that is cancelled leaves it alone, as with `asyncio.shield`."""
-    if not ended.done():
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def tell(_: "asyncio.Future[T]") -> None:
-            if not waiter.done():
-                waiter.set_result(None)
-
-        ended.add_done_callback(tell)
-        await waiter
-    return ended.result()
+def _wake(waiter: "asyncio.Future[None]", _: object) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 async def _awaited(take: Callable[[], Future[None]]) -> None:

@@ -217,7 +217,7 @@ class Simulation:
                 if began
                 else self._settler.release(held.reservation_id, _nothing)
             )
-        await asyncio.shield(ending)
+        await ending
 
     async def _from_outside(self) -> None:
         """Hold for a caller that executes by itself and reports in time, late or never."""
