@@ -5,6 +5,7 @@ in a plain call that cannot be interrupted, and the settler's own task carries i
 """
 
 import asyncio
+import contextlib
 import math
 import sqlite3
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -240,9 +241,10 @@ class Settler:
         Where it does not, nothing comes back to the event loop: nobody waits for it there.
         """
         ending = Ending()
-        try:
+        first: Future[Settlement] | None = None
+        with contextlib.suppress(Exception):  # whoever goes on meets it again, and tells it
             first = operation(also())
-        except Exception:  # noqa: BLE001 - whoever goes on meets it again, and tells it
+        if first is None:
             ending.goes_on(self._own(self._carry_out(operation, also)))
             return ending
         loop = asyncio.get_running_loop()
