@@ -24,6 +24,7 @@ _ALWAYS = ((b"cache-control", b"no-store"), (b"vary", b"Authorization"))
 STREAM_FIELDS = {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"}
 """Of a stream that no proxy should buffer."""
 
+_BLANKS = " \t\r\n"
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -129,13 +130,22 @@ def _strict(body: bytes) -> Any:
     was_on = gc.isenabled()
     gc.disable()
     try:
-        document = _STRICT.decode(text)
+        document = _decoded(text)
     finally:
         if was_on:
             gc.enable()
     # Decoded UTF-8 holds no surrogates, so only escapes can make them: most bodies skip this.
-    if _SURROGATE_ESCAPE.search(body):
+    if b"\\u" in body and _SURROGATE_ESCAPE.search(body):
         json.dumps(document, ensure_ascii=False).encode("utf-8")
+    return document
+
+
+def _decoded(text: str) -> Any:
+    if text[0] in _BLANKS:
+        return _STRICT.decode(text)
+    document, end = _STRICT.raw_decode(text)
+    if end != len(text) and (rest := text[end:].lstrip(_BLANKS)):
+        raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
     return document
 
 

@@ -28,6 +28,8 @@ class EngineState(StrEnum):
     DOWN = "down"
     """Somebody else runs it, and nobody answers there."""
 
+    __hash__ = str.__hash__  # as equality is the text's; an enumeration's own is a call of Python's
+
     @property
     def is_coming(self) -> bool:
         """Tell whether waiting alone makes it ready. Loading is not dead."""

@@ -23,6 +23,8 @@ class Surface(StrEnum):
     COUNT_TOKENS = "count_tokens"
     """Anthropic's count of a conversation's tokens."""
 
+    __hash__ = str.__hash__  # as equality is the text's; an enumeration's own is a call of Python's
+
     @property
     def generates(self) -> bool:
         """Tell whether an engine generates tokens for it, up to a cap."""

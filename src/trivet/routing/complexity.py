@@ -8,7 +8,6 @@ A bare prompt cannot exceed 0.5: half of the weight lies in what the caller says
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from trivet.domain.decisions import Complexity
@@ -39,9 +38,12 @@ CONTEXT_TOKENS_FULL, CONTEXT_TOKENS_UNIT = 4096, 256
 DEPTH_TURNS_FULL = 20
 MAX_CAPABILITIES = 64
 
+_MESSAGE, _CONTEXT, _CAPABILITY, _DEPTH, _KEYWORDS = FACTOR_WEIGHTS.values()
+
 # One pass: pairs of Chinese or Japanese characters (about a word), words, ends of sentences.
 _TOKENS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]{1,2}|\w+(?:['\u2019.]\w+)*|[.!?\u3002\uff01\uff1f]+")
 _SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"
+_PARTED = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) in "_'.!?")}
 
 
 class ComplexityEstimator:
@@ -83,34 +85,60 @@ class ComplexityEstimator:
             agent_capabilities: names such as `security_analysis`; the most critical one counts.
             history_length: turns of conversation before this message.
         """
-        message_factor, keyword_factor = self._read(message)
-        factors = {
-            "message": round(message_factor, 4),
-            "context": round(_context_factor(context_length), 4),
-            "capability": round(_capability_factor(agent_capabilities), 4),
-            "depth": round(_growth(history_length, DEPTH_TURNS_FULL), 4),
-            "keywords": round(keyword_factor, 4),
-        }
-        total = sum(weight * factors[name] for name, weight in FACTOR_WEIGHTS.items())
+        message_factor, keyword_factor = self._read(message[: self._text_limit_chars].lower())
+        message_factor, keyword_factor = round(message_factor, 4), round(keyword_factor, 4)
+        context = round(_context_factor(context_length), 4) if context_length else 0.0
+        capability = round(_capability_factor(agent_capabilities), 4) if agent_capabilities else 0.0
+        depth = round(_growth(history_length, DEPTH_TURNS_FULL), 4) if history_length else 0.0
+        total = (
+            _MESSAGE * message_factor
+            + _CONTEXT * context
+            + _CAPABILITY * capability
+            + _DEPTH * depth
+            + _KEYWORDS * keyword_factor
+        )
         # Rounded before it is compared: the score that is shown is the score that recommends.
         score = min(1.0, max(0.0, round(total, 4)))
+        factors = {
+            "message": message_factor,
+            "context": context,
+            "capability": capability,
+            "depth": depth,
+            "keywords": keyword_factor,
+        }
         return Complexity(score, factors, recommended_tier(score, self._tiers).name)
 
-    def _read(self, message: str) -> tuple[float, float]:
-        """Return the message factor and the keyword factor."""
-        counts = Counter(_TOKENS.findall(message[: self._text_limit_chars].lower()))
-        sentences = 0
-        for token in [token for token in counts if token[0] in _SENTENCE_ENDS]:
-            sentences += counts.pop(token)
-        words = counts.total()
-        if words == 0:
+    def _read(self, text: str) -> tuple[float, float]:
+        """Return the message factor and the keyword factor of a text in lower case."""
+        count, distinct, sentences = _words(text)
+        if count == 0:
             return 0.0, 0.0
-        length = _growth(words, WORDS_FULL)
+        length = _growth(count, WORDS_FULL)
         # Guiraud's index (distinct words over the root of all): unlike the plain ratio it does not
         # call every short message rich and every long one poor.
-        richness = min(1.0, len(counts) / math.sqrt(words) / RICHNESS_FULL)
-        structure = min(1.0, words / max(1, sentences) / SENTENCE_WORDS_FULL)
-        return 0.4 * length + 0.3 * richness + 0.3 * structure, keyword_weight(counts, self._stems)
+        richness = min(1.0, len(distinct) / math.sqrt(count) / RICHNESS_FULL)
+        structure = min(1.0, count / max(1, sentences) / SENTENCE_WORDS_FULL)
+        return 0.4 * length + 0.3 * richness + 0.3 * structure, keyword_weight(distinct, self._stems)
+
+
+def _words(text: str) -> tuple[int, set[str], int]:
+    """Return how many words a text in lower case has, the distinct ones, and its ends of sentences."""
+    count, distinct = 0, set[str]()
+    if text.isascii():
+        # What no token holds parts it; most of what is left are words, and only the rest takes the pattern.
+        parts = text.translate(_PARTED).split()
+        count, distinct = len(parts), set(parts)
+        rough = {part for part in distinct if not part.isalnum()}
+        if not rough:
+            return count, distinct, 0
+        distinct -= rough
+        uneven = [part for part in parts if part in rough]
+        count -= len(uneven)
+        text = " ".join(uneven)
+    tokens = _TOKENS.findall(text)
+    words = [token for token in tokens if token[0] not in _SENTENCE_ENDS]
+    distinct.update(words)
+    return count + len(words), distinct, len(tokens) - len(words)
 
 
 def recommended_tier(score: float, tiers: Sequence[Tier]) -> Tier:

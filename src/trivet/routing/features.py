@@ -37,6 +37,8 @@ _NOT_PROMPT = frozenset(
         "user",
     }
 )
+_TAKES = frozenset({"tools", "functions", "response_format", "logprobs"})
+_NOTHING: frozenset[str] = frozenset()
 
 
 def describe_chat(request: ChatRequest, *, text_limit_chars: int) -> Needs:
@@ -51,19 +53,30 @@ def describe_chat(request: ChatRequest, *, text_limit_chars: int) -> Needs:
         request: as `parse_chat` returned it.
         text_limit_chars: characters of the text to keep.
     """
-    messages: list[dict[str, Any]] = request.body["messages"]
-    users = [index for index, message in enumerate(messages) if message["role"] == "user"]
-    last = users[-1] if users else len(messages) - 1
-    text = text_of(messages[last].get("content"), text_limit_chars)
-    hints = request.hints
+    body, hints = request.body, request.hints
+    messages: list[dict[str, Any]] = body["messages"]
+    last, users = messages[-1], 0
+    prompt_bytes, written, seen = 0, 0, False
+    for message in messages:
+        if message["role"] == "user":
+            last = message
+            users += 1
+        content = message.get("content")
+        if isinstance(content, str):
+            written += len(content)
+        elif content is not None:
+            written += len(text_of(content, sys.maxsize))
+            seen = seen or has_image(content)
+        prompt_bytes += _message_bytes(message)
+    text = text_of(last.get("content"), text_limit_chars)
     return Needs(
         text=text,
-        prompt_bytes=sum(map(_message_bytes, messages)) + other_bytes(request.body, _NOT_PROMPT),
+        prompt_bytes=prompt_bytes + other_bytes(body, _NOT_PROMPT),
         messages=len(messages),
-        capabilities=_capabilities(request.body, messages),
+        capabilities=_capabilities(body, seen=seen),
         agent_capabilities=hints.capabilities,
-        context_tokens=hints.context_tokens or _unseen_tokens(messages, text),
-        history_length=max(0, len(users) - 1) if hints.history_length is None else hints.history_length,
+        context_tokens=hints.context_tokens or (written - len(text)) // CHARS_PER_CONTEXT_TOKEN,
+        history_length=max(0, users - 1) if hints.history_length is None else hints.history_length,
         task_type=hints.task_type,
     )
 
@@ -84,20 +97,23 @@ def _message_bytes(message: dict[str, Any]) -> int:
     """Return the bytes of one message: content, names, tool calls and their results."""
     total = 0
     for key, value in message.items():
-        if key == "content" and isinstance(value, list):
-            total += sum(part_bytes(part) for part in value)
-        elif isinstance(value, str):
-            total += utf8_bytes(value)
+        if isinstance(value, str):
+            total += len(value) if value.isascii() else utf8_bytes(value)
+        elif key == "content" and isinstance(value, list):
+            total += sum(map(part_bytes, value))
         elif value is not None:
             total += json_ceiling_bytes(value)
     return total
 
 
-def _capabilities(body: dict[str, Any], messages: list[dict[str, Any]]) -> frozenset[str]:
+def _capabilities(body: dict[str, Any], *, seen: bool) -> frozenset[str]:
+    """Return what the request takes; `seen`: there is something to be seen in it."""
+    if not seen and _TAKES.isdisjoint(body):
+        return _NOTHING
     needed: set[str] = set()
     if body.get("tools") or body.get("functions"):
         needed.add("tools")
-    if any(has_image(message.get("content")) for message in messages):
+    if seen:
         needed.add("vision")
     response_format = body.get("response_format")
     if isinstance(response_format, dict) and response_format.get("type") in ("json_schema", "json_object"):
@@ -105,8 +121,3 @@ def _capabilities(body: dict[str, Any], messages: list[dict[str, Any]]) -> froze
     if body.get("logprobs") is True:
         needed.add("logprobs")
     return frozenset(needed)
-
-
-def _unseen_tokens(messages: list[dict[str, Any]], text: str) -> int:
-    written = sum(len(text_of(message.get("content"), sys.maxsize)) for message in messages)
-    return (written - len(text)) // CHARS_PER_CONTEXT_TOKEN

@@ -1,7 +1,6 @@
 """Reading the fields that bodies of every surface share, each with its bounds."""
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from typing import Any
 
 from trivet.domain.errors import RequestMalformed
@@ -19,31 +18,36 @@ def nesting_depth(value: Any) -> int:
 
     Stops counting beyond DEPTH_LIMIT.
     """
-    return sum(1 for _ in islice(_levels(value), DEPTH_LIMIT + 1))
-
-
-def _levels(value: Any) -> Iterator[list[Any]]:
-    """Yield the objects and lists of each level, so that no depth can exhaust the stack."""
+    depth = 0
     level = [value] if isinstance(value, dict | list) else []
-    while level:
-        yield level
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, (dict, list))
-        ]
+    while level and depth <= DEPTH_LIMIT:
+        depth += 1
+        level = _children(level)
+    return depth
+
+
+def _children(level: list[Any]) -> list[Any]:
+    """Return the objects and lists right within others. Level by level no depth can exhaust the stack."""
+    return [
+        child
+        for parent in level
+        for child in (parent.values() if isinstance(parent, dict) else parent)
+        if isinstance(child, (dict, list))
+    ]
 
 
 def check_shape(body: dict[str, Any]) -> None:
     """Refuse what no chat needs: everything after this walks through all of it, while others wait."""
-    containers = 0
-    for depth, level in enumerate(_levels(body), start=1):
+    depth, containers = 0, 0
+    level: list[Any] = [body]
+    while level:
+        depth += 1
         containers += len(level)
         if depth > DEPTH_LIMIT:
             raise RequestMalformed(f"The body is nested deeper than {DEPTH_LIMIT} levels.")
         if containers > CONTAINERS_LIMIT:
             raise RequestMalformed(f"The body holds more than {CONTAINERS_LIMIT} objects and lists.")
+        level = _children(level)
 
 
 def document_of(body: Any, *, example: str) -> dict[str, Any]:
@@ -93,15 +97,15 @@ def flag_of(holder: Mapping[str, Any], key: str, *, inside: str = "") -> bool:
 
 def cap_of(body: Mapping[str, Any], *keys: str) -> int | None:
     """Return the smallest of the caps on the answer's tokens under these keys; None where there is none."""
-    told: list[int] = []
+    least: int | None = None
     for key in keys:
         value = body.get(key)
         if value is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise RequestMalformed(f"{key} must be a whole number of at least 1.", param=key)
-        told.append(value)
-    return min(told, default=None)
+        least = value if least is None else min(least, value)
+    return least
 
 
 def refuse_choices(body: Mapping[str, Any]) -> None:

@@ -15,6 +15,8 @@ TEXT_KEYS = ("task_type", "task_id", "worker", "session", "priority", "min_tier"
 HEADER_KEYS = (*TEXT_KEYS, "local_only")
 """Hints that may come as a header, `_` written as `-`; a header wins over the same metadata key."""
 
+_HEADERS = {HEADER_PREFIX + name: key for key in HEADER_KEYS for name in (key, key.replace("_", "-"))}
+
 METADATA_KEYS = frozenset({*HEADER_KEYS, "capabilities", "context_tokens", "history_length"})
 """Trivet's own keys of `metadata`; they are not sent upstream."""
 
@@ -31,12 +33,14 @@ def read_hints(headers: Mapping[str, str], metadata: Mapping[str, Any]) -> Hints
     string counts as not said.
 
     Args:
-        headers: the request's headers; the case of their names does not matter.
+        headers: the request's headers, names in lower case.
         metadata: the body's `metadata`, still with Trivet's keys.
 
     Raises:
         RequestMalformed: a value is too long, holds control characters, or is of the wrong type.
     """
+    if not metadata and _HEADERS.keys().isdisjoint(headers):
+        return NO_HINTS
     told = _said(headers, metadata)
     if not told:
         return NO_HINTS
@@ -53,17 +57,12 @@ def read_hints(headers: Mapping[str, str], metadata: Mapping[str, Any]) -> Hints
 
 def _said(headers: Mapping[str, str], metadata: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """Return, by hint, where it was said and what was said there."""
-    told: dict[str, tuple[str, Any]] = {}
-    if metadata:
-        told = {
-            key: (f"metadata.{key}", metadata[key]) for key in METADATA_KEYS if metadata.get(key) is not None
-        }
-    for name, value in headers.items():
-        lowered = name.lower()
-        if lowered.startswith(HEADER_PREFIX):
-            key = lowered[len(HEADER_PREFIX) :].replace("-", "_")
-            if key in HEADER_KEYS:
-                told[key] = (lowered, value)
+    told: dict[str, tuple[str, Any]] = {
+        key: (f"metadata.{key}", metadata[key]) for key in METADATA_KEYS if metadata.get(key) is not None
+    }
+    for name, key in _HEADERS.items():
+        if name in headers:
+            told[key] = (name, headers[name])
     return told
 
 

@@ -32,27 +32,27 @@ def check_messages(messages: Any) -> None:
             param="messages",
         )
     for position, message in enumerate(messages):
-        param = f"messages[{position}]"
         if not isinstance(message, dict):
+            param = f"messages[{position}]"
             raise RequestMalformed(f"{param} must be an object.", param=param)
         role = message.get("role")
         if not isinstance(role, str) or not role:
+            param = f"messages[{position}].role"
             raise RequestMalformed(
-                f"{param}.role must be a string.",
-                hint="One of system, user, assistant, tool.",
-                param=f"{param}.role",
+                f"{param} must be a string.", hint="One of system, user, assistant, tool.", param=param
             )
         for key in _NAMES:
-            if not isinstance(message.get(key), str | None):
-                raise RequestMalformed(f"{param}.{key} must be a string.", param=f"{param}.{key}")
-        _check_content(message.get("content"), f"{param}.content")
-        if message.get("tool_calls") is not None:
-            _check_tool_calls(message["tool_calls"], f"{param}.tool_calls")
+            if key in message and not isinstance(message[key], str | None):
+                param = f"messages[{position}].{key}"
+                raise RequestMalformed(f"{param} must be a string.", param=param)
+        content, calls = message.get("content"), message.get("tool_calls")
+        if content is not None and not isinstance(content, str):
+            _check_parts(content, f"messages[{position}].content")
+        if calls is not None:
+            _check_tool_calls(calls, f"messages[{position}].tool_calls")
 
 
-def _check_content(content: Any, param: str) -> None:
-    if content is None or isinstance(content, str):
-        return
+def _check_parts(content: Any, param: str) -> None:
     if not isinstance(content, list) or not all(
         isinstance(part, dict) and isinstance(part.get("type"), str) for part in content
     ):

@@ -146,11 +146,10 @@ def stem_index(stems: dict[str, float]) -> dict[str, tuple[tuple[str, float], ..
 
 def keyword_weight(words: Iterable[str], index: dict[str, tuple[tuple[str, float], ...]]) -> float:
     """Return the sum of the weights of the distinct stems that `words` (lower case) begin with, at most 1."""
+    # Few words begin like any stem: most are done with after one look.
+    near = [word for word in words if word[:_KEY_CHARS] in index]
     found = {
-        stem: weight
-        for word in words
-        for stem, weight in index.get(word[:_KEY_CHARS], ())
-        if word.startswith(stem)
+        stem: weight for word in near for stem, weight in index[word[:_KEY_CHARS]] if word.startswith(stem)
     }
     return min(1.0, sum(found.values(), 0.0))
 

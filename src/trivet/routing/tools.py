@@ -5,6 +5,7 @@ from typing import Any
 
 from trivet.domain.errors import RequestMalformed
 
+_FIELDS = frozenset({"tools", "tool_choice", "response_format"})
 _TOOL_HINT = 'For example {"type": "function", "function": {"name": "weather", "parameters": {...}}}.'
 
 
@@ -14,6 +15,8 @@ def check_tools(body: Mapping[str, Any]) -> None:
     Raises:
         RequestMalformed: with `param` naming the field at fault.
     """
+    if _FIELDS.isdisjoint(body):
+        return
     tools, choice, form = body.get("tools"), body.get("tool_choice"), body.get("response_format")
     if tools is not None:
         if not isinstance(tools, list) or not tools:

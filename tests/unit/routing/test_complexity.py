@@ -1,5 +1,7 @@
 """The five-factor estimator: the seed's own test, its factors one by one, its edges."""
 
+import string
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,6 +150,14 @@ def test_any_input_gives_a_score_within_bounds(
     assert 0.0 <= complexity.score <= 1.0
     assert all(0.0 <= value <= 1.0 for value in complexity.factors.values())
     assert complexity == estimator.score(message, context_length, capabilities, history_length)
+
+
+@UNTIMED
+@given(st.text(alphabet=string.printable + "._'?", max_size=60))
+def test_what_stands_beside_a_word_does_not_change_how_it_is_read(text: str) -> None:
+    """A text of ASCII only, which is read another way, scores as it does with a dash behind it."""
+    estimator = ComplexityEstimator()
+    assert estimator.score(text) == estimator.score(f"{text} \u2014")
 
 
 def test_a_lone_surrogate_is_text_like_any_other() -> None:

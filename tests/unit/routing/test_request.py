@@ -262,12 +262,12 @@ def test_hints_come_from_metadata() -> None:
 
 
 def test_a_header_wins_over_metadata() -> None:
-    """Where both speak, the header counts; header names are read in any case."""
+    """Where both speak, the header counts; a header that is no hint does not."""
     body = chat(metadata={"task_type": "fix_bug", "local_only": True, "worker": "w-1"})
     request = parse_chat(
         body,
         body_bytes=0,
-        headers={"X-Trivet-Task-Type": "ops", "x-trivet-local-only": "0", "x-trivet-else": "?"},
+        headers={"x-trivet-task-type": "ops", "x-trivet-local-only": "0", "x-trivet-else": "?"},
     )
     assert request.hints == Hints(task_type="ops", local_only=False, worker="w-1")
 
