@@ -7,6 +7,7 @@ from typing import Any
 
 from trivet.api.asgi import BodyBounds, Receive, Scope, header_map, parse_json, read_body
 from trivet.api.auth import Doorkeeper
+from trivet.api.short_way import SHORT_WAY, ShortWay
 from trivet.domain.budgets import Idempotency
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.requests import CacheWish, ChatRequest, Principal
@@ -28,7 +29,10 @@ async def read_request(
     """
     headers = header_map(scope)
     principal = doorkeeper.principal(headers)
-    body = await read_body(receive, limit_bytes=bounds.limit_bytes, timeout_s=bounds.timeout_s)
+    way: ShortWay | None = scope.get(SHORT_WAY)
+    body = way.taken_body(bounds.limit_bytes) if way is not None else None
+    if body is None:
+        body = await read_body(receive, limit_bytes=bounds.limit_bytes, timeout_s=bounds.timeout_s)
     return _request(surface, parse_json(body), body, headers), principal
 
 

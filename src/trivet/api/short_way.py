@@ -26,6 +26,10 @@ class ShortWay(Protocol):
         """Tell whether all of the answer has been sent, this way or the ordinary one."""
         ...
 
+    def taken_body(self, limit_bytes: int) -> bytes | None:
+        """Take the request's body if all of it is there; None: it is to be received, or larger than this."""
+        ...
+
     def whole(self, head: bytes, body: bytes) -> bool:
         """Send a 200 answer that is there as a whole; False: nothing was sent.
 

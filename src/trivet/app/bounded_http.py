@@ -7,103 +7,19 @@ body are never taken for the head's (RFC 9112, 3.2 and 6; RFC 9110, 6.5.1).
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from trivet.api.short_way import SHORT_WAY
+from trivet.app.exchange import Exchange
 
 HEAD_LIMIT_BYTES = 32 * 1024
 HEAD_FIELDS_MAX = 64
 FRAMING_PER_BYTE = 8
 """What chunks may cost besides their content: one of a single byte costs five."""
 _SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"x-trivet-scope", b"content-type"})
-
-
-class Straight:
-    """The short way to a client of uvicorn's: no messages, no look at each field; see `api.short_way`.
-
-    It keeps the books of uvicorn's own cycle, so that the ordinary way may go on where this one stops.
-    """
-
-    __slots__ = ("_cycle", "_protocol", "when_gone")
-
-    def __init__(self, protocol: "BoundedHttp", cycle: RequestResponseCycle) -> None:
-        self._protocol = protocol
-        self._cycle = cycle
-        self.when_gone: Callable[[], None] | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Tell whether an answer has begun."""
-        return self._cycle.response_started
-
-    @property
-    def ended(self) -> bool:
-        """Tell whether an answer has been sent to its end."""
-        return self._cycle.response_complete
-
-    def whole(self, head: bytes, body: bytes) -> bool:
-        """Send it in one write, unless the connection is busy, gone, or has begun to answer."""
-        if not self._takes_head():
-            return False
-        cycle = self._cycle
-        cycle.response_started = True
-        cycle.transport.write(b"".join((*self._first_lines(head), b"\r\n", body)))
-        self._end()
-        return True
-
-    def begin(self, head: bytes) -> bool:
-        """Send the head of an answer in chunks, which HTTP/1.0 does not know."""
-        cycle = self._cycle
-        if not self._takes_head() or cycle.scope["http_version"] != "1.1":
-            return False
-        cycle.response_started = cycle.chunked_encoding = True
-        cycle.transport.write(b"".join((*self._first_lines(head), b"transfer-encoding: chunked\r\n\r\n")))
-        return True
-
-    def part(self, data: bytes, *, more: bool = True) -> bool:
-        """Send a chunk, unless the connection is busy or gone, or the answer does not come in chunks."""
-        cycle = self._cycle
-        if self._is_busy() or not cycle.chunked_encoding or cycle.response_complete:
-            return False
-        if data:
-            cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        if not more:
-            cycle.transport.write(b"0\r\n\r\n")
-            self._end()
-        return True
-
-    def tell_when_gone(self, told: Callable[[], None] | None) -> None:
-        """Have the connection tell it. Only one request of a connection is served at a time."""
-        self.when_gone = told
-        if told is None:
-            return
-        self._protocol.served = self
-        self._cycle.flow.resume_reading()
-        if self._cycle.disconnected:
-            told()
-
-    def _is_busy(self) -> bool:
-        return self._cycle.flow.write_paused or self._cycle.disconnected
-
-    def _takes_head(self) -> bool:
-        return not (self._is_busy() or self._cycle.response_started or self._cycle.scope["method"] == "HEAD")
-
-    def _first_lines(self, head: bytes) -> tuple[bytes, ...]:
-        cycle = self._cycle
-        cycle.waiting_for_100_continue = False
-        dated = b"".join([b"%b: %b\r\n" % field for field in cycle.default_headers])
-        return STATUS_LINE[200], dated, head, b"" if cycle.keep_alive else b"connection: close\r\n"
-
-    def _end(self) -> None:
-        cycle = self._cycle
-        cycle.response_complete = True
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -115,6 +31,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._piece_bytes = 0
         self._head_bytes = 0
         self._head_open = True
         self._head_timer: asyncio.TimerHandle | None = None
@@ -122,8 +39,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._chunked = False
         self._framing_bytes = 0
         self._linger: asyncio.TimerHandle | None = None
-        self.served: Straight | None = None
-        """The way of the request that is served, if it wants to know when the client goes."""
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since_s: float | None = None
+        """Since when a kept connection waits for its next request."""
+        self._served: Exchange | None = None
+        """The request that is served, if it wants to know when the client goes."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the first head."""
@@ -134,12 +54,19 @@ class BoundedHttp(HttpToolsProtocol):
         """Stop the times, and what is done for the client."""
         self._stop_timer()
         self._stop_lingering()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         super().connection_lost(exc)
-        if self.served is not None and self.served.when_gone is not None and not self.served.ended:
-            self.served.when_gone()
+        served = self._served
+        if served is not None and not served.ended:
+            served.disconnected = True
+            if served.when_gone is not None:
+                served.when_gone()
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head that is not complete yet, and what frames a body in chunks."""
+        self._idle_since_s = None
+        self._piece_bytes = len(data)
         if self._head_open:
             self._head_bytes += len(data)
         elif self._chunked:
@@ -151,32 +78,68 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_bytes > HEAD_LIMIT_BYTES or len(self.headers or ()) > HEAD_FIELDS_MAX
         ):
             self._refuse()
-        elif not self.transport.is_closing() and self._head_timer is None and self._awaits_head:
+        elif self._head_timer is None and self._awaits_head and not self.transport.is_closing():
             # On a kept connection; most heads arrive in one piece and need no time.
             self._await_head()
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._head_open = True
         self._chunked = False
         self._framing_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """End the head; its time and size are no longer counted."""
+        """End the head; its time and size are no longer counted. The request is served, or waits its turn."""
         self._stop_timer()
         self._head_open = False
+        version = self.parser.get_http_version()
+        complaint = self._complaint(version)
         self._head_bytes = 0
-        complaint = self._complaint()
         if complaint is not None:
             self._refuse(complaint)
             return
         self._body_open = True
-        super().on_headers_complete()
-        scope = cast("dict[str, Any]", self.cycle.scope)
-        scope[SHORT_WAY] = Straight(self, self.cycle)
+        waits_its_turn = self._answering
+        self.cycle = exchange = self._exchange(version)
         # Fields behind a body would join those that the application reads.
         self.headers = []
+        if waits_its_turn:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))
+        else:
+            self._start_asgi_task(exchange, self.app)
+
+    def _exchange(self, version: str) -> Exchange:
+        target = httptools.parse_url(self.url)
+        path = target.path.decode("ascii")
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": self.parser.get_method().decode("ascii"),
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": target.path,
+            "query_string": target.query or b"",
+            "headers": self.headers,
+            "state": {},
+        }
+        return Exchange(
+            scope,
+            self.transport,
+            self.flow,
+            self.server_state.default_headers,
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+            note_served=self._note_served,
+        )
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body; each byte of it pays for some of its frame."""
@@ -193,42 +156,73 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """After an answer to a body that still comes, such as its refusal, wait a little for its end only.
+        """Serve the next request, or wait for one.
 
-        A connection that is closed at once may take the answer with it.
+        After an answer to a body that still comes, such as its refusal, wait a little for its end only: a
+        connection that is closed at once may take the answer with it.
         """
-        super().on_response_complete()
-        if self._body_open and not self.transport.is_closing():
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._await_request()
+        if self._body_open:
             self._linger = self.loop.call_later(self.linger_s, self.transport.close)
+
+    def _await_request(self) -> None:
+        """Close the connection if none comes for long; one timer does for many requests."""
+        self._idle_since_s = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._look_whether_idle)
+
+    def _look_whether_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_since_s is None:
+            return
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s <= 0:
+            self.timeout_keep_alive_handler()
+        else:
+            self._idle_timer = self.loop.call_later(left_s, self._look_whether_idle)
+
+    def _note_served(self, exchange: Exchange) -> None:
+        self._served = exchange
 
     @property
     def _awaits_head(self) -> bool:
         """Tell whether what came begins a head, or is less: blank lines, a body's end after its answer."""
         return self._head_open or (not self._body_open and self.cycle.response_complete)
 
-    def _complaint(self) -> str | None:
+    def _complaint(self, version: str) -> str | None:
         """Return what is wrong with a complete head."""
-        # Counted again: a head that arrives in one piece is never seen incomplete.
-        size = len(self.url)
-        single: set[bytes] = set()
-        for name, value in self.headers:
-            size += len(name) + len(value)
-            if name in _SINGLE:
-                if name in single:
-                    return "The request's head names something twice."
-                single.add(name)
-            elif name == b"transfer-encoding":
-                self._chunked = True
-                if value.strip().lower() != b"chunked":
-                    return "Bodies are taken plain or in chunks, not encoded otherwise."
-            elif name == b"content-encoding" and value.strip().lower() != b"identity":
-                return "Bodies are taken as they are, not compressed."
-        if size > HEAD_LIMIT_BYTES or len(self.headers) > HEAD_FIELDS_MAX:
+        fields = dict(self.headers)
+        if len(fields) < len(self.headers):
+            names = [name for name, _ in self.headers]
+            if any(names.count(name) > 1 for name in _SINGLE):
+                return "The request's head names something twice."
+        if b"transfer-encoding" in fields:
+            self._chunked = True
+            if self._told_of(b"transfer-encoding") != {b"chunked"}:
+                return "Bodies are taken plain or in chunks, not encoded otherwise."
+        if b"content-encoding" in fields and self._told_of(b"content-encoding") != {b"identity"}:
+            return "Bodies are taken as they are, not compressed."
+        # It is measured only where it may be too large. Its last piece may hold others' bytes as well, and is
+        # counted in vain where it began there.
+        may_be_large = self._head_bytes + self._piece_bytes > HEAD_LIMIT_BYTES
+        if len(self.headers) > HEAD_FIELDS_MAX or (may_be_large and self._head_size() > HEAD_LIMIT_BYTES):
             return "The request's head is too large or too slow."
-        version = self.parser.get_http_version()
-        if version not in ("1.1", "1.0") or (version == "1.1" and b"host" not in single):
+        if version not in ("1.1", "1.0") or (version == "1.1" and b"host" not in fields):
             return "The request is none of HTTP/1.1, which names its host, or HTTP/1.0."
         return None
+
+    def _told_of(self, field: bytes) -> set[bytes]:
+        return {value.strip().lower() for name, value in self.headers if name == field}
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_timeout_s, self._refuse)
@@ -256,7 +250,7 @@ class BoundedHttp(HttpToolsProtocol):
     def _answering(self) -> bool:
         """Tell whether the application has a request of this connection, and may have begun to answer."""
         cycle: object = self.cycle
-        return isinstance(cycle, RequestResponseCycle) and not cycle.response_complete
+        return isinstance(cycle, Exchange) and not cycle.response_complete
 
 
 def bounded_http(*, head_timeout_s: float, body_timeout_s: float) -> type[BoundedHttp]:

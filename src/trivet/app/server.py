@@ -97,6 +97,7 @@ async def serve(
             url = url_of(settings.server.host, listener.getsockname()[1])
             config = Config(
                 trivet.application,
+                interface="asgi3",
                 http=bounded_http(
                     head_timeout_s=settings.server.head_timeout_s,
                     body_timeout_s=settings.server.body_timeout_s,

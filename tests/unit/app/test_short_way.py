@@ -4,11 +4,12 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvicorn
 
-from trivet.api.asgi import Receive, Scope, Send, send_part, start_stream
+from trivet.api.asgi import Application, Receive, Scope, Send, send_part, start_stream
 from trivet.api.replies import LastResort
 from trivet.api.short_way import SHORT_WAY, ShortWay, head_of
 from trivet.app.bounded_http import bounded_http
@@ -19,13 +20,24 @@ GET = b"GET /%b HTTP/1.1\r\nhost: here\r\n\r\n"
 
 
 @asynccontextmanager
-async def served(serve: Serve) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Serve with it, and yield a connection."""
+async def served(
+    serve: Serve, *, kept_s: Any = 5
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Serve with it, once the request has come, and yield a connection."""
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await serve(scope[SHORT_WAY], send)
 
+    async with served_by(endpoint, kept_s=kept_s) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def served_by(
+    endpoint: Application, *, kept_s: Any = 5
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Serve by this endpoint, and yield a connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
             uvicorn.Config(
@@ -34,6 +46,7 @@ async def served(serve: Serve) -> AsyncIterator[tuple[asyncio.StreamReader, asyn
                 log_config=None,
                 lifespan="off",
                 ws="none",
+                timeout_keep_alive=kept_s,
             )
         )
         serving = asyncio.get_running_loop().create_task(server.serve(sockets=[listener]))
@@ -124,3 +137,69 @@ async def test_a_client_that_leaves_is_heard_at_once() -> None:
         writer.close()
         await asyncio.wait_for(gone.wait(), 5.0)
     assert late == []
+
+
+async def test_what_is_said_at_once_goes_out_at_once() -> None:
+    """Head, parts and end arrive as one piece, and an error through ASGI behind what was said before."""
+
+    async def serve(way: ShortWay, send: Send) -> None:
+        assert way.begin(HEAD)
+        assert way.part(b"data: 1\n\n")
+        assert way.part(b"data: [DONE]\n\n", more=False)
+
+    async with served(serve) as (reader, writer):
+        writer.write(GET % b"stream")
+        assert (await reader.read(65536)).endswith(
+            b"\r\n9\r\ndata: 1\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+        )
+
+
+async def test_the_body_is_taken_where_it_is_there() -> None:
+    """Whole and within its limit; one that is too large, or has yet to come, is left to be received."""
+    taken: list[bytes | None] = []
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        way: ShortWay = scope[SHORT_WAY]
+        taken.append(way.taken_body(4))
+        rest = b"" if taken[-1] is not None else (await receive())["body"]
+        way.whole(head_of({}, length_bytes=len(rest)), rest)
+
+    post = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n%b"
+    async with served_by(endpoint) as (reader, writer):
+        writer.write(post % (4, b"four"))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(post % (5, b"fives"))
+        await reader.readuntil(b"\r\n\r\nfives")
+        writer.write(post % (4, b""))
+        await asyncio.sleep(0.01)
+        writer.write(b"late")
+        await reader.readuntil(b"\r\n\r\nlate")
+    assert taken == [b"four", None, None]
+
+
+async def test_a_kept_connection_is_closed_when_nothing_comes() -> None:
+    """However many requests came before."""
+
+    async def serve(way: ShortWay, _: Send) -> None:
+        way.whole(head_of({}, length_bytes=2), b"ok")
+
+    async with served(serve, kept_s=0.5) as (reader, writer):
+        for _ in range(2):
+            writer.write(GET % b"again")
+            await reader.readuntil(b"\r\n\r\nok")
+        assert await reader.read() == b""
+
+
+async def test_a_large_head_behind_a_request_is_refused() -> None:
+    """Also where both arrive in one piece."""
+    served_paths: list[str] = []
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        served_paths.append(scope["path"])
+        scope[SHORT_WAY].whole(head_of({}, length_bytes=2), b"ok")
+
+    large = b"GET /large HTTP/1.1\r\nhost: here\r\nx-large: %b\r\n\r\n" % (b"x" * 40_000)
+    async with served_by(endpoint) as (reader, writer):
+        writer.write(GET % b"first" + large)
+        await reader.read()
+    assert "/large" not in served_paths
