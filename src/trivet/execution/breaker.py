@@ -77,19 +77,16 @@ class Breaker:
     @property
     def lets_through(self) -> bool:
         """Tell whether `ask` would give a Pass now."""
-        state = self.state
-        return state == "closed" or (state == "half_open" and not self._probing)
+        return self._open_until_ns is None or (self.state == "half_open" and not self._probing)
 
     def ask(self) -> Pass | None:
         """Return a Pass, or None when the request must go elsewhere."""
-        match self.state:
-            case "closed":
-                return self._sent(probe=False)
-            case "half_open" if not self._probing:
-                self._probing = True
-                return self._sent(probe=True)
-            case _:
-                return None
+        if self._open_until_ns is None:
+            return self._sent(probe=False)
+        if not self.lets_through:
+            return None
+        self._probing = True
+        return self._sent(probe=True)
 
     def unasked(self) -> Pass:
         """Return a Pass for a request that failed before it could be sent."""
@@ -98,12 +95,13 @@ class Breaker:
     def _sent(self, *, probe: bool) -> Pass:
         self._pending += 1
         self._numbers += 1
-        return Pass(probe=probe, pending=True, number=self._numbers)
+        return Pass(probe, True, self._numbers)
 
     def succeeded(self, leave: Pass) -> None:
         """Record that content arrived."""
         self._consecutive = 0
-        self._newest_success = max(self._newest_success, leave.number)
+        if leave.number > self._newest_success:
+            self._newest_success = leave.number
         self._recent.append((self._clock.monotonic_ns(), True))
         if self._spend(leave):
             self._probe_successes += 1

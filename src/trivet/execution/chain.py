@@ -8,9 +8,6 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import structlog
 
@@ -33,14 +30,15 @@ from trivet.domain.outcomes import Attempt
 from trivet.domain.requests import ChatRequest
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import CallLimits, EngineCall, Reply, Transport
-from trivet.execution.admission import Admission, Entry, Ticket
+from trivet.execution.admission import Admission, Ticket
 from trivet.execution.breaker import Breaker, Breakers, Pass
 from trivet.execution.conditions import Conditions
 from trivet.execution.itinerary import Itinerary, Stop
 from trivet.execution.retry_budget import RetryBudgets
+from trivet.execution.run import Run
 from trivet.execution.upstream import upstream_body
 from trivet.execution.verdict import most_telling
-from trivet.fleet import Fleet
+from trivet.fleet import Fleet, Lease
 from trivet.metering import DeviceClock, Metrics
 
 log = structlog.get_logger(__name__)
@@ -50,55 +48,50 @@ LONG_PAUSE_S = 1.0
 """A stream's client is shown signs of life in a pause longer than this."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """One request on its way through the candidates."""
-
-    request: ChatRequest
-    decision: Decision
-    attempts: list[Attempt]
-    """Filled as they are made."""
-    request_id: str
-    started_ns: int
-    on_wait: Callable[[], None]
-    """Called when a model has to be waited for."""
-    weigh: Callable[[Deployment], Awaitable[bool]]
-    """Hold budget for another candidate before it is tried; False: it does not fit, so it is none."""
-    entry: Entry
-    """Leave to go to a candidate's engine, if it was given already."""
-
-
 class RunningAttempt:
     """An attempt that holds its engine: slot, device time, breaker pass. Ends exactly once."""
+
+    __slots__ = (
+        "_breaker",
+        "_chain",
+        "_condition",
+        "_lease",
+        "_leave",
+        "_place",
+        "_ticket",
+        "attempt",
+        "error",
+        "limits",
+    )
 
     def __init__(
         self,
         attempt: Attempt,
-        leave: Pass,
         chain: "Chain",
-        lease: contextlib.ExitStack,
+        breaker: Breaker,
+        leave: Pass,
         limits: CallLimits,
         ticket: Ticket | None,
+        place: contextlib.ExitStack | None,
     ) -> None:
         self.attempt = attempt
         self.error: EngineError | None = None
+        self.limits = limits
+        self._chain = chain
+        self._breaker = breaker
+        self._leave = leave
         self._condition = chain.conditions.of(attempt.deployment.name)
         self._condition.pending += 1
-        self._leave = leave
-        self._chain = chain
-        self.limits = limits
-        self._lease = lease
         self._ticket = ticket
-        """The place that the lease gives back; None where models take turns, which has places of its own."""
+        """Its place at the gate; None where models take turns, which has places of its own."""
+        self._place = place
+        """Such a place."""
+        self._lease: Lease | None = None
 
-    def enter(self, lease: AbstractContextManager[Transport]) -> Transport:
+    def enter(self, lease: Lease) -> Transport:
         """Take the engine's lease until the attempt ends."""
-        return self._lease.enter_context(lease)
-
-    @property
-    def breaker(self) -> Breaker:
-        """Return the breaker of the attempt's endpoint."""
-        return self._chain.breakers.of(self.attempt.deployment.name)
+        self._lease = lease
+        return lease.transport
 
     @property
     def suspect(self) -> bool:
@@ -107,12 +100,12 @@ class RunningAttempt:
 
     def first_content(self) -> None:
         """Record that the engine produced content: the endpoint works."""
-        self._condition.pending -= 1
         now_ns = self.attempt.first_token_ns = self._chain.clock.monotonic_ns()
         if self._ticket is not None:
             self._ticket.answered(self.attempt.dispatched_ns, now_ns)
-        self._chain.conditions.answered(self.attempt.deployment.name)
-        self.breaker.succeeded(self._leave)
+        self._condition.pending -= 1
+        self._condition.answered()
+        self._breaker.succeeded(self._leave)
 
     def end(self, error: EngineError | None = None, *, cancelled: bool = False) -> None:
         """Stop the clocks. Idempotent; a plain call, so that no cancellation can skip it."""
@@ -131,12 +124,17 @@ class RunningAttempt:
                 self._ticket.refused(attempt.dispatched_ns, attempt.ended_ns)
         elif cancelled:
             attempt.error_code = "cancelled"
-        self._lease.close()
+        if self._lease is not None:
+            self._lease.close()
+        if self._ticket is not None:
+            self._ticket.release()
+        if self._place is not None:
+            self._place.close()
         self._chain.metrics.attempt_ended(attempt)
         if error is None or not self._engine_at_fault(error):
-            self.breaker.returned(self._leave)
+            self._breaker.returned(self._leave)
         elif attempt.first_token_ns is not None or not self.suspect:
-            self.breaker.failed(self._leave)
+            self._breaker.failed(self._leave)
 
     def judge(self, *, guilty: bool, origin: int | None = None) -> None:
         """Give the verdict on a suspect, once it is known how others answered the same request.
@@ -146,9 +144,9 @@ class RunningAttempt:
             origin: what the request can be known by, where nobody else can bear witness.
         """
         if guilty:
-            self.breaker.failed(self._leave, origin=origin)
+            self._breaker.failed(self._leave, origin=origin)
         else:
-            self.breaker.returned(self._leave)
+            self._breaker.returned(self._leave)
 
     def _engine_at_fault(self, error: EngineError) -> bool:
         if isinstance(error, EngineRejected | EngineIncapable | ContextOverflow):
@@ -187,34 +185,32 @@ class Chain:
         self.conditions = Conditions(clock, longest_busy_s=settings.breaker_open_max_s)
         self.admission = Admission(settings.admission, clock, takes=self._takes, waits=metrics.queue_wait)
 
-    async def first_content(self, course: "Course") -> tuple[Reply, RunningAttempt]:
+    async def first_content(self, run: Run) -> tuple[Reply, RunningAttempt]:
         """Return the first reply that has content, with its attempt still running.
 
-        Every attempt made is appended to the course's `attempts`, the failed ones included.
+        Every attempt made is appended to the run's `attempts`, the failed ones included.
 
         Raises:
             EngineError: no candidate produced content; it is the most telling of their errors.
         """
         failed: list[RunningAttempt] = []
-        way = Itinerary.of(
-            course.decision.candidates,
-            self.conditions,
-            self._retries,
-            self._dice,
-            self._settings.retry_pause_max_s,
-        )
         shut: dict[Deployment, float] = {}
+        longest_pause_s = self._settings.retry_pause_max_s
+        way = Itinerary(run.decision.candidates, self.conditions, self._retries, self._dice, longest_pause_s)
         try:
-            while (stop := await self._next_stop(way, course)) is not None:
-                if not await course.weigh(stop.deployment):
+            while (stop := self._next_stop(way, run)) is not None:
+                if stop.pause_s:
+                    await self._pause(stop, run)
+                if not (run.is_held_for(stop.deployment) or await run.weigh(stop.deployment)):
                     continue
-                running = await self._begin(stop.deployment, course, last=stop.last)
+                running = await self._begin(stop.deployment, run, last=stop.last)
                 if running is None:
                     shut[stop.deployment] = self.breakers.of(stop.deployment.name).retry_after_s or 1.0
                     continue
-                reply = await self._dispatch(running, course)
+                reply = await self._dispatch(running, run)
                 if reply is not None:
-                    self._judge(failed, guilty=True)
+                    if failed:
+                        self._judge(failed, guilty=True)
                     return reply, running
                 failed.append(running)
                 assert running.error is not None  # noqa: S101 - or there was a reply
@@ -224,109 +220,113 @@ class Chain:
         except BaseException:
             self._judge(failed, guilty=False)  # no verdict can follow: give the passes back
             raise
-        self._judge_without_answer(failed, course)
-        raise self._verdict(failed, way, course, shut)
+        self._judge_without_answer(failed, run)
+        raise self._verdict(failed, way, run, shut)
 
-    async def _next_stop(self, way: Itinerary, course: "Course") -> Stop | None:
-        """Return where to go next, once it is time to; None: there is nowhere, or no time."""
-        left_s = self._left_s(course)
-        if left_s <= 0 or len(course.attempts) >= self._settings.max_attempts:
+    def _next_stop(self, way: Itinerary, run: Run) -> Stop | None:
+        """Return where to go next; None: there is nowhere, or no time."""
+        left_s = self._left_s(run)
+        if left_s <= 0 or len(run.attempts) >= self._settings.max_attempts:
             return None
-        stop = way.following(left_s, begun=bool(course.attempts))
-        if stop is not None and stop.pause_s:
-            if stop.pause_s > LONG_PAUSE_S:
-                course.on_wait()
-            await asyncio.sleep(stop.pause_s)
-        return stop
+        return way.following(left_s, begun=bool(run.attempts))
+
+    async def _pause(self, stop: Stop, run: Run) -> None:
+        """Wait until it is time for a stop."""
+        if stop.pause_s > LONG_PAUSE_S:
+            run.waits()
+        await asyncio.sleep(stop.pause_s)
 
     def _verdict(
-        self, failed: list[RunningAttempt], way: Itinerary, course: "Course", shut: dict[Deployment, float]
+        self, failed: list[RunningAttempt], way: Itinerary, run: Run, shut: dict[Deployment, float]
     ) -> EngineError:
         errors = [each.error for each in failed if each.error is not None]
         if way.left_alone is not None:
             errors.append(way.left_alone)
-        if self._left_s(course) <= 0:
+        if self._left_s(run) <= 0:
             errors.append(EngineTimeout(f"The deadline of {self._settings.deadline_s:g} s has passed."))
         shut |= dict.fromkeys(way.refused, 1.0)
-        return most_telling(errors, course.attempts, course.decision, shut)
+        return most_telling(errors, run.attempts, run.decision, shut)
 
-    async def find_place(
-        self, entry: Entry, decision: Decision, *, started_ns: int, on_wait: Callable[[], None]
-    ) -> Decision:
+    async def find_place(self, run: Run) -> Decision:
         """Get leave to go to a candidate's engine, before anything is held; see `Admission.find_place`."""
-        left_s = self._settings.deadline_s - (self.clock.monotonic_ns() - started_ns) / 1e9
-        return await self.admission.find_place(entry, decision, left_s=left_s, on_wait=on_wait)
+        return await self.admission.find_place(
+            run.entry, run.decision, left_s=self._left_s(run), on_wait=run.waits
+        )
 
-    async def _begin(self, deployment: Deployment, course: "Course", *, last: bool) -> RunningAttempt | None:
+    async def _begin(self, deployment: Deployment, run: Run, *, last: bool) -> RunningAttempt | None:
         """Wait for the deployment's model if it is not in memory; then the attempt begins, no earlier.
 
         Returns:
             The attempt, which has ended if the wait was in vain; None if the breaker lets nothing through.
         """
-        breaker = self.breakers.of(deployment.name)
+        name = deployment.name
+        breaker = self.breakers.of(name)
         if not breaker.lets_through:
             return None
         asked_ns = self.clock.monotonic_ns()
-        with contextlib.ExitStack() as lease:
-            fault: EngineError | None = None
-            ticket: Ticket | None = None
+        fault: EngineError | None = None
+        place: contextlib.ExitStack | None = None
+        ticket: Ticket | None = None
+        running: RunningAttempt | None = None
+        try:
             try:
-                lease.enter_context(
-                    await self._fleet.ensure_ready(
-                        deployment.name, left_s=self._left_s(course), last=last, on_wait=course.on_wait
+                if not self._fleet.is_there(name):
+                    place = contextlib.ExitStack()
+                    place.enter_context(
+                        await self._fleet.ensure_ready(
+                            name, left_s=self._left_s(run), last=last, on_wait=run.waits
+                        )
                     )
-                )
-                if course.request.surface.computes:
-                    ticket = await self.admission.place(
-                        *(course.entry, deployment),
-                        left_s=self._left_s(course),
-                        last=last,
-                        on_wait=course.on_wait,
+                if run.request.surface.computes:
+                    ticket = run.entry.take(name) or await self.admission.place(
+                        run.entry, deployment, left_s=self._left_s(run), last=last, on_wait=run.waits
                     )
-                if ticket is not None:
-                    lease.callback(ticket.release)
             except EngineError as error:
                 fault = error
             leave = breaker.ask() if fault is None else breaker.unasked()
             if leave is None:
                 return None
             now_ns = self.clock.monotonic_ns()
+            waited_ns = now_ns - asked_ns + run.entry.take_wait_ns()
             attempt = Attempt(
-                attempt_id=new_id(),
-                deployment=deployment,
-                dispatched_ns=now_ns,
-                waited_ns=now_ns - asked_ns + course.entry.take_wait_ns(),
+                attempt_id=new_id(), deployment=deployment, dispatched_ns=now_ns, waited_ns=waited_ns
             )
-            course.attempts.append(attempt)
-            # The running attempt owns the lease from the start: whatever happens, its end gives it back.
-            limits = self._limits(self._left_s(course), plain=not course.request.stream, last=last)
-            running = RunningAttempt(attempt, leave, self, lease.pop_all(), limits, ticket)
+            run.attempts.append(attempt)
+            # The running attempt owns what was taken from the start: whatever happens, its end gives it back.
+            limits = self._limits(self._left_s(run), plain=not run.request.stream, last=last)
+            running = RunningAttempt(attempt, self, breaker, leave, limits, ticket, place)
+        finally:
+            if running is None:
+                if ticket is not None:
+                    ticket.release()
+                if place is not None:
+                    place.close()
         if fault is not None:
-            self._fail(running, fault, course)
+            self._fail(running, fault, run)
         return running
 
-    async def _dispatch(self, running: RunningAttempt, course: "Course") -> Reply | None:
+    async def _dispatch(self, running: RunningAttempt, run: Run) -> Reply | None:
         """Return the reply once it has content; None when the attempt has failed and ended."""
-        attempt = running.attempt
+        attempt, request = running.attempt, run.request
         if attempt.ended_ns is not None:
             return None
-        request = course.request
+        deployment = attempt.deployment
         try:
             call = EngineCall(
-                body=upstream_body(request, course.decision, attempt.deployment),
+                body=upstream_body(request, run.decision, deployment),
                 stream=request.stream,
                 limits=running.limits,
-                request_id=course.request_id,
+                request_id=run.request_id,
                 surface=request.surface,
             )
-            transport = running.enter(self._fleet.lease(attempt.deployment.name))
+            transport = running.enter(self._fleet.lease(deployment.name))
             self.metrics.attempt_started(attempt)
             if request.surface.computes:
-                self.device_clock.start(attempt.attempt_id, attempt.deployment)
+                self.device_clock.start(attempt.attempt_id, deployment)
             reply = await transport.chat(call)
             reach("after_dispatch")
         except EngineError as error:
-            self._fail(running, error, course)
+            self._fail(running, error, run)
             return None
         except BaseException:  # cancelled, or a fault of ours: the endpoint is not to blame
             running.end(cancelled=True)
@@ -334,10 +334,10 @@ class Chain:
         running.first_content()
         return reply
 
-    def _fail(self, running: RunningAttempt, error: EngineError, course: "Course") -> None:
+    def _fail(self, running: RunningAttempt, error: EngineError, run: Run) -> None:
         running.end(error)
         name = running.attempt.deployment.name
-        log.info("attempt.failed", request_id=course.request_id, deployment=name, code=error.code)
+        log.info("attempt.failed", request_id=run.request_id, deployment=name, code=error.code)
 
     def _takes(self, name: str) -> bool:
         """Tell whether an engine can be sent a request now, as far as is known."""
@@ -347,15 +347,15 @@ class Chain:
             and not self.conditions.busy_s(name)
         )
 
-    def _left_s(self, course: "Course") -> float:
-        return self._settings.deadline_s - (self.clock.monotonic_ns() - course.started_ns) / 1e9
+    def _left_s(self, run: Run) -> float:
+        return self._settings.deadline_s - (self.clock.monotonic_ns() - run.started_ns) / 1e9
 
     def _judge(self, failed: list[RunningAttempt], *, guilty: bool, origin: int | None = None) -> None:
         for each in failed:
             if each.suspect:
                 each.judge(guilty=guilty, origin=origin)
 
-    def _judge_without_answer(self, failed: list[RunningAttempt], course: "Course") -> None:
+    def _judge_without_answer(self, failed: list[RunningAttempt], run: Run) -> None:
         """Judge the engines of a request that none of them answered.
 
         Where several answered it with a fault, and nothing else happened, the request is the likelier cause:
@@ -368,7 +368,7 @@ class Chain:
         if len(suspects) >= MINIMUM_WITNESSES and all(each.suspect for each in failed):
             self._judge(failed, guilty=False)
         else:
-            self._judge(failed, guilty=True, origin=fingerprint(course.request))
+            self._judge(failed, guilty=True, origin=fingerprint(run.request))
 
     @property
     def full_time_s(self) -> float:

@@ -36,6 +36,10 @@ class Condition:
         """Tell whether its last answers were all failures, so that one more try is likely to be, too."""
         return self.failures_in_row >= max(DOUBTFUL_AFTER, self.pending)
 
+    def answered(self) -> None:
+        """Note that the endpoint produced content."""
+        self.failures_in_row = self.busy_until_ns = 0
+
 
 class Conditions:
     """The conditions of all endpoints. For the event loop's thread."""
@@ -57,12 +61,6 @@ class Conditions:
         """Return for how many seconds an endpoint still wants to be left alone; 0: it may be asked."""
         until_ns = self.of(name).busy_until_ns
         return 0.0 if until_ns == 0 else max(0.0, (until_ns - self._clock.monotonic_ns()) / 1e9)
-
-    def answered(self, name: str) -> None:
-        """Note that an endpoint produced content."""
-        condition = self.of(name)
-        condition.failures_in_row = 0
-        condition.busy_until_ns = 0
 
     def failed(self, name: str, error: EngineError) -> None:
         """Note what an endpoint said instead of content."""

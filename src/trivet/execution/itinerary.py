@@ -19,7 +19,7 @@ once these have failed, for as long as the deadline allows: it was not asked, so
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from trivet.domain.decisions import Candidate
 from trivet.domain.errors import (
@@ -42,8 +42,7 @@ LEAST_ATTEMPT_S = 0.25
 """With less than this left of a deadline no second try is waited for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """The next place to try."""
 
     deployment: Deployment
@@ -53,38 +52,48 @@ class Stop:
     """Whether no untried candidate is left after it."""
 
 
-@dataclass(slots=True)
 class Itinerary:
     """One request's way through its candidates."""
 
-    conditions: Conditions
-    budgets: RetryBudgets
-    dice: random.Random
-    longest_pause_s: float
-    untried: list[Deployment]
-    refused: list[Deployment]
-    """What was not tried, or not again, because the tier's retry budget was spent."""
-    _curable: list[tuple[Deployment, float]]
-    """What failed so that a wait may cure it, and the pause that was asked for."""
-    _overflowed_tokens: int = 0
-    """The largest window that the prompt is known not to fit."""
-    _counted: bool = False
-    _repeated: bool = False
-    _left_alone: EngineError | None = None
-    _put_off: list[Deployment] = field(default_factory=list)
+    __slots__ = (
+        "_budgets",
+        "_conditions",
+        "_counted",
+        "_curable",
+        "_dice",
+        "_left_alone",
+        "_longest_pause_s",
+        "_overflowed_tokens",
+        "_put_off",
+        "_repeated",
+        "_untried",
+        "refused",
+    )
 
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         candidates: Sequence[Candidate],
         conditions: Conditions,
         budgets: RetryBudgets,
         dice: random.Random,
         longest_pause_s: float,
-    ) -> "Itinerary":
-        """Return the way through the candidates, the best of which is the first."""
-        untried = [candidate.deployment for candidate in candidates]
-        return cls(conditions, budgets, dice, longest_pause_s, untried, [], [])
+    ) -> None:
+        """Take the candidates, the best of which is the first."""
+        self._untried = [candidate.deployment for candidate in candidates]
+        self._conditions = conditions
+        self._budgets = budgets
+        self._dice = dice
+        self._longest_pause_s = longest_pause_s
+        self.refused: list[Deployment] = []
+        """What was not tried, or not again, because the tier's retry budget was spent."""
+        self._curable: list[tuple[Deployment, float]] = []
+        """What failed so that a wait may cure it, and the pause that was asked for."""
+        self._overflowed_tokens = 0
+        """The largest window that the prompt is known not to fit."""
+        self._counted = False
+        self._repeated = False
+        self._left_alone: EngineError | None = None
+        self._put_off: list[Deployment] = []
 
     @property
     def left_alone(self) -> EngineError | None:
@@ -98,20 +107,20 @@ class Itinerary:
             left_s: what is left of the request's time; a pause must leave some of it.
             begun: whether anything was asked before, so that what follows is a fallback.
         """
-        while self.untried:
+        while self._untried:
             deployment, busy_s = self._preferred()
-            self.untried.remove(deployment)
+            self._untried.remove(deployment)
             if self._overflowed_tokens >= deployment.context_tokens > 0:
                 continue
             if busy_s and not self._may_pause(busy_s, left_s):
                 self._leave_alone(deployment, busy_s)
                 continue
-            if begun and self.conditions.of(deployment.name).is_doubtful and not self._paid(deployment):
+            if begun and self._conditions.of(deployment.name).is_doubtful and not self._paid(deployment):
                 continue
             if not self._counted:
                 self._counted = True
-                self.budgets.of(deployment.tier.name).request()
-            return Stop(deployment, self._after(busy_s) if busy_s else 0.0, last=not self.untried)
+                self._budgets.of(deployment.tier.name).request()
+            return Stop(deployment, self._after(busy_s) if busy_s else 0.0, last=not self._untried)
         while self._put_off:
             deployment = self._put_off.pop(0)
             if self._overflowed_tokens < deployment.context_tokens:
@@ -134,9 +143,9 @@ class Itinerary:
 
     def _preferred(self) -> tuple[Deployment, float]:
         """Return the first untried candidate that may be asked now, else the one whose time comes first."""
-        soonest, soonest_s = self.untried[0], float("inf")
-        for deployment in self.untried:
-            busy_s = self.conditions.busy_s(deployment.name)
+        soonest, soonest_s = self._untried[0], float("inf")
+        for deployment in self._untried:
+            busy_s = self._conditions.busy_s(deployment.name)
             if not busy_s:
                 return deployment, 0.0
             if busy_s < soonest_s:
@@ -149,21 +158,21 @@ class Itinerary:
         self._repeated = True
         deployment, asked_s = min(self._curable, key=lambda each: each[1])
         # The endpoint may have told another request something since.
-        wait_s = max(asked_s, self.conditions.busy_s(deployment.name))
+        wait_s = max(asked_s, self._conditions.busy_s(deployment.name))
         if not self._may_pause(wait_s, left_s) or not self._paid(deployment):
             return None
-        pause_s = self._after(wait_s) if wait_s else self.dice.uniform(0.0, JITTER_S)
+        pause_s = self._after(wait_s) if wait_s else self._dice.uniform(0.0, JITTER_S)
         return Stop(deployment, min(pause_s, max(0.0, left_s - LEAST_ATTEMPT_S)), last=True)
 
     def _after(self, wait_s: float) -> float:
         # Never before the time that was named, and not all at that time.
-        return wait_s + self.dice.uniform(0.0, min(1.0, JITTER_S + 0.1 * wait_s))
+        return wait_s + self._dice.uniform(0.0, min(1.0, JITTER_S + 0.1 * wait_s))
 
     def _may_pause(self, wait_s: float, left_s: float) -> bool:
-        return wait_s <= min(self.longest_pause_s, left_s - LEAST_ATTEMPT_S)
+        return wait_s <= min(self._longest_pause_s, left_s - LEAST_ATTEMPT_S)
 
     def _paid(self, deployment: Deployment) -> bool:
-        if self.budgets.of(deployment.tier.name).take():
+        if self._budgets.of(deployment.tier.name).take():
             return True
         self.refused.append(deployment)
         return False

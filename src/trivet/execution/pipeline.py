@@ -29,10 +29,10 @@ from trivet.domain.failpoints import reach
 from trivet.domain.ids import new_id
 from trivet.domain.outcomes import Outcome, OutcomeStatus
 from trivet.domain.requests import ChatRequest, Principal
-from trivet.execution.admission import Entry
+from trivet.execution.admission import LIKELY_BYTES_PER_TOKEN
 from trivet.execution.answer import Answer
-from trivet.execution.boarding import LIKELY_BYTES_PER_TOKEN, claim_of, find_place
-from trivet.execution.chain import Chain, Course
+from trivet.execution.boarding import find_place
+from trivet.execution.chain import Chain
 from trivet.execution.drain import Drain
 from trivet.execution.memory import AnswerMemory
 from trivet.execution.outside import Outside, Promise, Report, Taken
@@ -143,41 +143,38 @@ class Pipeline:
         self.drain.check()
         started_ns = self._clock.monotonic_ns()
         again: Callable[[], Decision] | None = None
+        reservation, tariff = None, None
         if request.decision_id is None:
-            again = partial(self.decide, request, principal) if decision is None else None
-            decided = decision or await self._decided(request, principal)
-            taken = Taken(decided, await self._admit(request, principal, decided))
+            if decision is None:
+                again = partial(self.decide, request, principal)
+                decision = await self._decided(request, principal)
+            admitted = await self._admit(request, principal, decision)
         else:
             taken = await self._take(request.decision_id, request, principal)
-        decision = taken.decision
+            decision, admitted = taken.decision, taken.admitted
+            reservation, tariff = taken.reservation, taken.tariff
         run = self._run(
-            request, principal, decision, taken.admitted, request_id=request_id, started_ns=started_ns
+            *(request, principal, decision, admitted),
+            request_id=request_id,
+            started_ns=started_ns,
+            on_wait=on_wait,
         )
         run.keep = keep
         self.drain.opened(request_id)
-        if taken.reservation is not None and taken.tariff is not None:
-            run.adopt(taken.reservation, taken.tariff)
+        if reservation is not None and tariff is not None:
+            run.adopt(reservation, tariff)
         try:
             if self._memory is not None and (kept := await self._memory.recall(run)) is not None:
                 return await self._delivered(kept)
-            waits = partial(on_wait, run.decision) if on_wait is not None else _unheard
-            with self.drain.waiting(run), Entry(claim_of(run)) as entry:
-                await find_place(entry, run, self._chain, again=again, on_wait=waits)
+            with self.drain.waiting(run), run.entry as entry:
+                # An engine's tokenizer takes no place from those that generate.
+                if request.surface.computes and not self._chain.admission.enter(entry, decision.deployment):
+                    await find_place(run, self._chain, again=again)
                 await run.hold()
                 reach("after_reserve")
                 if run.decision.passed_over is not None:
                     self._fleet.wish(run.decision.passed_over)
-                course = Course(
-                    request=request,
-                    decision=run.decision,
-                    attempts=run.attempts,
-                    request_id=request_id,
-                    started_ns=started_ns,
-                    on_wait=waits,
-                    weigh=run.weigh,
-                    entry=entry,
-                )
-                reply, running = await self._chain.first_content(course)
+                reply, running = await self._chain.first_content(run)
         except BaseException as error:
             await self._broken_off(run, error)
             raise
@@ -279,6 +276,7 @@ class Pipeline:
         *,
         request_id: str,
         started_ns: int,
+        on_wait: Callable[[Decision], None] | None = None,
     ) -> Run:
         return Run(
             request_id=request_id,
@@ -292,6 +290,7 @@ class Pipeline:
             row_writer=self._records.writer,
             announce=self.announce,
             admitted=admitted,
+            on_wait=on_wait,
         )
 
     async def _broken_off(self, run: Run, error: BaseException) -> None:
@@ -361,10 +360,6 @@ def _awake(offer: Offer) -> Offer:
     if offer.deployment.swap_group is None or offer.state in (EngineState.FAILED, EngineState.DOWN, "open"):
         return offer
     return replace(offer, state=EngineState.READY, in_flight=0, wait_s=0.0)
-
-
-def _unheard() -> None:
-    """Tell nobody."""
 
 
 def _status_of(error: BaseException) -> OutcomeStatus:

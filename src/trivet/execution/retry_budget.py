@@ -34,7 +34,8 @@ class RetryBudget:
 
     def request(self) -> None:
         """Note that a request begins at the tier."""
-        self._level = min(_FULL, self._level + _SHARE)
+        if self._level < _FULL:
+            self._level = min(_FULL, self._level + _SHARE)
 
     def take(self) -> bool:
         """Take one repeated try out; False: there is none left, and it must not be made."""

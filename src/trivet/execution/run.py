@@ -18,11 +18,14 @@ from trivet.domain.prices import Prices
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Reply
+from trivet.execution.admission import LIKELY_BYTES_PER_TOKEN, Claim, Entry
 from trivet.execution.charging import Bill, Charges
 from trivet.execution.settler import AlsoWrite, Ending, MakeAlso, Settler
 from trivet.execution.tariff import Tariff
 
 log = structlog.get_logger(__name__)
+
+NOTHING = Amounts()
 
 
 class Announce(Protocol):
@@ -71,6 +74,7 @@ class Run:
         row_writer: Callable[[Outcome], AlsoWrite],
         announce: Announce,
         admitted: Admitted | None = None,
+        on_wait: Callable[[Decision], None] | None = None,
     ) -> None:
         self.request_id = request_id
         self.principal = principal
@@ -78,6 +82,18 @@ class Run:
         self.decision = decision
         self.started_ns = started_ns
         self.attempts: list[Attempt] = []
+        self.priority = principal.priority_of(request.hints.priority)
+        prompt_bytes = decision.estimated.prompt_tokens
+        self.entry = Entry(
+            Claim(
+                principal.scope,
+                self.priority,
+                prompt_bytes // LIKELY_BYTES_PER_TOKEN + decision.max_output_tokens * request.n,
+                prompt_bytes,
+                request.stream,
+            )
+        )
+        """Leave to go to an engine, once it is given."""
         self.reservation: Reservation | None = None
         self.closed = False
         self._charged_tokens = 0
@@ -100,12 +116,14 @@ class Run:
         self._tariff = Tariff.of(decision.deployment, budget.prices)
         # By deployment, as they were when its use was allowed; prices may change under way.
         self._tariffs = {decision.deployment.name: self._tariff}
-        self._held = Amounts()
+        self._held = NOTHING
+        self._held_for: Deployment | None = None
         # Whether the ladder let the hold use the dearest tier; it asks, whatever that tier weighs.
         self._held_for_dearest = False
         self._clock = clock
         self._row_writer = row_writer
         self._announce = announce
+        self._on_wait = on_wait
 
     @property
     def tariff(self) -> Tariff:
@@ -118,7 +136,13 @@ class Run:
         self._tariff = tariff
         self._kept[self.decision.deployment.name] = self._tariffs[self.decision.deployment.name] = tariff
         self._held = reservation.amounts
+        self._held_for = self.decision.deployment
         self._held_for_dearest = self._is_dearest(self.decision.deployment)
+
+    def waits(self) -> None:
+        """Tell whoever listens that a model, or a place before an engine, has to be waited for."""
+        if self._on_wait is not None:
+            self._on_wait(self.decision)
 
     async def hold(self) -> None:
         """Hold what the first candidate can use; where little is left, lower the request's output cap to it.
@@ -149,9 +173,11 @@ class Run:
                     self.downgraded_from = self.downgraded_from or before.name
                 self.decision = replace(self.decision, candidates=others)
                 self._tariff = Tariff.of(self.decision.deployment, self._budget.prices)
+        deployment = self.decision.deployment
         self._held = self.reservation.amounts
-        self._tariffs[self.decision.deployment.name] = self._tariff
-        self._held_for_dearest = self._is_dearest(self.decision.deployment)
+        self._held_for = deployment
+        self._held_for_dearest = self._is_dearest(deployment)
+        self._tariffs[deployment.name] = self._tariff
         if self.reservation.max_output < cap:
             self.clamped = True
             granted = self.reservation.max_output // self.request.n
@@ -163,23 +189,24 @@ class Run:
         return max(0.0, self._budget.deadline_s - spent_ns / 1e9)
 
     def _asked(self, cap: int) -> Hold:
-        tier, hints = self.decision.deployment.tier, self.request.hints
+        decision, hints, tariff = self.decision, self.request.hints, self._tariff
+        tier, prompt_tokens = decision.deployment.tier, decision.estimated.prompt_tokens
         least = self._budget.minimum_output_tokens
         return Hold(
             scope=self.principal.scope,
-            prompt=self._tariff.prompt(self.decision.estimated.prompt_tokens),
-            output=self._tariff.output(cap, prompt_tokens=self.decision.estimated.prompt_tokens),
+            prompt=tariff.prompt(prompt_tokens),
+            output=tariff.output(cap, prompt_tokens=prompt_tokens),
             max_output=cap,
             min_output=cap if least is None else min(cap, least * self.request.n),
-            priority=self.principal.priority_of(hints.priority),
+            priority=self.priority,
             task=hints.task_id,
             session=hints.session,
             tier=tier.name,
-            dearest=self._is_dearest(self.decision.deployment),
+            dearest=tier.order == self._budget.dearest_order,
             idempotency=self.request.idempotency,
             expires_at_ns=self.given_until_ns,
-            decision_id=self.decision.decision_id,
-            unpriced=not self._tariff.price.known,
+            decision_id=decision.decision_id,
+            unpriced=not tariff.price.known,
         )
 
     def _candidates_instead(self, refused: BudgetError) -> tuple[Candidate, ...]:
@@ -199,12 +226,17 @@ class Run:
             and not Tariff.of(candidate.deployment, self._budget.prices).is_dearer_than(self._tariff)
         )
 
+    def is_held_for(self, deployment: Deployment) -> bool:
+        """Tell whether what is held was weighed for this deployment the last time."""
+        return deployment is self._held_for
+
     async def weigh(self, deployment: Deployment) -> bool:
         """Hold what another candidate can use instead; False: it is too dear, and no candidate."""
         held = self.reservation
         tariff = self._kept.get(deployment.name) or Tariff.of(deployment, self._budget.prices)
         dearest = self._is_dearest(deployment)
         self._tariffs[deployment.name] = tariff
+        self._held_for = None
         if held is None or (tariff == self._tariff and (self._held_for_dearest or not dearest)):
             return True
         if held.dollars_limited and not tariff.price.known:

@@ -1,5 +1,6 @@
 """The slow path: which engines run where, and whether they answer."""
 
 from trivet.fleet.fleet import Fleet
+from trivet.fleet.lending import Lease
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "Lease"]

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,12 @@ from trivet.domain.tiers import Deployment
 from trivet.engines.connect import open_transport
 from trivet.engines.launch import LaunchPlan
 from trivet.engines.probe import probe
-from trivet.engines.protocol import Health, Transport
+from trivet.engines.protocol import Health
 from trivet.fleet.adoption import adopt_served
 from trivet.fleet.attached_memory import AttachedMemory
 from trivet.fleet.engine_room import EngineRoom, LoadingTurns
 from trivet.fleet.launcher import Launcher
-from trivet.fleet.lending import Lender
+from trivet.fleet.lending import Lease, Lender
 from trivet.fleet.observed import in_gib
 from trivet.fleet.ollama_keeper import OllamaKeeper
 from trivet.fleet.ollama_model import open_ollama_model
@@ -100,8 +100,7 @@ class Endpoint:
         """Return the endpoint as routing sees it."""
         return Offer(self._deployment, self._health.state, self._in_flight, self._standing.wait_s)
 
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[Transport]:
+    def lease(self) -> Lease:
         """Lend the transport for one attempt, counting it as in flight.
 
         Raises:
@@ -111,11 +110,10 @@ class Endpoint:
         if lent is None:
             raise EngineUnavailable(f"{self._deployment.name} is not running: {self._health.detail}.")
         self._in_flight += 1
-        try:
-            with lent.held() as transport:
-                yield transport
-        finally:
-            self._in_flight -= 1
+        return lent.held(self._count_back)
+
+    def _count_back(self) -> None:
+        self._in_flight -= 1
 
     def report(self) -> dict[str, Any]:
         """Return the endpoint as the API shows it."""

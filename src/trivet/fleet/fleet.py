@@ -17,10 +17,10 @@ from trivet.domain.decisions import Offer
 from trivet.domain.engine_states import EngineState
 from trivet.engines.connect import open_session
 from trivet.engines.litellm import load_library
-from trivet.engines.protocol import Transport
 from trivet.fleet.endpoint import Endpoint
 from trivet.fleet.engine_room import EngineRoom
 from trivet.fleet.launcher import end_leftovers
+from trivet.fleet.lending import Lease
 from trivet.fleet.plan import EndpointPlan
 from trivet.fleet.swap_groups import SwapGroups
 
@@ -107,8 +107,12 @@ class Fleet:
         """Return how often each swap group has brought a model that requests waited for."""
         return {group.name: group.swaps for group in self._groups.groups}
 
-    def lease(self, name: str) -> AbstractContextManager[Transport]:
-        """Lend the transport of a deployment for one attempt."""
+    def lease(self, name: str) -> Lease:
+        """Lend the transport of a deployment for one attempt.
+
+        Raises:
+            EngineUnavailable: there is no way to it yet.
+        """
         return self._endpoints[name].lease()
 
     def wish(self, name: str) -> None:
@@ -116,6 +120,10 @@ class Fleet:
         group = self._groups.of(name)
         if group is not None:
             group.wish(name)
+
+    def is_there(self, name: str) -> bool:
+        """Tell whether a deployment's model is not to be waited for; else `ensure_ready` comes first."""
+        return self._groups.of(name) is None and not self._endpoints[name].standing.is_coming
 
     async def ensure_ready(
         self, name: str, *, left_s: float, last: bool, on_wait: Callable[[], None]
@@ -135,9 +143,9 @@ class Fleet:
             EngineLoading: the model did not come in time.
             EngineUnavailable: it cannot be loaded now.
         """
-        group, standing = self._groups.of(name), self._endpoints[name].standing
-        if group is None and not standing.is_coming:
+        if self.is_there(name):
             return contextlib.nullcontext()
+        group, standing = self._groups.of(name), self._endpoints[name].standing
         wait_s = left_s if last else min(left_s / 2, self._longest_wait_s(name))
         if group is not None and standing.health.state is EngineState.PULLING:
             # A download takes no memory: it comes first, and nobody makes room meanwhile.

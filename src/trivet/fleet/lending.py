@@ -1,8 +1,7 @@
 """A transport as it is lent to attempts, and closed once none of them holds it."""
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import structlog
 
@@ -27,17 +26,17 @@ class LentTransport:
         self._unused.set()
         self._closed = False
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[Transport]:
-        """Lend it for one attempt."""
+    def held(self, returned: Callable[[], None] | None = None) -> "Lease":
+        """Lend it for one attempt; `returned` is called when it has been given back."""
         self._leases += 1
         self._unused.clear()
-        try:
-            yield self
-        finally:
-            self._leases -= 1
-            if self._leases == 0:
-                self._unused.set()
+        return Lease(self, returned)
+
+    def give_back(self) -> None:
+        """Take it back; for the lease."""
+        self._leases -= 1
+        if self._leases == 0:
+            self._unused.set()
 
     async def chat(self, call: EngineCall) -> Reply:
         """Dispatch; see `Transport.chat`."""
@@ -59,6 +58,33 @@ class LentTransport:
         if not self._closed:
             self._closed = True
             await self._transport.aclose()
+
+
+class Lease:
+    """A transport, held by one attempt until it is closed; idempotent. As a context manager it gives it."""
+
+    __slots__ = ("_open", "_returned", "transport")
+
+    def __init__(self, transport: LentTransport, returned: Callable[[], None] | None) -> None:
+        self.transport = transport
+        self._returned = returned
+        self._open = True
+
+    def close(self) -> None:
+        """Give the transport back."""
+        if self._open:
+            self._open = False
+            self.transport.give_back()
+            if self._returned is not None:
+                self._returned()
+
+    def __enter__(self) -> Transport:
+        """Return the transport."""
+        return self.transport
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        self.close()
 
 
 class Lender:

@@ -38,7 +38,7 @@ class Road:
     def way(self, *candidates: Deployment, longest_pause_s: float = 30.0) -> Itinerary:
         """Return the way of a new request."""
         chosen = decision(*candidates).candidates
-        return Itinerary.of(chosen, self.conditions, self.budgets, self.dice, longest_pause_s)
+        return Itinerary(chosen, self.conditions, self.budgets, self.dice, longest_pause_s)
 
     def walk(
         self, way: Itinerary, errors: dict[str, EngineError], *, left_s: float = 100.0
@@ -143,7 +143,7 @@ def test_pauses_begin_at_zero_and_differ(road: Road) -> None:
     pauses = []
     for _ in range(9):
         pauses.append(road.walk(road.way(NEAR), {"near": busy})[-1][1])
-        road.conditions.answered("near")
+        road.conditions.of("near").answered()
     assert len(set(pauses)) == 9
     assert min(pauses) < JITTER_S / 3 < 2 * JITTER_S / 3 < max(pauses)
 
@@ -200,7 +200,7 @@ def test_retry_after_is_not_believed_for_ever(road: Road) -> None:
     road.clock.advance(60.0)
     assert road.conditions.busy_s("near") == 0.0
     road.conditions.failed("near", day)
-    road.conditions.answered("near")
+    road.conditions.of("near").answered()
     assert road.conditions.busy_s("near") == 0.0
 
 

@@ -1,7 +1,7 @@
 """Which candidate takes a request: one that has room, before any that has not."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,15 +18,17 @@ WAIT_PER_TIER_S = 5.0
 """Waiting so long is as bad as one tier upwards: the exchange rate of the score, `routing.scoring`."""
 
 
-@dataclass(slots=True)
 class Entry:
     """What a request has got on its way to an engine. Use as a context manager: what is unused goes back."""
 
-    claim: Claim
-    ticket: Ticket | None = None
-    name: str = ""
-    """The deployment that the ticket is for."""
-    waited_ns: int = 0
+    __slots__ = ("claim", "name", "ticket", "waited_ns")
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.ticket: Ticket | None = None
+        self.name = ""
+        """The deployment that the ticket is for."""
+        self.waited_ns = 0
 
     def take(self, name: str) -> Ticket | None:
         """Hand the ticket over, if it is for this deployment; one for another goes back."""
@@ -130,24 +132,32 @@ class Admission:
             ticket = await gate.queue(entry.claim, left_s=left_s)
         return ticket
 
+    def enter(self, entry: Entry, first: Deployment) -> bool:
+        """Get the entry the best candidate's ticket if there is room; False: a place must be looked for.
+
+        Where the best one is not in memory, the chain waits for that, and asks its gate afterwards: there is
+        no ticket then.
+        """
+        if not self._is_gated(first):
+            return True
+        ticket = self.gate(first).take(entry.claim)
+        if ticket is None:
+            return False
+        entry.ticket, entry.name = ticket, first.name
+        return True
+
     async def find_place(
         self, entry: Entry, decision: Decision, *, left_s: float, on_wait: Callable[[], None]
     ) -> Decision:
         """Get the entry a ticket, after waiting if need be; return the decision with its deployment first.
 
         The best candidate that has room takes the request, though never one below what was aimed at, as
-        long as waiting helps. Where the best one is not in memory, the chain waits for that, and asks its
-        gate afterwards: there is no ticket then.
+        long as waiting helps.
 
         Raises:
             Overloaded: every queue is longer than the request can wait.
         """
-        first = decision.candidates[0]
-        if not self._is_gated(first.deployment):
-            return decision
-        ticket = self.gate(first.deployment).take(entry.claim)
-        if ticket is not None:
-            entry.ticket, entry.name = ticket, first.deployment.name
+        if self.enter(entry, decision.deployment):
             return decision
         gated = [each for each in decision.candidates if self._is_gated(each.deployment)]
         will_do = [each for each in gated if not _is_last_resort(each, decision.candidates)]

@@ -1,13 +1,15 @@
 """What a request asks of a gate."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from trivet.domain.budgets import Priority
 from trivet.domain.scopes import Scope
 
+LIKELY_BYTES_PER_TOKEN = 4
+"""The ceiling of a prompt's tokens counts its bytes."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+
+class Claim(NamedTuple):
     """Who asks to be let through to an engine, how urgently, and for how much work."""
 
     scope: Scope

@@ -222,10 +222,10 @@ class Gate:
         limit = self.limit.value
         if self.in_flight >= limit or not self._settings.enabled:
             return not self._settings.enabled
-        return priority == "critical" or self.in_flight < limit - self._kept_free(limit, now_ns)
-
-    def _kept_free(self, limit: int, now_ns: int) -> int:
-        return max(0, self._reserve.size(limit, now_ns) - self._critical)
+        if priority == "critical":
+            return True
+        kept_free = self._reserve.size(limit, now_ns) - self._critical
+        return kept_free <= 0 or self.in_flight < limit - kept_free
 
     def _places(self, priority: Priority, now_ns: int) -> int:
         limit = self.limit.value

@@ -9,7 +9,6 @@ import pytest
 from trivet.config.admission_settings import AdmissionSettings
 from trivet.domain.decisions import Candidate, Complexity, Decision
 from trivet.domain.errors import Overloaded
-from trivet.domain.requests import ChatRequest
 from trivet.domain.scopes import Scope
 from trivet.domain.tiers import Deployment, Tier
 from trivet.execution.admission import Admission, Claim, Entry
@@ -205,21 +204,17 @@ class Doors:
     def __init__(self, doors: Admission) -> None:
         self._doors = doors
 
-    async def find_place(
-        self, entry: Entry, wanted: Decision, *, started_ns: int, on_wait: Callable[[], None]
-    ) -> Decision:
+    async def find_place(self, going: "Going") -> Decision:
         """Look for a place."""
-        del started_ns
-        return await self._doors.find_place(entry, wanted, left_s=300.0, on_wait=on_wait)
+        return await self._doors.find_place(going.entry, going.decision, left_s=300.0, on_wait=unheard)
 
 
 class Going:
-    """What `find_place` asks of a run: the decision to go by."""
+    """What `find_place` asks of a run: its entry, and the decision to go by."""
 
-    def __init__(self, wanted: Decision) -> None:
+    def __init__(self, entry: Entry, wanted: Decision) -> None:
+        self.entry = entry
         self.decision = wanted
-        self.request = ChatRequest(body={}, body_bytes=0, model="auto")
-        self.started_ns = 0
 
 
 @pytest.mark.parametrize(
@@ -236,14 +231,10 @@ def test_after_a_longer_wait_it_is_decided_anew(waits_s: float, anew: Decision, 
     async def work() -> None:
         doors = admission()
         first, second = fill(doors, TARGET, TWIN)
-        going = Going(decision(TARGET, TWIN))
         with Entry(CLAIM) as entry:
+            going = Going(entry, decision(TARGET, TWIN))
             looking = asyncio.create_task(
-                find_place(
-                    *(entry, cast("Run", going), cast("Chain", Doors(doors))),
-                    again=lambda: anew,
-                    on_wait=unheard,
-                )
+                find_place(cast("Run", going), cast("Chain", Doors(doors)), again=lambda: anew)
             )
             await asyncio.sleep(waits_s)
             first.release()
