@@ -12,6 +12,8 @@ from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.explain import rejection_as_json
 from trivet.routing.policies import TierRange
 
+CONTEXT_TOO_SMALL = "context_too_small"
+"""The one code of a rejection that depends on how long a prompt is."""
 OPTIMISTIC_BYTES_PER_TOKEN = 8
 """Text of any kind has fewer bytes per token on average: what does not fit at this rate cannot fit."""
 
@@ -57,19 +59,24 @@ def require_tier(tier: Tier, offers: Sequence[Offer], principal: Principal | Non
         )
 
 
-def judge(offers: Sequence[Offer], terms: Terms) -> tuple[list[Offer], list[Rejection]]:
-    """Part the offers into those that may serve and those that may not, with the first reason found.
+def least_tokens(needs: Needs) -> int:
+    """Return how many tokens the prompt has at least; it fits no window of as many or fewer."""
+    return needs.window_bytes // OPTIMISTIC_BYTES_PER_TOKEN
+
+
+def judge(offers: Sequence[Offer], terms: Terms) -> tuple[list[int], list[Rejection]]:
+    """Part the offers into those that may serve, by position, and those that may not, with the first reason.
 
     A deployment is rejected for its context window only if even an optimistic count of the prompt's
     tokens does not fit. The prompt's ceiling in bytes would reject prompts that fit three times over;
     in between the engine itself says whether the prompt fits, and the chain moves on if it does not.
     """
-    eligible: list[Offer] = []
+    eligible: list[int] = []
     rejected: list[Rejection] = []
-    for offer in offers:
+    for position, offer in enumerate(offers):
         fault = _fault(offer.deployment, terms)
         if fault is None:
-            eligible.append(offer)
+            eligible.append(position)
         else:
             rejected.append(Rejection(offer.deployment, *fault))
     return eligible, rejected
@@ -102,10 +109,10 @@ def _fault(deployment: Deployment, terms: Terms) -> tuple[str, str] | None:
     missing = sorted(terms.needs.capabilities - deployment.capabilities)
     if missing:
         return "capability_missing", f"{deployment.name} lacks {', '.join(missing)}."
-    least_tokens = terms.needs.window_bytes // OPTIMISTIC_BYTES_PER_TOKEN
-    if least_tokens + 1 > deployment.context_tokens:
-        return "context_too_small", (
-            f"The prompt is at least {least_tokens} tokens; "
+    least = least_tokens(terms.needs)
+    if least >= deployment.context_tokens:
+        return CONTEXT_TOO_SMALL, (
+            f"The prompt is at least {least} tokens; "
             f"{deployment.name} holds {deployment.context_tokens}, prompt and answer together."
         )
     return None
@@ -132,8 +139,8 @@ def refusal(rejected: Sequence[Rejection], principal: Principal | None) -> Trive
             details=details,
         )
     # What the key and the limits leave: if only the context stands in the way, that is the news.
-    if "context_too_small" in codes and codes <= {
-        "context_too_small",
+    if CONTEXT_TOO_SMALL in codes and codes <= {
+        CONTEXT_TOO_SMALL,
         "key_not_allowed",
         "above_max_tier",
         "below_min_tier",
@@ -152,7 +159,7 @@ def refusal(rejected: Sequence[Rejection], principal: Principal | None) -> Trive
 
 
 def _context_refusal(judged: Sequence[Rejection], codes: set[str], details: dict[str, Any]) -> ContextTooLong:
-    small = [rejection for rejection in judged if rejection.code == "context_too_small"]
+    small = [rejection for rejection in judged if rejection.code == CONTEXT_TOO_SMALL]
     widest = max(small, key=lambda rejection: rejection.deployment.context_tokens).deployment
     hint = "Shorten the prompt or drop old turns"
     if "above_max_tier" in codes:

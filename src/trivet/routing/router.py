@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from trivet.config.settings import PolicySettings, RoutingSettings
 from trivet.domain.budgets import Pressure
-from trivet.domain.decisions import Candidate, Complexity, Decision, Estimate, Offer, Reason, Rejection
+from trivet.domain.decisions import Complexity, Decision, Estimate, Offer, Reason, Rejection
 from trivet.domain.engine_states import EngineState
 from trivet.domain.errors import ApprovalRequired
 from trivet.domain.requests import ChatRequest, Needs, Principal
@@ -13,18 +13,28 @@ from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.affinity import arranged
 from trivet.routing.complexity import FACTOR_WEIGHTS, ComplexityEstimator, confidence
-from trivet.routing.eligibility import Terms, judge, refusal, require_tier, told
+from trivet.routing.eligibility import (
+    CONTEXT_TOO_SMALL,
+    Terms,
+    judge,
+    least_tokens,
+    refusal,
+    require_tier,
+    told,
+)
 from trivet.routing.embedding_model import embedding_aim
 from trivet.routing.features import prompt_ceiling_tokens
 from trivet.routing.output import output_cap
 from trivet.routing.policies import Policy, PolicyBook, TierRange, tier_range
-from trivet.routing.scoring import expected_wait_s, rank
-from trivet.routing.steering import Aim, steered
+from trivet.routing.roster import Kind, Plan, Roster
+from trivet.routing.steering import Aim, steered, steers
 from trivet.routing.target import find_target
+
+_WEIGHTS = tuple(FACTOR_WEIGHTS.items())
 
 
 class Router:
-    """Decides; holds no state between requests and does no input or output."""
+    """Decides; does no input or output, and keeps nothing between requests that could change a decision."""
 
     def __init__(self, settings: RoutingSettings, tiers: Sequence[Tier]) -> None:
         """Take the routing section and the tiers.
@@ -42,6 +52,7 @@ class Router:
         self._tiers = tuple(sorted(tiers, key=lambda tier: tier.order))
         self._estimator = ComplexityEstimator(self._tiers, text_limit_chars=settings.text_limit_chars)
         self._orders = {tier.name: position for position, tier in enumerate(self._tiers)}
+        self._roster = Roster((), len(self._tiers))
         self._fixed = self._orders.get(settings.fixed_tier, len(self._tiers) // 2)
 
     def decide(
@@ -72,56 +83,106 @@ class Router:
             NoCandidate: they are ruled out for several reasons; `details["rejected"]` lists them.
             ApprovalRequired: a budget allows only lower tiers, and they cannot serve the request.
         """
-        policy = self._book.find(needs.task_type)
         complexity = self._estimator.score(
             needs.text, needs.context_tokens, needs.agent_capabilities, needs.history_length
         )
+        plan = self._plan(request, needs, complexity, offers, principal, pressure)
+        candidates, ready = self._roster.ranked(offers, plan)
+        if plan.pooled:
+            candidates = arranged(candidates, offers, request, principal.scope if principal else "")
+        outlook = plan.outlook(offers, candidates, self._tiers, ready=ready)
+        aim, policy, chosen = plan.aim, plan.policy, candidates[0].deployment
+        cap, output_reasons = output_cap(request.max_tokens, policy, chosen, needs)
+        reasons, sure = (*outlook.reasons, *output_reasons), 1.0
+        if aim.strategy == "complexity":
+            reasons = (_complexity_reason(complexity), *reasons)
+            if aim.order == self._orders[complexity.recommended_tier]:
+                sure = confidence(complexity.score, self._tiers)
+        return Decision(
+            decision_id=decision_id,
+            complexity=complexity,
+            confidence=sure,
+            policy=policy.name,
+            strategy=aim.strategy,
+            reasons=reasons,
+            candidates=tuple(candidates),
+            rejected=outlook.rejected,
+            passed_over=outlook.passed_over,
+            downgraded_from=plan.downgraded_from,
+            temperature=chosen.tier.temperature if policy.temperature is None else policy.temperature,
+            max_output_tokens=cap,
+            # A ceiling whichever candidate serves in the end, so that the hold survives a fallback.
+            estimated=Estimate(prompt_ceiling_tokens(needs, plan.template_tokens), cap),
+        )
+
+    def _plan(
+        self,
+        request: ChatRequest,
+        needs: Needs,
+        complexity: Complexity,
+        offers: Sequence[Offer],
+        principal: Principal | None,
+        pressure: Pressure | None,
+    ) -> Plan:
+        """Return the plan for requests of this kind, which is kept unless a budget has a say in it."""
+        deployments = tuple([offer.deployment for offer in offers])
+        if deployments != self._roster.deployments:
+            self._roster = Roster(deployments, len(self._tiers))
+        if steers(pressure):
+            return self._made(request, needs, complexity, offers, principal, pressure)[0]
+        hints = request.hints
+        kind = Kind(
+            request.model,
+            request.surface,
+            complexity.recommended_tier,
+            needs.task_type,
+            hints.min_tier,
+            hints.max_tier,
+            hints.local_only,
+            needs.capabilities,
+            principal.role if principal else None,
+            principal.tiers if principal else None,
+            principal.models if principal else None,
+        )
+        plan = self._roster.plan(kind)
+        if plan is None or least_tokens(needs) >= plan.window_tokens:
+            plan, keeps = self._made(request, needs, complexity, offers, principal, None)
+            if keeps:
+                self._roster.keep(kind, plan)
+        return plan
+
+    def _made(
+        self,
+        request: ChatRequest,
+        needs: Needs,
+        complexity: Complexity,
+        offers: Sequence[Offer],
+        principal: Principal | None,
+        pressure: Pressure | None,
+    ) -> tuple[Plan, bool]:
+        """Return a plan for the request, and whether it is right for shorter and somewhat longer prompts."""
         wanted = self._aim(request, needs, complexity, offers, principal)
         aim = steered(wanted, self._tiers, complexity, request.hints, pressure)
         terms = self._terms(request, needs, principal, aim.range, aim.pinned)
         terms = terms if aim.only_model is None else replace(terms, only_model=aim.only_model)
         eligible, rejected = self._judged(offers, terms, aim, wanted)
-        candidates = rank(
-            eligible,
-            target_order=aim.order,
-            tier_count=len(self._tiers),
-            prefers_cheaper=aim.prefers_cheaper,
-        )
-        candidates = arranged(candidates, eligible, request, principal.scope if principal else "")
-        chosen = candidates[0].deployment
-        cap, output_reasons = output_cap(request.max_tokens, policy, chosen, needs)
-        # A ceiling whichever candidate serves in the end, so that the hold survives a fallback.
-        template_tokens = max(candidate.deployment.template_tokens for candidate in candidates)
-        temperature = policy.temperature
-        return Decision(
-            decision_id=decision_id,
-            complexity=complexity,
-            confidence=self._confidence(aim, complexity),
-            policy=policy.name,
-            strategy=aim.strategy,
-            reasons=(
-                *aim.reasons,
-                *_availability_reasons(aim, self._tiers, eligible, rejected, candidates),
-                *output_reasons,
-            ),
-            candidates=tuple(candidates),
-            rejected=tuple(_compared(rejection, chosen) for rejection in rejected),
-            passed_over=_passed_over(candidates),
+        serving = [offers[position].deployment for position in eligible]
+        plan = Plan(
+            policy=self._book.find(needs.task_type),
+            aim=aim,
             downgraded_from=self._tiers[wanted.order].name if aim.enforced_from else None,
-            temperature=chosen.tier.temperature if temperature is None else temperature,
-            max_output_tokens=cap,
-            estimated=Estimate(prompt_ceiling_tokens(needs, template_tokens), cap),
+            eligible=tuple(eligible),
+            rejected=tuple(told(rejected, principal)),
+            window_tokens=min(each.context_tokens for each in serving),
+            template_tokens=max(each.template_tokens for each in serving),
+            pooled=any(each.endpoint_of is not None for each in serving),
         )
-
-    def _confidence(self, aim: Aim, complexity: Complexity) -> float:
-        """Return how sure the score is of its tier; wholly, where it did not choose."""
-        free = aim.strategy == "complexity" and aim.order == self._orders[complexity.recommended_tier]
-        return confidence(complexity.score, self._tiers) if free else 1.0
+        return plan, all(rejection.code != CONTEXT_TOO_SMALL for rejection in rejected)
 
     def _judged(
         self, offers: Sequence[Offer], terms: Terms, aim: Aim, wanted: Aim
-    ) -> tuple[list[Offer], list[Rejection]]:
-        """Return what may serve, at least one, and what may not, as far as the caller may know."""
+    ) -> tuple[list[int], list[Rejection]]:
+        """Return the positions of what may serve, at least one, and what may not."""
         eligible, rejected = judge(offers, terms)
         if aim.insists is not None and eligible:
             raise self._withheld(aim.insists, wanted, terms, offers)
@@ -129,7 +190,7 @@ class Router:
             raise self._withheld("no cheaper tier can serve this request", wanted, terms, offers)
         if not eligible:
             raise refusal(rejected, terms.principal)
-        return eligible, told(rejected, terms.principal)
+        return eligible, rejected
 
     def cheaper_tiers(
         self,
@@ -161,8 +222,8 @@ class Router:
         )
 
     def _serving(self, terms: Terms, offers: Sequence[Offer]) -> list[str]:
-        eligible, _ = judge(offers, terms)
-        ready = {offer.deployment.tier.order for offer in eligible if offer.state == EngineState.READY}
+        able = [offers[position] for position in judge(offers, terms)[0]]
+        ready = {offer.deployment.tier.order for offer in able if offer.state == EngineState.READY}
         return [tier.name for tier in reversed(self._tiers) if tier.order in ready]
 
     def _withheld(self, why: str, wanted: Aim, terms: Terms, offers: Sequence[Offer]) -> ApprovalRequired:
@@ -219,7 +280,6 @@ class Router:
             "complexity",
             self._orders[complexity.recommended_tier],
             limits,
-            _complexity_reason(complexity),
             _policy_reason(needs.task_type, policy, self._book),
         )
 
@@ -243,8 +303,9 @@ def _policy(name: str, told: PolicySettings) -> Policy:
 
 
 def _complexity_reason(complexity: Complexity) -> Reason:
-    parts = {name: FACTOR_WEIGHTS[name] * value for name, value in complexity.factors.items()}
-    heaviest = max(parts, key=lambda name: parts[name])
+    factors = complexity.factors
+    parts = [weight * factors[name] for name, weight in _WEIGHTS]
+    heaviest = _WEIGHTS[parts.index(max(parts))][0]
     return Reason(
         "complexity",
         f"Complexity {complexity.score:.2f} (most of it from {heaviest}) recommends "
@@ -258,71 +319,3 @@ def _policy_reason(task_type: str | None, policy: Policy, book: PolicyBook) -> R
     if task_type in book.task_types:
         return Reason("policy", f"Task type {task_type!a} falls under policy {policy.name}.")
     return Reason("policy", f"Task type {task_type!a} is not listed: policy {policy.name}.")
-
-
-def _availability_reasons(
-    aim: Aim,
-    tiers: Sequence[Tier],
-    eligible: Sequence[Offer],
-    rejected: Sequence[Rejection],
-    candidates: Sequence[Candidate],
-) -> list[Reason]:
-    """Tell what kept the request from its target tier, and where it goes."""
-    reasons: list[Reason] = []
-    chosen = candidates[0].deployment
-    # What stands in the target tier for other surfaces keeps nothing from a tier that serves this one.
-    served = any(candidate.deployment.tier.order == aim.order for candidate in candidates)
-    untold = {"other_deployment_pinned", *(("surface_missing", "other_embedding_model") if served else ())}
-    for rejection in rejected:
-        wanted = rejection.deployment.tier.order == aim.order
-        if rejection.code == "key_not_allowed" or (wanted and rejection.code not in untold):
-            reasons.append(Reason(rejection.code, rejection.reason))
-    reasons += [_state_reason(offer, chosen) for offer in eligible if offer.state != EngineState.READY]
-    distance = chosen.tier.order - aim.order
-    if distance > 0:
-        text = (
-            f"Tier {tiers[aim.order].name} cannot serve now; the next above that can is {chosen.tier.name}."
-        )
-        reasons.append(Reason("escalated", text))
-    elif distance < 0:
-        text = f"No tier from {tiers[aim.order].name} up can serve now; the next below is {chosen.tier.name}."
-        reasons.append(Reason("downgraded", text))
-    reasons.append(Reason("chosen", f"{chosen.name} of tier {chosen.tier.name} is tried first."))
-    return reasons
-
-
-def _state_reason(offer: Offer, chosen: Deployment) -> Reason:
-    """Tell what it means for the order that a deployment is not ready."""
-    name, wait_s = offer.deployment.name, expected_wait_s(offer)
-    state = _STATES.get(offer.state, offer.state)
-    if wait_s is not None:
-        words = f"{name} is {state} and expected to serve in {wait_s:.0f} s"
-        if name == chosen.name:
-            return Reason("worth_waiting", f"{words}: worth the wait.")
-        return Reason("wait", f"{words}: tried after {chosen.name}.")
-    if name == chosen.name:
-        return Reason("last_resort", f"{name} is {state}, but nothing is better.")
-    return Reason("unavailable", f"{name} is {state}: tried last.")
-
-
-_STATES = {
-    EngineState.ABSENT: "not loaded",
-    EngineState.PULLING: "fetching its model",
-    EngineState.LOADING: "loading",
-    EngineState.SLEEPING: "asleep",
-    EngineState.DRAINING: "making room for another model",
-    EngineState.FAILED: "failed",
-    EngineState.DOWN: "not answering",
-    "open": "resting after failures (circuit open)",
-}
-
-
-def _passed_over(candidates: Sequence[Candidate]) -> str | None:
-    """Return the deployment that only its wait, be it long or unknown, kept from being the first."""
-    first = max(candidates, key=lambda each: each.score - each.terms["wait"] - each.terms["unavailable"])
-    return None if first is candidates[0] else first.deployment.name
-
-
-def _compared(rejection: Rejection, chosen: Deployment) -> Rejection:
-    difference = rejection.deployment.tier.cost_weight - chosen.tier.cost_weight
-    return replace(rejection, cost_difference=round(difference, 6))

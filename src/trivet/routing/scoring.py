@@ -9,6 +9,7 @@ range apart, so no sum of lesser terms can overturn a greater one.
 import math
 from collections.abc import Iterable
 from functools import lru_cache
+from operator import attrgetter
 
 from trivet.domain.decisions import Candidate, Offer
 from trivet.domain.engine_states import EngineState
@@ -43,8 +44,11 @@ def rank(
         tier_count: tiers in the configuration.
         prefers_cheaper: a budget fills up: below the target before above it.
     """
-    candidates = [_scored(offer, target_order, tier_count, prefers_cheaper) for offer in offers]
-    return sorted(candidates, key=lambda candidate: -candidate.score)
+    candidates = [
+        scored(offer, target_order=target_order, tier_count=tier_count, prefers_cheaper=prefers_cheaper)
+        for offer in offers
+    ]
+    return sorted(candidates, key=attrgetter("score"), reverse=True)
 
 
 def score_terms(
@@ -114,6 +118,7 @@ def expected_wait_s(offer: Offer) -> float | None:
     return offer.wait_s if comes and offer.wait_s is not None and offer.wait_s <= WAIT_MAX_S else None
 
 
-def _scored(offer: Offer, target_order: int, tier_count: int, prefers_cheaper: bool) -> Candidate:
+def scored(offer: Offer, *, target_order: int, tier_count: int, prefers_cheaper: bool = False) -> Candidate:
+    """Return one offer as a candidate; see `rank`."""
     terms, score = _weighed(offer, target_order, tier_count, prefers_cheaper)
     return Candidate(offer.deployment, score, terms)

@@ -8,7 +8,7 @@ one lower and no higher; what insists on more takes an approval.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from trivet.domain.budgets import Pressure
+from trivet.domain.budgets import LadderAction, Pressure
 from trivet.domain.decisions import Complexity, Reason
 from trivet.domain.requests import Hints
 from trivet.domain.tiers import Deployment, Tier
@@ -34,6 +34,14 @@ class Aim:
     """The aim that a budget does not allow."""
     insists: str | None = None
     """Why the request cannot be served lower, in words; then it is refused."""
+
+
+_STEPS: frozenset[LadderAction] = frozenset({"prefer_cheaper", "enforce_cheaper"})
+
+
+def steers(pressure: Pressure | None) -> bool:
+    """Tell whether a budget may have a say in where a request goes."""
+    return pressure is not None and not _STEPS.isdisjoint(pressure.actions)
 
 
 def steered(

@@ -1,0 +1,148 @@
+"""What follows from the deployments that are there, kept until others are there.
+
+Requests differ in their text and little else. Most are of one of a few kinds, and for all of a kind the tiers
+that may serve, the deployments that can, and the words for it are the same. What changes by itself is read
+each time: the engines' states, the requests in flight, how full a budget is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import NamedTuple
+
+from trivet.domain.decisions import Candidate, Offer, Reason, Rejection
+from trivet.domain.engine_states import EngineState
+from trivet.domain.surfaces import Surface
+from trivet.domain.tiers import Deployment, Tier
+from trivet.routing.availability import availability_reasons, passed_over
+from trivet.routing.policies import Policy
+from trivet.routing.scoring import scored
+from trivet.routing.steering import Aim
+
+KEPT_MAX = 1024
+"""Kinds of requests, and of standings of a deployment, that are kept; callers choose some of what they
+differ in."""
+
+_score = attrgetter("score")
+
+
+class Kind(NamedTuple):
+    """All of a request that its plan depends on, but for the length of its prompt and a filling budget."""
+
+    model: str
+    surface: Surface
+    recommended_tier: str
+    task_type: str | None
+    min_tier: str | None
+    max_tier: str | None
+    local_only: bool
+    capabilities: frozenset[str]
+    role: str | None
+    """Of the key, None where there is none; then its limits."""
+    tiers: frozenset[str] | None
+    models: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a plan comes to with one deployment in front."""
+
+    reasons: tuple[Reason, ...]
+    rejected: tuple[Rejection, ...]
+    """With their differences from the chosen one."""
+    passed_over: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """Where the requests of one kind are aimed, and who may serve them."""
+
+    policy: Policy
+    aim: Aim
+    downgraded_from: str | None
+    eligible: tuple[int, ...]
+    """Positions among the deployments; never empty."""
+    rejected: tuple[Rejection, ...]
+    """As far as the caller may know of them."""
+    window_tokens: int
+    """The least context window of those that may serve: what surely fits it is of this plan."""
+    template_tokens: int
+    """The most that a chat template of theirs adds."""
+    pooled: bool
+    """Whether any of them is one endpoint of several."""
+    _outlooks: dict[str, Outlook] = field(default_factory=dict)
+
+    def outlook(
+        self, offers: Sequence[Offer], candidates: Sequence[Candidate], tiers: Sequence[Tier], *, ready: bool
+    ) -> Outlook:
+        """Return what is to be said of the candidates; `ready`: all of them are, which is kept."""
+        chosen = candidates[0].deployment
+        known = self._outlooks.get(chosen.name) if ready else None
+        if known is not None:
+            return known
+        eligible = [offers[position] for position in self.eligible]
+        outlook = Outlook(
+            (
+                *self.aim.reasons,
+                *availability_reasons(self.aim, tiers, eligible, self.rejected, candidates),
+            ),
+            tuple(_compared(rejection, chosen) for rejection in self.rejected),
+            passed_over(candidates),
+        )
+        if ready:
+            self._outlooks[chosen.name] = outlook
+        return outlook
+
+
+class Roster:
+    """The deployments that are there, with the plans for them and what the ready ones score."""
+
+    def __init__(self, deployments: tuple[Deployment, ...], tier_count: int) -> None:
+        self.deployments = deployments
+        self._tier_count = tier_count
+        self._plans: dict[Kind, Plan] = {}
+        self._scored: dict[tuple[int, int, bool, int], Candidate] = {}
+
+    def plan(self, kind: Kind) -> Plan | None:
+        """Return the plan of a kind of requests, if one is kept."""
+        return self._plans.get(kind)
+
+    def keep(self, kind: Kind, plan: Plan) -> None:
+        """Keep a plan as long as the roster is."""
+        if len(self._plans) >= KEPT_MAX:
+            self._plans.clear()
+        self._plans[kind] = plan
+
+    def ranked(self, offers: Sequence[Offer], plan: Plan) -> tuple[list[Candidate], bool]:
+        """Return those that may serve, best first, as `scoring.rank` does, and whether all are ready."""
+        aim, known = plan.aim, self._scored
+        found: list[Candidate] = []
+        ready = True
+        for position in plan.eligible:
+            offer = offers[position]
+            if offer.state != EngineState.READY:
+                ready = False
+                found.append(self._score(offer, aim))
+                continue
+            standing = position, aim.order, aim.prefers_cheaper, offer.in_flight
+            candidate = known.get(standing)
+            if candidate is None:
+                if len(known) >= KEPT_MAX:
+                    known.clear()
+                candidate = known[standing] = self._score(offer, aim)
+            found.append(candidate)
+        found.sort(key=_score, reverse=True)
+        return found, ready
+
+    def _score(self, offer: Offer, aim: Aim) -> Candidate:
+        return scored(
+            offer,
+            target_order=aim.order,
+            tier_count=self._tier_count,
+            prefers_cheaper=aim.prefers_cheaper,
+        )
+
+
+def _compared(rejection: Rejection, chosen: Deployment) -> Rejection:
+    difference = rejection.deployment.tier.cost_weight - chosen.tier.cost_weight
+    return replace(rejection, cost_difference=round(difference, 6))
