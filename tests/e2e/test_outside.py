@@ -88,6 +88,8 @@ async def test_a_held_decision_is_executed_once(house: House, stream: bool) -> N
         answer = await http.post("/v1/chat/completions", json=BODY | {"stream": stream}, headers=named)
         assert answer.status_code == 200, answer.text
         assert answer.headers["x-trivet-decision-id"] == decision["decision_id"]
+        # As of any request: before a stream the hold is reckoned, after a plain answer the charge.
+        assert 999_800 < int(answer.headers["x-trivet-budget-remaining"]) < 1_000_000
         await asyncio.sleep(0.05)
         held, used = await held_and_used(house, "later")
         assert (held, 0 < used - used_before <= 60) == (0, True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC
 
-from trivet.budgets.rows import Balance, Cap, RowKey, least_room, reset_of
+from trivet.budgets.rows import Balance, Cap, RowKey, reset_of
 from trivet.domain.budgets import Hold, Meter
 from trivet.domain.errors import (
     ApprovalRequired,
@@ -38,6 +38,27 @@ class Obstacles:
     def requested(self, meter: Meter) -> int:
         """Return what was asked of one meter."""
         return self.hold.amounts(self.hold.max_output).of(meter)
+
+    @property
+    def largest_amount(self) -> int | None:
+        """Return how many tokens fit now at this tier, prompt and output together; None: any number.
+
+        However they are divided: on each meter it reckons with the dearer of the two.
+        """
+        fitting = [tokens for row in self.balances if (tokens := self._tokens_in(row)) is not None]
+        return min(fitting, default=None)
+
+    def _tokens_in(self, balance: Balance) -> int | None:
+        room, meter = balance.room, balance.key.meter
+        if room is None or meter == "tokens":
+            return room
+        parts = [(part.of(meter), part.tokens) for part in (self.hold.prompt, self.hold.output)]
+        rates = [(amount, tokens) for amount, tokens in parts if amount and tokens]
+        if not rates:
+            return None
+        amount, tokens = max(rates, key=lambda rate: rate[0] / rate[1])
+        # Prompt and output are each rounded up, so that both together may need one more.
+        return max(0, room - (1 if amount % tokens else 0)) * tokens // amount
 
 
 def too_large(balance: Balance, obstacles: Obstacles, largest_output: int) -> RequestTooLarge:
@@ -98,11 +119,12 @@ def contended(tight: Sequence[Balance], obstacles: Obstacles) -> BudgetContended
     """Say that open holds are in the way; of the rows that they make too tight the first one is named."""
     balance = tight[0]
     unit = UNITS[balance.key.meter]
+    smaller = f" {_smaller(obstacles)}" if obstacles.largest_output else ""
     refusal = BudgetContended(
         f"The {_name(balance)} of {balance.ceiling} {unit} is held by requests that are running:"
         f" {balance.used} used, {balance.held} held;"
         f" this one may need {obstacles.requested(balance.key.meter)}.",
-        hint=f"Try again when they have ended. {_smaller(obstacles)}",
+        hint=f"Try again when they have ended.{smaller}",
         retry_after_s=CONTENDED_RETRY_S,
         details=_details(balance, obstacles),
     )
@@ -158,9 +180,9 @@ def _seconds_until(balance: Balance, now_ns: int) -> float:
 def _name(balance: Balance) -> str:
     key = balance.key
     unit = {"tokens": "token", "weighted_tokens": "weighted token", "usd_micros": "dollar"}[key.meter]
-    whose = f"{key.window} {key.subject!a} in {key.scope}" if key.subject else key.scope
-    kind = key.window if not key.subject else "own"
-    return f"{'per-request' if kind == 'request' else kind} {unit} budget of {whose}"
+    if key.subject:
+        return f"{unit} budget of {key.window} {key.subject!a} in {key.scope}"
+    return f"{'per-request' if key.window == 'request' else key.window} {unit} budget of {key.scope}"
 
 
 def _reset_words(balance: Balance) -> str:
@@ -169,12 +191,19 @@ def _reset_words(balance: Balance) -> str:
 
 
 def _smaller(obstacles: Obstacles) -> str:
-    if obstacles.hold.max_output and obstacles.largest_output:
+    """Say what would fit now: fewer output tokens, or where not even the prompt fits, a shorter one."""
+    hold = obstacles.hold
+    if hold.max_output and obstacles.largest_output:
         return f"max_tokens of at most {obstacles.largest_output} fits now."
-    room = least_room(obstacles.balances)
-    if not room:
+    most = obstacles.largest_amount
+    if not most:
         return "Nothing fits now."
-    return f"A request of at most {room} tokens, prompt and output together, fits now: lower max_tokens."
+    what = f"A request of at most {most} {'token' if most == 1 else 'tokens'}"
+    if not hold.max_output:
+        return f"{what} fits now."
+    return (
+        f"{what}, prompt and output together, fits now, and the prompt alone may need {hold.prompt.tokens}."
+    )
 
 
 def _facts(balance: Balance) -> dict[str, object]:
@@ -194,14 +223,19 @@ def _facts(balance: Balance) -> dict[str, object]:
 
 
 def _details(balance: Balance, obstacles: Obstacles) -> dict[str, object]:
-    room = least_room(obstacles.balances)
-    works = [f"requests of at most {room} tokens"] if room else []
-    if obstacles.hold.max_output and obstacles.largest_output:
+    hold, meter = obstacles.hold, balance.key.meter
+    most = obstacles.largest_amount
+    works = [f"requests of at most {most} tokens"] if most else []
+    if hold.max_output and obstacles.largest_output:
         works = [f"max_tokens of at most {obstacles.largest_output}"]
+    if meter == "weighted_tokens" and hold.prompt.weighted_tokens > hold.prompt.tokens:
+        works.append("cheaper tiers")
+    if meter == "usd_micros":
+        works.append("models on your own machines")
     return {
         **_facts(balance),
-        "requested": obstacles.requested(balance.key.meter),
-        "largest_amount": room,
-        "largest_max_tokens": obstacles.largest_output if obstacles.hold.max_output else None,
+        "requested": obstacles.requested(meter),
+        "largest_amount": most,
+        "largest_max_tokens": obstacles.largest_output if hold.max_output else None,
         "still_works": works,
     }

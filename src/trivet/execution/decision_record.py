@@ -37,6 +37,7 @@ def record_of(
         "max_output_tokens": decision.max_output_tokens,
         "prompt_tokens": decision.estimated.prompt_tokens,
         "held": asdict(reservation.amounts) | {"max_output": reservation.max_output},
+        "remaining": reservation.remaining,
         "weight": str(tariff.weight),
         "price": _price_as_json(price),
         "price_beyond": [[tokens, _price_as_json(beyond)] for tokens, beyond in price.beyond],
@@ -96,7 +97,7 @@ def reservation_of(decision_id: str, scope: Scope, record: Mapping[str, Any]) ->
         reservation_id=decision_id,
         scope=scope,
         amount=amounts.tokens,
-        remaining=None,
+        remaining=record.get("remaining"),
         amounts=amounts,
         max_output=max_output,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from trivet.domain.budgets import PRIORITIES
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.requests import Hints
 
@@ -45,6 +46,8 @@ def read_hints(headers: Mapping[str, str], metadata: Mapping[str, Any]) -> Hints
     if not told:
         return NO_HINTS
     texts = {key: _text(*told[key]) for key in TEXT_KEYS if key in told}
+    if wanted := texts.get("priority"):
+        texts["priority"] = _priority(told["priority"][0], wanted)
     history_length = _count(*told["history_length"]) if "history_length" in told else None
     return Hints(
         **texts,
@@ -78,6 +81,18 @@ def _text(param: str, value: Any) -> str | None:
     if not value.isprintable():
         raise RequestMalformed(f"{param} holds control characters.", hint="Send plain text.", param=param)
     return value.strip() or None
+
+
+def _priority(param: str, name: str) -> str:
+    """Return the priority. Trivet's own header must name one; in `metadata` the word may be the caller's own.
+
+    Raises:
+        RequestMalformed: the header names none.
+    """
+    lowered = name.lower()
+    if lowered in PRIORITIES or not param.startswith(HEADER_PREFIX):
+        return lowered
+    raise RequestMalformed(f"{param} must be one of {', '.join(PRIORITIES)}, not {name[:40]!r}.", param=param)
 
 
 def _truth(param: str, value: Any) -> bool:

@@ -272,6 +272,15 @@ def test_a_header_wins_over_metadata() -> None:
     assert request.hints == Hints(task_type="ops", local_only=False, worker="w-1")
 
 
+def test_a_priority_that_is_none_is_refused_where_it_can_only_be_a_slip() -> None:
+    """Trivet's header names a priority, in either case; in `metadata` the word may be the caller's own."""
+    assert parsed(chat(), priority="Batch").hints.priority == "batch"
+    assert parsed(chat(metadata={"priority": "P1"})).hints.priority == "p1"
+    with pytest.raises(RequestMalformed, match="one of batch, interactive, critical, not 'bach'") as refused:
+        parsed(chat(), priority="bach")
+    assert refused.value.param == "x-trivet-priority"
+
+
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
