@@ -9,8 +9,8 @@ from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
 from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk
+from trivet.engines.received import Received
 from trivet.engines.usage import parse_usage
-from trivet.engines.wire import Received
 
 
 @dataclass(slots=True)
@@ -43,28 +43,33 @@ def plain_reply(body: bytes) -> PlainReply:
     choices = document.get("choices")
     if document.get("error") and not choices:
         raise fault_from_event(document["error"])
-    if (
-        not isinstance(choices, list)
-        or not choices
-        or not all(isinstance(choice, dict) for choice in choices)
-    ):
-        raise EngineBroken("The engine's answer has no `choices`.", status=200)
-    messages = [choice.get("message") for choice in choices]
+    if not isinstance(choices, list) or not choices:
+        raise _no_choices()
+    finished, content_events, content_bytes = True, 0, 0
+    for choice in choices:
+        if not isinstance(choice, dict):
+            raise _no_choices()
+        if choice.get("finish_reason") is None:
+            finished = False
+        message: Any = choice.get("message")
+        content: Any = None
+        if isinstance(message, dict):
+            content = message.get("content")
+            content_events += bool(content) or _says_something(message)
+        # Of plain text the envelope is not counted.
+        plain = isinstance(content, str) and len(message) <= 2
+        content_bytes += len(content.encode() if plain else json.dumps(message))
     return PlainReply(
         body=body,
         usage=parse_usage(document.get("usage")),
-        finished=all(choice.get("finish_reason") is not None for choice in choices),
-        content_events=sum(
-            1 for message in messages if isinstance(message, dict) and _says_something(message)
-        ),
-        content_bytes=sum(map(_size, messages)),
+        finished=finished,
+        content_events=content_events,
+        content_bytes=content_bytes,
     )
 
 
-def _size(message: Any) -> int:
-    """Return the bytes of what a message says, without the envelope where it is plain text."""
-    content = message.get("content") if isinstance(message, dict) and len(message) <= 2 else None
-    return len(content.encode()) if isinstance(content, str) else len(json.dumps(message))
+def _no_choices() -> EngineBroken:
+    return EngineBroken("The engine's answer has no `choices`.", status=200)
 
 
 def parse_document(body: bytes) -> dict[str, Any]:
@@ -87,7 +92,9 @@ async def read_body(response: Received, limit_bytes: int) -> bytes | None:
     """Return the whole body, or None if it is larger than the limit; the connection is closed then."""
     parts: list[bytes] = []
     size = 0
-    while part := await response.content.readany():
+    content = response.content
+    while not content.at_eof():
+        part = await content.readany()
         parts.append(part)
         size += len(part)
         if size > limit_bytes:

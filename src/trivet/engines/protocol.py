@@ -7,15 +7,14 @@ frames are held back and an error inside a 200 stream (vLLM's full queue) is rai
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from trivet.domain.engine_states import EngineState
 from trivet.domain.outcomes import Usage
 from trivet.domain.surfaces import Surface
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallLimits:
+class CallLimits(NamedTuple):
     """Time limits of one attempt, in seconds. `total_s` is what is left of the request's one deadline."""
 
     total_s: float
@@ -24,8 +23,7 @@ class CallLimits:
     idle_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineCall:
+class EngineCall(NamedTuple):
     """One request as it goes to one engine."""
 
     body: dict[str, Any]
@@ -37,8 +35,7 @@ class EngineCall:
     surface: Surface = Surface.CHAT
 
 
-@dataclass(frozen=True, slots=True)
-class StreamChunk:
+class StreamChunk(NamedTuple):
     """Bytes of whole SSE events, ready to be sent, blank line included."""
 
     data: bytes

@@ -1,7 +1,8 @@
 """The relay: passes an OpenAI-speaking engine's bytes through and reads only what it must."""
 
 import asyncio
-import json
+from collections.abc import Coroutine
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -14,17 +15,19 @@ from trivet.engines.answers import PlainReply, parse_document, read_body
 from trivet.engines.dialects import DIALECTS, Dialect
 from trivet.engines.faults import fault_from_body, fault_from_event, fault_from_exception
 from trivet.engines.joined import join_stream
+from trivet.engines.json_text import encoded
 from trivet.engines.pool import was_reused
 from trivet.engines.protocol import EngineCall, Reply
+from trivet.engines.received import Received
 from trivet.engines.speaking import Speaker
 from trivet.engines.streams import StreamReply
-from trivet.engines.wire import Received, Wire
+from trivet.engines.wire import Wire
 
 BODY_LIMIT_BYTES = 32 * 1024 * 1024
 ERROR_BODY_LIMIT_BYTES = 256 * 1024
 
 _CHAT = DIALECTS[Surface.CHAT]
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+_PLAIN, _EVENTS = "application/json", "text/event-stream"
 
 
 class Relay:
@@ -75,8 +78,9 @@ class Relay:
         fields = {"Host": chat.authority, **self._headers}
         self._wire = Wire.to(chat) if all(map(_is_plain, fields.values())) else None
         self._head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self._heads: dict[tuple[str, str], bytes] = {}
 
-    async def chat(self, call: EngineCall) -> Reply:
+    def chat(self, call: EngineCall) -> Coroutine[Any, Any, Reply]:
         """Dispatch; a streamed reply is returned once its first content, or its finish, has been read.
 
         A plain answer arrives as a whole, so only `total_s` limits it; one that is joined from a stream is
@@ -86,8 +90,8 @@ class Relay:
             EngineError: nothing was generated that the caller could have seen; see `domain.errors`.
         """
         if call.surface is Surface.CHAT:
-            return await self._ask(call, _CHAT)
-        return await self._speaker.say(call)
+            return self._ask(call, _CHAT)
+        return self._speaker.say(call)
 
     async def aclose(self) -> None:
         """Close the connections of its own; the session is shared and its owner closes it."""
@@ -95,14 +99,25 @@ class Relay:
             self._wire.close()
 
     async def _ask(self, call: EngineCall, dialect: Dialect) -> Reply:
+        limits = call.limits
         streamed = call.stream or (self._join_plain and dialect.joinable(call.body))
         started_s = asyncio.get_running_loop().time()
-        deadline_s = started_s + call.limits.total_s
-        first_by_s = min(deadline_s, started_s + call.limits.first_content_s) if streamed else deadline_s
+        by_s = deadline_s = started_s + limits.total_s
+        if streamed:
+            by_s = min(deadline_s, started_s + limits.first_content_s)
+        data = encoded(self._body(call, dialect, streamed=streamed))
+        accept = _EVENTS if streamed else _PLAIN
         response: Received | None = None
         try:
-            with TimeLimit(first_by_s):
-                response = await self._post(call, dialect, streamed=streamed)
+            with TimeLimit(by_s):
+                if self._wire is not None:
+                    head = self._heads.get((dialect.path, accept)) or self._head_of(dialect, accept)
+                    told = (head, call.request_id.encode("latin-1"), len(data), data)
+                    response = await self._wire.post(
+                        b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % told, connect_s=limits.connect_s
+                    )
+                else:
+                    response = await self._post(call, dialect, data, accept)
                 reply = await self._reply(response, call, dialect, deadline_s, streamed=streamed)
         except (aiohttp.ClientError, OSError) as error:
             if response is not None:
@@ -113,29 +128,37 @@ class Relay:
             if response is not None:
                 response.close()
             raise
-        if isinstance(reply, StreamReply) and not call.stream:
+        if streamed and not call.stream and isinstance(reply, StreamReply):
             return await join_stream(reply, dialect.joiner() if dialect.joiner is not None else None)
         return reply
 
-    async def _post(self, call: EngineCall, dialect: Dialect, *, streamed: bool) -> Received:
+    def _body(self, call: EngineCall, dialect: Dialect, *, streamed: bool) -> dict[str, Any]:
         body = call.body
         if body.get("stream", False) is not streamed:
             body = {**body, "stream": streamed}
         if streamed and not call.stream and dialect.asks_usage:
             body = {**body, "stream_options": {"include_usage": True}}
+        return body
+
+    def _url_of(self, dialect: Dialect) -> URL:
         url = self._urls.get(dialect.path)
         if url is None:
             url = self._urls[dialect.path] = URL(dialect.url(self._base))
-        data = _ENCODE(body).encode()
-        accept = "text/event-stream" if streamed else "application/json"
-        if self._wire is not None:
-            head = (
-                f"POST {url.raw_path_qs} HTTP/1.1\r\n{self._head}Accept: {accept}\r\n"
-                f"X-Request-Id: {call.request_id}\r\nContent-Length: {len(data)}\r\n\r\n"
-            )
-            return await self._wire.post(head.encode("latin-1") + data, connect_s=call.limits.connect_s)
+        return url
+
+    def _head_of(self, dialect: Dialect, accept: str) -> bytes:
+        """Return a request's head up to its id, the same for all requests of a kind."""
+        head = (
+            f"POST {self._url_of(dialect).raw_path_qs} HTTP/1.1\r\n{self._head}"
+            f"Accept: {accept}\r\nX-Request-Id: "
+        ).encode("latin-1")
+        self._heads[dialect.path, accept] = head
+        return head
+
+    async def _post(self, call: EngineCall, dialect: Dialect, data: bytes, accept: str) -> Received:
         headers = {**self._headers, "Accept": accept, "X-Request-Id": call.request_id}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=call.limits.connect_s)
+        url = self._url_of(dialect)
         while True:
             try:
                 return await self._session.post(
@@ -158,8 +181,8 @@ class Relay:
         if response.status != 200:
             body = await read_body(response, ERROR_BODY_LIMIT_BYTES) or b""
             raise fault_from_body(response.status, body, response.headers, now=self._clock.now())
-        answers = dialect.answers(call.body)
-        if streamed and dialect.events is not None and response.content_type == "text/event-stream":
+        if streamed and dialect.events is not None and response.content_type == _EVENTS:
+            answers = dialect.answers(call.body)
             reply = StreamReply(
                 response,
                 deadline_s=deadline_s,
@@ -178,7 +201,7 @@ class Relay:
                 raise fault_from_event(document["error"])
             raise EngineBroken("The engine answered whole although a stream was asked for.", status=200)
         plain = dialect.plain(whole)
-        if self._join_plain and answers > 1:
+        if self._join_plain and dialect.answers(call.body) > 1:
             # llama.cpp's count is of one choice: better none than one that is too small.
             plain.usage = None
         return plain

@@ -11,6 +11,7 @@ from trivet.domain.outcomes import Usage
 from trivet.domain.time_limits import TimeLimit, at_once_or_within
 from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk
+from trivet.engines.received import Received
 from trivet.engines.sse import (
     EVENT_LIMIT_BYTES,
     ChatEvent,
@@ -19,7 +20,6 @@ from trivet.engines.sse import (
     EventSplitter,
 )
 from trivet.engines.usage import shared_prompt
-from trivet.engines.wire import Received
 
 AFTER_FINISH_S = 2.0
 """How long usage and `[DONE]` are waited for once the answer is complete."""

@@ -10,8 +10,6 @@ import socket
 import time
 import zlib
 from collections import deque
-from collections.abc import Mapping
-from typing import Protocol
 
 import aiohttp
 import httptools
@@ -20,148 +18,9 @@ from yarl import URL
 from trivet.domain.errors import EngineBroken, EngineUnavailable
 from trivet.domain.time_limits import TimeLimit
 from trivet.engines.pool import CONNECTIONS_KEPT_S
+from trivet.engines.received import WireAnswer
 
 HEAD_LIMIT_BYTES = 64 * 1024
-BUFFER_LIMIT_BYTES = 256 * 1024
-"""What has arrived and was not read; more is left with the engine."""
-
-
-class Readable(Protocol):
-    """A body that arrives."""
-
-    async def readany(self) -> bytes:
-        """Return what is there, waiting for some; empty at the end."""
-        ...
-
-
-class Received(Protocol):
-    """An answer whose head has arrived; also aiohttp's."""
-
-    @property
-    def status(self) -> int:
-        """Return the HTTP status."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Return the head's fields."""
-        ...
-
-    @property
-    def content_type(self) -> str:
-        """Return the media type without parameters."""
-        ...
-
-    @property
-    def content(self) -> Readable:
-        """Return the body."""
-        ...
-
-    def close(self) -> None:
-        """Let go of it; before its end this closes the connection. Idempotent."""
-        ...
-
-
-class WireAnswer:
-    """One answer as it arrives; see `Received`."""
-
-    def __init__(self, connection: "_Connection") -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.begun = False
-        """Whether anything of it has arrived."""
-        self.complete = False
-        self._connection = connection
-        self._parts: deque[bytes] = deque()
-        self._size = 0
-        self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._inflate: zlib._Decompress | None = None
-
-    @property
-    def content(self) -> "WireAnswer":
-        """Return itself: it is its own body."""
-        return self
-
-    @property
-    def content_type(self) -> str:
-        """Return the media type without parameters."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-    async def head(self) -> None:
-        """Wait for the head.
-
-        Raises:
-            aiohttp.ClientError: the connection ended first, or what came is not HTTP.
-        """
-        while not self.status:
-            if self._error is not None:
-                raise self._error
-            await self._change()
-
-    async def readany(self) -> bytes:
-        """Return what is there, waiting for some; empty at the end.
-
-        Raises:
-            aiohttp.ClientError: the connection ended before the answer.
-        """
-        while not self._parts:
-            if self.complete:
-                return b""
-            if self._error is not None:
-                raise self._error
-            await self._change()
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        if self._size > BUFFER_LIMIT_BYTES and not self.complete:
-            self._connection.resume()
-        self._size = 0
-        return data
-
-    def close(self) -> None:
-        """Let go of it; before its end this closes the connection."""
-        if not self.complete:
-            self._connection.abort()
-
-    def set_head(self, status: int, headers: dict[str, str]) -> None:
-        """Take the head."""
-        self.headers, self.status = headers, status
-        if headers.get("content-encoding", "identity") in ("gzip", "deflate"):
-            # Nobody asked for it. 32: whichever of both it is.
-            self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        self._wake()
-
-    def add(self, data: bytes) -> None:
-        """Take a part of the body."""
-        if self._inflate is not None:
-            data = self._inflate.decompress(data)
-            if not data:
-                return
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > BUFFER_LIMIT_BYTES:
-            self._connection.pause()
-        self._wake()
-
-    def end(self, error: Exception | None = None) -> None:
-        """End it, or break it off."""
-        if error is None:
-            self.complete = True
-        else:
-            self._error = self._error or error
-        self._wake()
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    async def _change(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
 
 class _Connection(asyncio.Protocol):
@@ -177,9 +36,10 @@ class _Connection(asyncio.Protocol):
         self.on_body = self._bodies.append
         """Called by the parser with each part of a body, of which a chunked stream has many."""
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: dict[str, str] = {}
+        self._fields: dict[bytes, bytes] = {}
         self._head_bytes = 0
         self._framed = False
+        self._paused = False
 
     @property
     def is_open(self) -> bool:
@@ -189,18 +49,20 @@ class _Connection(asyncio.Protocol):
     def ask(self, request: bytes) -> WireAnswer:
         """Send a request."""
         assert self._transport is not None  # noqa: S101 - it is open
-        self._answer = WireAnswer(self)
+        self._answer = answer = WireAnswer(self)
         self._transport.write(request)
-        return self._answer
+        return answer
 
     def pause(self) -> None:
         """Read no more."""
         if self.is_open and self._transport is not None:
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if self.is_open and self._transport is not None:
+        if self._paused and self.is_open and self._transport is not None:
+            self._paused = False
             self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -230,6 +92,7 @@ class _Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT_BYTES:
                 self._break_off(EngineBroken("The head of the engine's answer is too large."))
+        answer.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was under way."""
@@ -245,36 +108,34 @@ class _Connection(asyncio.Protocol):
 
     # Called by the parser
 
-    def on_message_begin(self) -> None:
-        """Begin a head."""
-        self._headers = {}
-        self._framed = False
-
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field; of repeated ones the last."""
-        key = name.decode("latin-1").lower()
-        self._headers[key] = value.decode("latin-1")
-        if key in ("content-length", "transfer-encoding"):
-            self._framed = True
+        self._fields[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """Hand over the head, unless it only says that the answer will come."""
         status = self._parser.get_status_code()
-        if status >= 200 and self._answer is not None:
-            self._framed = self._framed or status in (204, 304)
-            self._answer.set_head(status, self._headers)
+        fields, self._fields = self._fields, {}
+        if status < 200:
+            return
+        if self._answer is None:
+            self.abort()  # a second answer, which nobody asked for
+            return
+        self._framed = b"content-length" in fields or b"transfer-encoding" in fields or status in (204, 304)
+        self._answer.set_head(status, fields)
 
     def on_message_complete(self) -> None:
         """End the answer, and keep the connection if the engine does."""
-        self._hand_over()
         answer = self._answer
         if answer is None or not answer.status:
             return
+        self._hand_over()
         self._answer = None
+        self._fields = {}  # those behind the body
         self._head_bytes = 0
         self.resume()
-        answer.end()
-        if self._parser.should_keep_alive() and self._framed:
+        answer.complete = True
+        if self._framed and self._parser.should_keep_alive():
             self._wire.keep(self)
         else:
             self.abort()

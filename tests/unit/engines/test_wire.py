@@ -178,3 +178,36 @@ def test_what_takes_more_is_left_to_aiohttp() -> None:
     assert Wire.to(URL("https://engine.example/v1")) is None
     assert Wire.to(URL("http://me:secret@engine.example/v1")) is None
     assert Wire.to(URL("http://engine.example/v1")) is not None
+
+
+async def test_fields_behind_a_body_are_not_the_next_heads() -> None:
+    """Trailers belong to the answer that has been read."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for more in (b"X-Late: yes\r\n", b""):
+            await reader.readexactly(len(REQUEST))
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n" + more + b"\r\n"
+            )
+        await reader.read()
+
+    async with talking_to(talk) as wire:
+        assert await whole(wire) == b"ok"
+        second = await wire.post(REQUEST, connect_s=5.0)
+        assert await second.readany() == b"ok"
+        assert dict(second.headers) == {"transfer-encoding": "chunked"}
+
+
+async def test_a_second_answer_ends_the_connection() -> None:
+    """Nobody asked for it, and it shall answer nobody's next request."""
+    connections: list[int] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(0)
+        await reader.readexactly(len(REQUEST))
+        writer.write(answer(b"first") + answer(b"second"))
+        await reader.read()
+
+    async with talking_to(talk) as wire:
+        assert [await whole(wire), await whole(wire)] == [b"first", b"first"]
+        assert len(connections) == 2
