@@ -1,11 +1,12 @@
 """Budgets as values: meters, windows, what is asked, what was held and charged, status."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal
 
 from trivet.domain.scopes import Scope
+from trivet.domain.values import value
 
 Meter = Literal["tokens", "weighted_tokens", "usd_micros"]
 """Tokens; tokens times the serving tier's cost weight, rounded up; millionths of a US dollar."""
@@ -44,7 +45,7 @@ OverrideKind = Literal["amount", "approval", "emergency"]
 OverrideState = Literal["requested", "approved", "denied", "revoked"]
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Amounts:
     """One amount on every meter; also used for signed differences."""
 
@@ -99,7 +100,7 @@ class Amounts:
         return {meter: self.of(meter) for meter in METERS}
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Idempotency:
     """A caller's promise that a request is the same one: its key, and a digest of the request."""
 
@@ -107,7 +108,7 @@ class Idempotency:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Hold:
     """What is asked of the ledger for one request: a true ceiling of what it can use.
 
@@ -145,7 +146,7 @@ class Hold:
         return self.prompt + self.output.part(output_tokens, self.max_output)
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Window:
     """A calendar window [start, end) in UTC."""
 
@@ -154,7 +155,7 @@ class Window:
     end: datetime
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Tightest:
     """The limited row that has the least left, measured against its limit."""
 
@@ -165,7 +166,7 @@ class Tightest:
     percent_used: float
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Reservation:
     """A hold on every row of one request: a true ceiling of what it can use."""
 
@@ -186,7 +187,7 @@ class Reservation:
     """Whether any of its rows has a limit in dollars."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Settlement:
     """How a reservation ended. `remaining` as in Reservation; `overrun` is what exceeded the hold."""
 
@@ -203,7 +204,7 @@ class Settlement:
     """Whether it had ended like this before it was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Pressure:
     """How far a scope's budgets are used, and what the ladder makes of it. Advice: a moment old."""
 
@@ -214,7 +215,7 @@ class Pressure:
     """Whether an approval for the dearest tier is in force."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Override:
     """Leave to exceed a budget for a while; see `OverrideKind`."""
 
@@ -250,7 +251,7 @@ class Override:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class BudgetRow:
     """One counter: what a scope used and holds in one window, against its limit (None: unlimited)."""
 
@@ -301,7 +302,7 @@ def _text_of(instant: datetime) -> str:
     return instant.isoformat()
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class BudgetCap:
     """A limit on each single request, task or session."""
 
@@ -315,7 +316,7 @@ class BudgetCap:
         return {"scope": self.scope, "meter": self.meter, "window": self.window, "limit": self.limit}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class BudgetStatus:
     """What an operator wants to know about one scope, its own rows and those above it."""
 

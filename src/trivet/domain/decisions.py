@@ -1,11 +1,12 @@
 """A routing decision: ordered candidates, and a reason for everything."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from trivet.domain.tiers import Deployment
+from trivet.domain.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Complexity:
     """How demanding a request looks, 0 to 1, with the factors that made the score."""
 
@@ -14,7 +15,7 @@ class Complexity:
     recommended_tier: str
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Reason:
     """One step of the argument that led to the decision."""
 
@@ -22,7 +23,7 @@ class Reason:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Candidate:
     """A deployment that may serve the request; the terms add up to the score."""
 
@@ -31,7 +32,7 @@ class Candidate:
     terms: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Rejection:
     """A deployment that will not be tried, and why.
 
@@ -46,7 +47,7 @@ class Rejection:
     quality_difference: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Estimate:
     """What the request is expected to take. None where nothing is known yet."""
 
@@ -58,7 +59,7 @@ class Estimate:
     latency_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Decision:
     """The outcome of routing; `candidates` is never empty and its first is the choice."""
 
@@ -87,7 +88,7 @@ class Decision:
         return self.candidates[0].deployment
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Offer:
     """A deployment as the fleet sees it now: what routing chooses from. Advisory by nature."""
 

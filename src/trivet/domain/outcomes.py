@@ -8,6 +8,7 @@ from trivet.domain.decisions import Decision
 from trivet.domain.requests import Hints
 from trivet.domain.scopes import Scope
 from trivet.domain.tiers import Deployment
+from trivet.domain.values import value
 
 UsageSource = Literal["engine", "counted", "ceiling", "reported"]
 """engine: its own usage, checked; counted: our count of the streamed text; ceiling: the hold's bound;
@@ -17,7 +18,7 @@ OutcomeStatus = Literal["ok", "cut", "failed", "cancelled", "refused"]
 """ok; cut: failed after the first byte; failed: no attempt succeeded; cancelled: the client left; refused."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Usage:
     """Tokens that a request used."""
 
@@ -32,7 +33,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class AttemptCharge:
     """What a tenant owes for an attempt that was not the last: an engine worked, and was left.
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from trivet.domain.budgets import PRIORITIES, Idempotency, Priority
 from trivet.domain.scopes import Scope
 from trivet.domain.surfaces import Surface
+from trivet.domain.values import value
 
 CacheWish = Literal["default", "allow", "refresh", "no-store"]
 """default: by the settings; allow: also above temperature 0; refresh: ask an engine, and keep its answer;
@@ -14,7 +15,7 @@ Role = Literal["admin", "auditor", "tenant_admin", "tenant"]
 ROLES: tuple[Role, ...] = ("admin", "auditor", "tenant_admin", "tenant")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Principal:
     """Who is calling, as established by the API key."""
 
@@ -44,7 +45,7 @@ class Principal:
         return self.role in ("admin", "auditor")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Hints:
     """What the caller says about its request beyond the messages (headers or `metadata`)."""
 

@@ -2,11 +2,12 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, Protocol
 
 from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
+from trivet.domain.values import value
 from trivet.engines.usage import parse_usage
 
 EVENT_LIMIT_BYTES = 1024 * 1024
@@ -87,7 +88,7 @@ class EventSplitter:
         return [rest] if rest.strip() else []
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class ChatEvent:
     """What one event says."""
 

@@ -1,18 +1,18 @@
 """What a request is charged: each of its attempts by itself, at the tariff of where it went. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from trivet.domain.budgets import Amounts
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import EngineTimeout
 from trivet.domain.outcomes import Attempt, AttemptCharge, OutcomeStatus, Usage, UsageSource
+from trivet.domain.values import value
 from trivet.engines.protocol import Reply
 from trivet.execution.tariff import Tariff
 from trivet.execution.upstream import believable
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Charge:
     """What one attempt is charged."""
 
@@ -21,7 +21,7 @@ class Charge:
     charged: Amounts
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Charges:
     """What a request is charged, attempt by attempt."""
 
@@ -70,7 +70,7 @@ class Charges:
         return sum((part.charged for part in parts), start=Amounts())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Bill:
     """What is known of a request when it is charged."""
 

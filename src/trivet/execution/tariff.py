@@ -1,6 +1,5 @@
 """What a request's tokens are on every meter, at the deployment that serves. Pure; exact; rounded up once."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
@@ -8,9 +7,10 @@ from trivet.domain.budgets import Amounts
 from trivet.domain.outcomes import Usage
 from trivet.domain.prices import Price, Prices
 from trivet.domain.tiers import Deployment
+from trivet.domain.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Tariff:
     """A tier's weight and a model's price, as they were when the hold was made."""
 

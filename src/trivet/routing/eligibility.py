@@ -1,7 +1,6 @@
 """Which deployments may serve a request at all, why the others may not, and what to say if none may."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from trivet.domain.decisions import Offer, Rejection
@@ -9,6 +8,7 @@ from trivet.domain.errors import ContextTooLong, NoCandidate, PermissionDenied, 
 from trivet.domain.requests import Needs, Principal
 from trivet.domain.surfaces import lack_of
 from trivet.domain.tiers import Deployment, Tier
+from trivet.domain.values import value
 from trivet.routing.explain import rejection_as_json
 from trivet.routing.policies import TierRange
 
@@ -18,7 +18,7 @@ OPTIMISTIC_BYTES_PER_TOKEN = 8
 """Text of any kind has fewer bytes per token on average: what does not fit at this rate cannot fit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Terms:
     """What a deployment is judged by."""
 

@@ -7,6 +7,7 @@ from trivet.domain.decisions import Reason
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.requests import Hints
 from trivet.domain.tiers import Tier
+from trivet.domain.values import value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class PolicyBook:
         return self.policies[self.default]
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class TierRange:
     """The tiers that may serve, by position, both ends included, and how that came about."""
 

@@ -6,19 +6,20 @@ one lower and no higher; what insists on more takes an approval.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from trivet.domain.budgets import LadderAction, Pressure
 from trivet.domain.decisions import Complexity, Reason
 from trivet.domain.requests import Hints
 from trivet.domain.tiers import Deployment, Tier
+from trivet.domain.values import value
 from trivet.routing.policies import TierRange
 
 BORDERLINE = 0.1
 """A score within so much of its tier's lower end has only just reached it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Aim:
     """Where the request should go, before it is known what is there."""
 
