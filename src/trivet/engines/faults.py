@@ -23,6 +23,8 @@ from trivet.domain.errors import (
 )
 
 MESSAGE_LIMIT_CHARS = 400
+WORDS_READ_CHARS = 4 * MESSAGE_LIMIT_CHARS
+"""What is looked at of an engine's words to show them: they may repeat a whole prompt."""
 RETRY_AFTER_LIMIT_S = 24 * 3600.0
 API_KEY_HINT = "Check the deployment's `api_key`."
 SHORTEN_HINT = "Shorten the prompt or drop old turns."
@@ -55,7 +57,7 @@ _ADVICE = re.compile(
 )
 _TOO_LARGE = re.compile(r"\binput \(\d+ tokens\) is too large to process")
 _LOADING = re.compile(r"loading model", re.IGNORECASE)
-_ADDRESS = re.compile(r"\w+://\S+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost:\d+\b", re.IGNORECASE)
+_ADDRESS = re.compile(r"\w{1,32}://\S+|\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\blocalhost:\d+\b", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]+")
 _OVERFLOW_MARKS = ("exceed_context_size_error", "context_length_exceeded")
 _STATUS_OF_TYPE = {
@@ -91,7 +93,9 @@ def fault_from_status(
         headers: of the answer; `Retry-After` is read as seconds or as an HTTP date.
         now: the wall time that an HTTP date is compared with, by default this machine's.
     """
-    words = clean_message(_ADVICE.sub("", message))  # what the operator might do is no advice for a tenant
+    words = clean_message(
+        _ADVICE.sub("", message[:WORDS_READ_CHARS])
+    )  # what the operator might do is no advice for a tenant
     said = f": {words}" if words else "."
     if status == 429 or (status in (425, 503, 529) and not _LOADING.search(message)):
         wait_s = retry_after_s(headers, now=now)
@@ -176,14 +180,14 @@ def message_in(body: bytes) -> str:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        text = body[: 4 * MESSAGE_LIMIT_CHARS].decode("utf-8", "replace").strip()
+        text = body[:WORDS_READ_CHARS].decode("utf-8", "replace").strip()
         return "" if text.startswith("<") else text
     return _words(document)
 
 
 def clean_message(message: str) -> str:
     """Return an engine's words fit for a tenant: one line, capped, no addresses of internal machines."""
-    line = _UNPRINTABLE.sub(" ", _ADDRESS.sub("(address)", message)).strip()
+    line = _UNPRINTABLE.sub(" ", _ADDRESS.sub("(address)", message[:WORDS_READ_CHARS])).strip()
     return line if len(line) <= MESSAGE_LIMIT_CHARS else line[: MESSAGE_LIMIT_CHARS - 1].rstrip() + "…"
 
 

@@ -115,7 +115,10 @@ class LiteLLMTransport:
 def load_library() -> Any:
     """Import LiteLLM and return the module that owns it; blocks for seconds the first time.
 
-    LiteLLM reads its price map from the package: without this variable it phones home while imported.
+    LiteLLM reads its price map from the package: without the first variable it phones home while imported.
+    Without the second it looks for secrets in each error, in the event loop: seconds for a megabyte.
+    Trivet logs none of its texts, and shows of one a few hundred characters without addresses.
     """
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    os.environ["LITELLM_DISABLE_REDACT_SECRETS"] = "true"
     return importlib.import_module(LIBRARY)

@@ -1,6 +1,7 @@
 """The table from engines' statuses and words to Trivet's errors."""
 
 import errno
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -179,6 +180,18 @@ def test_messages_are_fit_for_tenants() -> None:
     told = clean_message("see http://10.0.0.7:8000/docs\r\nor 192.168.1.4:80 or localhost:11434")
     assert told == "see (address) or (address) or (address)"
     assert len(clean_message("x" * 10_000)) == MESSAGE_LIMIT_CHARS
+
+
+@pytest.mark.parametrize("text", ["x", "7", "中", "://", "1.", " ", "http:"])
+def test_endless_words(text: str) -> None:
+    """An engine may repeat a whole prompt: its size does not decide how long others wait for the event loop.
+
+    Looking for addresses took half an hour when the time grew with the square of the length.
+    """
+    body = json.dumps({"error": {"message": "Bad request: " + text * (1_000_000 // len(text))}}).encode()
+    fault = fault_from_body(400, body)
+    assert isinstance(fault, EngineRejected)
+    assert len(str(fault)) < 2 * MESSAGE_LIMIT_CHARS
 
 
 def test_body() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -194,3 +195,9 @@ def test_a_circle_of_causes_ends() -> None:
     first, second = RuntimeError("first"), RuntimeError("second")
     first.__cause__, second.__cause__ = second, first
     assert type(fault_from_litellm(first, answered=True)) is EngineBroken
+
+
+def test_no_look_for_secrets(litellm: Any) -> None:
+    """LiteLLM's own look for secrets takes the event loop three seconds for each megabyte of an error."""
+    assert litellm
+    assert os.environ["LITELLM_DISABLE_REDACT_SECRETS"] == "true"
