@@ -76,6 +76,10 @@ class Admitted:
             end(tokens)
 
 
+UNLIMITED = Admitted()
+"""Let in where nothing is limited: there is nothing to end."""
+
+
 def resized(bucket: Bucket | None, size: int | None, now_ns: int) -> Bucket | None:
     """Return a bucket of another size, with what was used of it used; a new one is full; None: no limit."""
     if size is None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, select, update
 from sqlalchemy import insert as insert_row
 
-from trivet.access.gauges import Admitted, Gauge, RateLimit, check, rate_headers, resized
+from trivet.access.gauges import UNLIMITED, Admitted, Gauge, RateLimit, check, rate_headers, resized
 from trivet.domain.clock import Clock
 from trivet.domain.scopes import Scope, lineage
 from trivet.storage.database import Database
@@ -76,11 +76,11 @@ class RateLimits:
             RateLimitExceeded: with the seconds after which it would be let in, if nothing else comes.
         """
         if not self._gauges:
-            return Admitted()
+            return UNLIMITED
         with self._gate:
             gauges = [gauge for above in lineage(scope) if (gauge := self._gauges.get(above)) is not None]
             if not gauges:
-                return Admitted()
+                return UNLIMITED
             now_ns = self._clock.monotonic_ns()
             for gauge in gauges:
                 check(gauge, estimated_tokens, now_ns)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from trivet.access.gauges import Admitted, Bucket, Gauge, RateLimit, rate_headers, refusal
+from trivet.access.gauges import UNLIMITED, Admitted, Bucket, Gauge, RateLimit, rate_headers, refusal
 from trivet.access.rate_scripts import COME, GO, LARGEST_SIZE, STAY
 from trivet.access.rates import RateLimits
 from trivet.domain.errors import StoreUnavailable
@@ -53,7 +53,7 @@ class SharedRates:
         """
         limits = self._local.binding(scope)
         if not limits:
-            return Admitted()
+            return UNLIMITED
         name = f"{self._replica}-{next(self._numbers)}"
         keys = _keys(limits)
         sizes = [size for limit in limits for size in _sizes(limit)]

@@ -45,6 +45,11 @@ class Ladder:
         """Return the percentage of use below which no hold is refused; None: none ever is."""
         return None if self._first_refusal > _ALL else self._first_refusal
 
+    @property
+    def begins_at(self) -> int | None:
+        """Return the percentage of use below which nothing is in force; None: there are no steps."""
+        return min(self._percent_of.values(), default=None)
+
     def actions(self, percent_used: float) -> frozenset[LadderAction]:
         """Return what is in force once so much is used."""
         return frozenset(action for action, percent in self._percent_of.items() if percent_used >= percent)

@@ -20,13 +20,7 @@ from trivet.budgets.balances import read_overrides
 from trivet.budgets.following import then
 from trivet.budgets.history import EntryRecord, read_history, read_key_changes, read_rule_changes
 from trivet.budgets.sqlite_store import SqliteLedgerStore
-from trivet.budgets.status import (
-    Limit,
-    read_limits,
-    read_organisation_rows,
-    read_rows,
-    read_status,
-)
+from trivet.budgets.status import Limit, read_limits, read_organisation_rows, read_rows, read_status
 from trivet.budgets.store import AlsoWrite, Closing, LedgerStore, OverrideRequest
 from trivet.budgets.turnstile import Turnstile
 from trivet.budgets.verify import VerifyReport, verify
@@ -260,8 +254,12 @@ class Ledger:
 
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full the scope's budgets are and what the ladder makes of it; never blocks."""
-        pressure = self._store.pressure(scope)
-        if pressure.actions and self._approvals.in_force(scope, self._clock.now()):
+        return self.pressing(scope) or self._store.pressure(scope)
+
+    def pressing(self, scope: Scope) -> Pressure | None:
+        """Tell the same once a step of the ladder is reached; None: budgets have no say yet. Never blocks."""
+        pressure = self._store.pressing(scope)
+        if pressure is not None and self._approvals.in_force(scope, self._clock.now()):
             return replace(pressure, approved=True)
         return pressure
 

@@ -282,6 +282,10 @@ class PostgresLedgerStore:
         """Tell how full the scope's budgets are, as this replica last saw it."""
         return self._books.pressure(scope)
 
+    def pressing(self, scope: Scope) -> Pressure | None:
+        """Tell how full they are once that has consequences."""
+        return self._books.pressing(scope)
+
     def view(self) -> View:
         """Return what a reading is made under."""
         return self._books.view()

@@ -131,6 +131,11 @@ class Books:
         )
         return Pressure(fullest, self.ladder.actions(fullest))
 
+    def pressing(self, scope: Scope) -> Pressure | None:
+        """Tell how full they are once a step of the ladder is reached; None: none is."""
+        pressure = self.pressure(scope)
+        return pressure if pressure.actions else None
+
     def forget_fullness(self, scope: Scope, meter: Meter, kind: LimitKind) -> None:
         """Learn anew how full a row is: what bounds it changes."""
         rows = self._fullness.get(scope)

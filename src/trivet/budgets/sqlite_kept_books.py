@@ -11,11 +11,12 @@ from trivet.budgets.rows import Balance, Cap, DefaultLimits, RowKey, Stored
 from trivet.budgets.sqlite_books import Books, percent_full
 from trivet.budgets.sqlite_footing import Footing
 from trivet.budgets.sqlite_standing import Counter, Standing
-from trivet.domain.budgets import WINDOW_KINDS, Amounts, LimitKind, Meter
-from trivet.domain.scopes import Scope
+from trivet.domain.budgets import WINDOW_KINDS, Amounts, LimitKind, Meter, Pressure
+from trivet.domain.scopes import Scope, lineage
 
 _ALL = 100
 _FOOTINGS_MAX = 8192
+_LINES_MAX = 8192
 
 
 class KeptBooks(Books):
@@ -26,6 +27,10 @@ class KeptBooks(Books):
         self.standing = Standing()
         # The limited counters of calendar windows, by scope. Read from any thread.
         self._watched: dict[Scope, dict[tuple[Meter, str], tuple[Cap, Counter]]] = {}
+        # By scope those of its lineage, with what everybody may use of each. Begun anew with each change of
+        # the above, right behind it: who reads meanwhile writes into what nobody reads any more.
+        self._lines: dict[Scope, list[tuple[int, Counter]]] = {}
+        self._begins_at = ladder.begins_at
         self._footings: dict[tuple[str, bool, bool], Footing] = {}
         self._forgotten = -1
 
@@ -100,11 +105,35 @@ class KeptBooks(Books):
         """Note an entry at the end of its organisation's chain."""
         self.standing.append(connection, entry)
 
+    def pressing(self, scope: Scope) -> Pressure | None:
+        """Tell how full they are once a step of the ladder is reached; None: none is.
+
+        As a rule none is, whatever the time, and so the clock is not asked for.
+        """
+        begins_at, lines = self._begins_at, self._lines
+        if begins_at is None:
+            return None
+        line = lines.get(scope)
+        if line is None:
+            line = [
+                (cap.limit + cap.granted, counter)
+                for above in lineage(scope)
+                for cap, counter in list(self._watched.get(above, {}).values())
+            ]
+            if len(lines) >= _LINES_MAX:
+                lines.clear()
+            lines[scope] = line
+        for most, counter in line:
+            if not most or 100.0 * counter.used / most >= begins_at:
+                return super().pressing(scope)
+        return None
+
     def forget_fullness(self, scope: Scope, meter: Meter, kind: LimitKind) -> None:
         """Learn anew how full a row is: what bounds it changes."""
         rows = self._watched.get(scope)
         if rows is not None:
             rows.pop((meter, kind), None)
+            self._lines = {}
 
     def _watch(self, cap: Cap, counter: Counter) -> None:
         """Look at a limited counter from now on, but not at one of a window that ended before."""
@@ -117,6 +146,8 @@ class KeptBooks(Books):
         watched = rows.get((key.meter, key.window))
         if watched is None or watched[0].key.end_s <= key.end_s:
             rows[key.meter, key.window] = cap, counter
+            if watched is None or watched[0] is not cap or watched[1] is not counter:
+                self._lines = {}
 
     def _full(self, scope: Scope) -> list[tuple[int, float]]:
         watched = list(self._watched.get(scope, {}).values())

@@ -202,6 +202,10 @@ class SqliteLedgerStore:
         """Tell how full the scope's budgets are."""
         return self._books.pressure(scope)
 
+    def pressing(self, scope: Scope) -> Pressure | None:
+        """Tell how full they are once that has consequences."""
+        return self._books.pressing(scope)
+
     def view(self) -> View:
         """Return what a reading is made under."""
         return self._books.view()

@@ -193,6 +193,10 @@ class LedgerStore(Protocol):
         """Tell how full the scope's budgets are, from memory: never blocks, may be a moment old."""
         ...
 
+    def pressing(self, scope: Scope) -> Pressure | None:
+        """Tell the same once a step of the ladder is reached; None: none is."""
+        ...
+
     def view(self) -> View:
         """Return the instant, the calendar and the rules that a reading is made under."""
         ...

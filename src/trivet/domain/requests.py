@@ -1,6 +1,6 @@
 """What a caller asks: the request, its hints, what it needs, and who asks."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from trivet.domain.budgets import PRIORITIES, Idempotency, Priority
@@ -65,12 +65,9 @@ class Hints:
     """Turns before this one; None means: count them from the messages."""
 
 
-@dataclass(slots=True, kw_only=True)
+@value(kw_only=True)
 class ChatRequest:
-    """A body that has been checked, with its hints apart: a chat completion, or another surface's request.
-
-    A value as the others, never changed; only that nothing watches over it, which would take thrice as long.
-    """
+    """A body that has been checked, with its hints apart: a chat completion, or another surface's request."""
 
     body: dict[str, Any]
     """The body as it goes upstream, without Trivet's own metadata keys. Never mutated."""
@@ -94,9 +91,9 @@ class ChatRequest:
     hints: Hints = field(default_factory=Hints)
 
 
-@dataclass(slots=True, kw_only=True)
+@value(kw_only=True)
 class Needs:
-    """What the request requires of a deployment, and the features that describe it. Never changed."""
+    """What the request requires of a deployment, and the features that describe it."""
 
     text: str
     """The text to estimate, capped: the last user message and what frames it."""

@@ -109,7 +109,7 @@ class Pipeline:
                 [_awake(offer) for offer in self._offers()] if patient else self._offers(),
                 principal=principal,
                 decision_id=new_id(),
-                pressure=self._settler.pressure(principal.scope),
+                pressure=self._settler.pressing(principal.scope),
             )
         except TrivetError as error:
             self._metrics.refused(error.code)

@@ -125,9 +125,9 @@ class Settler:
                 raise
         return granting.result()
 
-    def pressure(self, scope: Scope) -> Pressure:
-        """Tell how full a scope's budgets are; never blocks."""
-        return self._ledger.pressure(scope)
+    def pressing(self, scope: Scope) -> Pressure | None:
+        """Tell how full a scope's budgets are once that has consequences, else None; never blocks."""
+        return self._ledger.pressing(scope)
 
     async def fullest(self, scope: Scope) -> dict[str, Any]:
         """Return the facts of the fullest limited row that binds a scope; empty where none is limited."""

@@ -79,6 +79,8 @@ class Endpoint:
         )
         self._memory = AttachedMemory(plan, session)
         self._in_flight = 0
+        self._offer: Offer | None = None
+        """The last one, while it stays as it was."""
         self._restarts = 0
         self._misses = 0
         self._came_up = False
@@ -97,8 +99,13 @@ class Endpoint:
         return self._standing
 
     def offer(self) -> Offer:
-        """Return the endpoint as routing sees it."""
-        return Offer(self._deployment, self._health.state, self._in_flight, self._standing.wait_s)
+        """Return the endpoint as routing sees it; of one that is ready nothing but the requests changes."""
+        offer = self._offer
+        if offer is None or offer.in_flight != self._in_flight:
+            health = self._standing.health
+            offer = Offer(self._deployment, health.state, self._in_flight, self._standing.wait_s)
+            self._offer = offer if health.ready else None
+        return offer
 
     def lease(self) -> Lease:
         """Lend the transport for one attempt, counting it as in flight.
@@ -231,6 +238,7 @@ class Endpoint:
     @_health.setter
     def _health(self, health: Health) -> None:
         self._standing.show(self.turn.seen(health))
+        self._offer = None
 
     async def _survives(self, work: Coroutine[Any, Any, None]) -> bool:
         """Do the work and tell whether it ended well; what it raises becomes the state."""
@@ -342,6 +350,7 @@ class Endpoint:
         """Lend a new transport from now on; the former one is closed when its last attempt ends."""
         self._lender.replace(open_transport(deployment, session=self._session, api_key=self._plan.api_key))
         self._deployment = deployment
+        self._offer = None
 
     def _replace(self, deployment: Deployment) -> None:
         if deployment != self._deployment:

@@ -100,7 +100,7 @@ class Fleet:
 
     def offers(self) -> tuple[Offer, ...]:
         """Return every deployment with its present state, in configuration order."""
-        return tuple(self._groups.offer(endpoint) for endpoint in self._endpoints.values())
+        return self._groups.offers()
 
     @property
     def swap_counts(self) -> dict[str, int]:

@@ -48,6 +48,7 @@ class SwapGroups:
             group = SwapGroup(name, residents, rules, clock)
             self.groups.append(group)
             self._group_of |= {each.deployment.name: group for each in those}
+        self._all = [(endpoint, self._group_of.get(name)) for name, endpoint in endpoints.items()]
 
     def of(self, name: str) -> SwapGroup | None:
         """Return the group of a deployment."""
@@ -83,24 +84,20 @@ class SwapGroups:
             place = await group.place(name, wait_s=wait_s)
         return place
 
+    def offers(self) -> tuple[Offer, ...]:
+        """Return every endpoint as routing sees it, turns considered, in the order of the configuration."""
+        return tuple(
+            [
+                endpoint.offer() if group is None else _in_turn(endpoint.offer(), group)
+                for endpoint, group in self._all
+            ]
+        )
+
     def offer(self, endpoint: Endpoint) -> Offer:
         """Return the endpoint as routing sees it, its turn considered."""
         offer = endpoint.offer()
-        name = offer.deployment.name
-        group = self._group_of.get(name)
-        if group is None:
-            return offer
-        state, waiting = group.state(name), group.waiting(name)
-        if state is EngineState.READY:
-            return replace(offer, in_flight=offer.in_flight + waiting)
-        # What the endpoint itself found out is more than that it has not its turn.
-        own = offer.state in (EngineState.PULLING, EngineState.DOWN)
-        return replace(
-            offer,
-            state=offer.state if own else state,
-            in_flight=offer.in_flight + waiting,
-            wait_s=None if own else group.expected_wait_s(name),
-        )
+        group = self._group_of.get(offer.deployment.name)
+        return offer if group is None else _in_turn(offer, group)
 
     def report(self, endpoint: Endpoint) -> dict[str, Any]:
         """Return the endpoint as the API shows it, with its turn."""
@@ -119,3 +116,19 @@ class SwapGroups:
 
     def _members(self, group: SwapGroup) -> list[Endpoint]:
         return [self._endpoints[name] for name, its in self._group_of.items() if its is group]
+
+
+def _in_turn(offer: Offer, group: SwapGroup) -> Offer:
+    """Return the offer of a member with its turn in the group."""
+    name = offer.deployment.name
+    state, waiting = group.state(name), group.waiting(name)
+    if state is EngineState.READY:
+        return replace(offer, in_flight=offer.in_flight + waiting)
+    # What the endpoint itself found out is more than that it has not its turn.
+    own = offer.state in (EngineState.PULLING, EngineState.DOWN)
+    return replace(
+        offer,
+        state=offer.state if own else state,
+        in_flight=offer.in_flight + waiting,
+        wait_s=None if own else group.expected_wait_s(name),
+    )

@@ -342,6 +342,27 @@ def test_fullness_is_told_from_what_stands(life: Life) -> None:
     assert life.ledger.pressure(Scope("acme.b")).percent_used == 0
 
 
+def test_budgets_press_from_the_first_step_on(life: Life) -> None:
+    """Nothing is said below it; a charge, a new limit and the end of the window are seen at once."""
+    scope, pressing = Scope("acme.a"), life.ledger.pressing
+    assert pressing(scope) is None
+    life.ledger.record(scope, 69).result()
+    assert pressing(scope) is None
+    life.ledger.record(Scope("acme.b"), 1).result()
+    assert pressing(scope) == life.ledger.pressure(scope)
+    assert life.ledger.pressure(scope).actions == {"prefer_cheaper"}
+    life.ledger.set_limit(Scope("acme"), "daily", 700, author="me").result()
+    assert pressing(scope) is None
+    life.ledger.set_limit(scope, "daily", 69, author="me").result()
+    life.ledger.reserve(plain("acme.b", 1), reservation_id="a").result()
+    assert pressing(Scope("acme.b")) is None
+    life.ledger.record(scope, 1).result()
+    assert pressing(scope) is not None
+    assert pressing(Scope("acme.a.deeper")) is not None
+    life.clock.advance(5 * 3600)
+    assert pressing(scope) is None
+
+
 def test_a_call_that_is_kept_outside_is_seen(life: Life) -> None:
     """A hold that is taken over from an outside caller lives as long as it is told to."""
     until_ns = ns_of(life.clock.now() + timedelta(minutes=10))
