@@ -100,6 +100,9 @@ class Amounts:
         return {meter: self.of(meter) for meter in METERS}
 
 
+NOTHING = Amounts()
+
+
 @value()
 class Idempotency:
     """A caller's promise that a request is the same one: its key, and a digest of the request."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trivet.domain.budgets import Amounts
+from trivet.domain.budgets import NOTHING, Amounts
 from trivet.domain.decisions import Decision
 from trivet.domain.requests import Hints
 from trivet.domain.scopes import Scope
@@ -81,7 +81,7 @@ class Outcome:
     usage: Usage | None = None
     """Usage charged to the tenant; None when nothing was."""
     error_code: str | None = None
-    charged: Amounts = field(default_factory=Amounts)
+    charged: Amounts = NOTHING
     """What was charged on every meter."""
     saved_device_ns: int | None = None
     """Device time that the answer had taken when it was kept; None: it is none from the cache."""

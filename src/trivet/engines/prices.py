@@ -68,9 +68,10 @@ class PriceTable:
         machines is free, and of a cloud model LiteLLM's list is asked; UNKNOWN if it does not know either.
         """
         self._look()
-        own = self._own.get(deployment.known_as) or _own_entry(deployment, self._own)
-        if own is not None:
-            return own
+        if self._own:
+            own = self._own.get(deployment.known_as) or _own_entry(deployment, self._own)
+            if own is not None:
+                return own
         if deployment.local:
             return FREE
         price = self._shipped.get(deployment.name, UNKNOWN)

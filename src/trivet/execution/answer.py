@@ -1,6 +1,5 @@
 """An answer being delivered: whole, or as a stream that is honest about its end."""
 
-import contextlib
 from collections.abc import AsyncIterator
 
 from trivet.domain.errors import EngineError
@@ -74,8 +73,9 @@ class Answer:
     async def _close(self, status: OutcomeStatus, error: EngineError | None) -> None:
         try:
             # The hold stays until the engine has been told to stop.
-            with contextlib.suppress(EngineError):
-                await self._reply.aclose()
+            await self._reply.aclose()
+        except EngineError:
+            pass  # it has ended all the same
         finally:
             # Plain calls: no cancellation comes between the clocks' end and the settlement's start.
             self._running.end(error, cancelled=status == "cancelled")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from trivet.domain.budgets import Amounts
+from trivet.domain.budgets import NOTHING, Amounts
 from trivet.domain.decisions import Decision
 from trivet.domain.errors import EngineTimeout
 from trivet.domain.outcomes import Attempt, AttemptCharge, OutcomeStatus, Usage, UsageSource
@@ -46,12 +46,14 @@ class Charges:
     def own(self) -> tuple[Usage, Amounts]:
         """Return what the last attempt owes, for the ledger: nothing, where only those before it do."""
         if self.last is None:
-            return Usage(0, 0, "ceiling"), Amounts()
+            return Usage(0, 0, "ceiling"), NOTHING
         return self.last.usage, self.last.charged
 
     @property
     def entries(self) -> tuple[AttemptCharge, ...]:
         """Return what the attempts before the last one owe, for the ledger: an entry each."""
+        if not self.earlier:
+            return ()
         return tuple(
             AttemptCharge(
                 attempt_id=each.attempt.attempt_id,
@@ -66,8 +68,10 @@ class Charges:
     @property
     def charged(self) -> Amounts:
         """Return all amounts together."""
-        parts = [*self.earlier, *([self.last] if self.last is not None else [])]
-        return sum((part.charged for part in parts), start=Amounts())
+        charged = self.last.charged if self.last is not None else NOTHING
+        for each in self.earlier:
+            charged += each.charged
+        return charged
 
 
 @value(kw_only=True)

@@ -40,8 +40,8 @@ class Drain:
         self._open: set[str] = set()
         self._waiting: set[Wait] = set()
         self._listeners: list[Callable[[], None]] = []
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._empty: asyncio.Event | None = None
+        """Set when no request is open any more; None: nobody waits for that."""
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Have a plain call made when it begins."""
@@ -69,17 +69,19 @@ class Drain:
     def opened(self, request_id: str) -> None:
         """Note a request that will be closed."""
         self._open.add(request_id)
-        self._empty.clear()
 
     def closed(self, request_id: str) -> None:
         """Note that a request has told its end; those that were never opened do not count."""
         self._open.discard(request_id)
-        if not self._open:
+        if self._empty is not None and not self._open:
             self._empty.set()
+            self._empty = None
 
     async def empty(self) -> None:
         """Wait until no request is open."""
-        await self._empty.wait()
+        while self._open:
+            self._empty = self._empty or asyncio.Event()
+            await self._empty.wait()
 
     def waiting(self, request: Waits) -> "Wait":
         """While the returned context is open, the beginning breaks off what is inside it.

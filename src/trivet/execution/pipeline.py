@@ -36,7 +36,7 @@ from trivet.execution.chain import Chain
 from trivet.execution.drain import Drain
 from trivet.execution.memory import AnswerMemory
 from trivet.execution.outside import Outside, Promise, Report, Taken
-from trivet.execution.run import Budgeting, Keep, Run
+from trivet.execution.run import Budgeting, Desk, Keep, Run
 from trivet.execution.settler import Settler
 from trivet.fleet import Fleet
 from trivet.metering import Metrics, UsageRecords
@@ -74,7 +74,9 @@ class Pipeline:
         self._records = records
         self._metrics = metrics
         self._text_limit_chars = text_limit_chars
-        self._budget = budget
+        self._desk = Desk(
+            settler=settler, budget=budget, clock=clock, row_writer=records.writer, announce=self.announce
+        )
         self._rates = rates
         self._clock = clock
         self._memory = memory
@@ -165,7 +167,7 @@ class Pipeline:
             run.adopt(reservation, tariff)
         try:
             if self._memory is not None and (kept := await self._memory.recall(run)) is not None:
-                return await self._delivered(kept)
+                return await _settled_if_whole(kept)
             with self.drain.waiting(run), run.entry as entry:
                 # An engine's tokenizer takes no place from those that generate.
                 if request.surface.computes and not self._chain.admission.enter(entry, decision.deployment):
@@ -180,13 +182,7 @@ class Pipeline:
             raise
         if self._memory is not None:
             reply = self._memory.watch(run, reply)
-        return await self._delivered(Answer(run, reply, running))
-
-    async def _delivered(self, answer: Answer) -> Answer:
-        """Settle a plain answer, which is there as a whole; a stream is settled when it ends."""
-        if not answer.run.request.stream:
-            await answer.complete()
-        return answer
+        return await _settled_if_whole(Answer(run, reply, running))
 
     async def route(self, request: ChatRequest, principal: Principal) -> Decision:
         """Decide, for the caller's information or for a later `execute`; nothing is held.
@@ -279,16 +275,12 @@ class Pipeline:
         on_wait: Callable[[Decision], None] | None = None,
     ) -> Run:
         return Run(
+            self._desk,
             request_id=request_id,
             principal=principal,
             request=request,
             decision=decision,
-            settler=self._settler,
-            budget=self._budget,
-            clock=self._clock,
             started_ns=started_ns,
-            row_writer=self._records.writer,
-            announce=self.announce,
             admitted=admitted,
             on_wait=on_wait,
         )
@@ -337,7 +329,10 @@ class Pipeline:
         self._metrics.observe(outcome)
         if self._listener is not None:
             self._listener(outcome)
-        served_by = outcome.served_by
+        served_by, attempts = outcome.served_by, outcome.attempts
+        waited_ns = 0
+        for attempt in attempts:
+            waited_ns += attempt.waited_ns
         self._log.info(
             "request.done",
             request_id=outcome.request_id,
@@ -346,13 +341,20 @@ class Pipeline:
             tier=served_by.tier.name if served_by else None,
             model=served_by.model if served_by else None,
             complexity=round(outcome.decision.complexity.score, 3),
-            attempts=len(outcome.attempts),
+            attempts=len(attempts),
             tokens=outcome.usage.total_tokens if outcome.usage else 0,
             cached=outcome.saved_device_ns is not None,
-            waited_ms=round(sum(attempt.waited_ns for attempt in outcome.attempts) / 1e6, 1),
+            waited_ms=round(waited_ns / 1e6, 1),
             latency_ms=round((outcome.ended_ns - outcome.started_ns) / 1e6, 1),
             code=outcome.error_code,
         )
+
+
+async def _settled_if_whole(answer: Answer) -> Answer:
+    """Settle a plain answer, which is there as a whole; a stream is settled when it ends."""
+    if not answer.run.request.stream:
+        await answer.complete()
+    return answer
 
 
 def _awake(offer: Offer) -> Offer:

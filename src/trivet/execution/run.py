@@ -2,13 +2,13 @@
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
 from trivet.access import Admitted
-from trivet.domain.budgets import Amounts, Hold, Reservation
+from trivet.domain.budgets import NOTHING, Hold, Reservation
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Candidate, Decision
 from trivet.domain.errors import ApprovalRequired, BudgetError, Overloaded, PriceUnknown, TrivetError
@@ -17,6 +17,7 @@ from trivet.domain.outcomes import Attempt, Outcome, OutcomeStatus
 from trivet.domain.prices import Prices
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.domain.tiers import Deployment
+from trivet.domain.values import value
 from trivet.engines.protocol import Reply
 from trivet.execution.admission import LIKELY_BYTES_PER_TOKEN, Claim, Entry
 from trivet.execution.charging import Bill, Charges
@@ -24,8 +25,6 @@ from trivet.execution.settler import AlsoWrite, Ending, MakeAlso, Settler
 from trivet.execution.tariff import Tariff
 
 log = structlog.get_logger(__name__)
-
-NOTHING = Amounts()
 
 
 class Announce(Protocol):
@@ -40,7 +39,7 @@ Keep = Callable[[Outcome, Reply], AlsoWrite]
 """Return a write for the transaction that charges for a whole plain answer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Budgeting:
     """What a run needs to know to hold budget."""
 
@@ -57,22 +56,29 @@ class Budgeting:
     """How long a request may take."""
 
 
+@value(kw_only=True)
+class Desk:
+    """What all runs have in common: where they hold and settle, by what rules, and who is told."""
+
+    settler: Settler
+    budget: Budgeting
+    clock: Clock
+    row_writer: Callable[[Outcome], AlsoWrite]
+    announce: Announce
+
+
 class Run:
     """The record of one request between admission and settlement. Closes exactly once."""
 
     def __init__(
         self,
+        desk: Desk,
         *,
         request_id: str,
         principal: Principal,
         request: ChatRequest,
         decision: Decision,
-        settler: Settler,
-        budget: Budgeting,
-        clock: Clock,
         started_ns: int,
-        row_writer: Callable[[Outcome], AlsoWrite],
-        announce: Announce,
         admitted: Admitted | None = None,
         on_wait: Callable[[Decision], None] | None = None,
     ) -> None:
@@ -110,19 +116,15 @@ class Run:
         """What the client is told of the cache; nothing while it is off."""
         self.saved_device_ns: int | None = None
         """Device time that a kept answer saved; None: an engine answers."""
-        self._settler = settler
-        self._budget = budget
+        self._desk = desk
         self._kept: dict[str, Tariff] = {}
-        self._tariff = Tariff.of(decision.deployment, budget.prices)
+        self._tariff = Tariff.of(decision.deployment, desk.budget.prices)
         # By deployment, as they were when its use was allowed; prices may change under way.
         self._tariffs = {decision.deployment.name: self._tariff}
         self._held = NOTHING
         self._held_for: Deployment | None = None
         # Whether the ladder let the hold use the dearest tier; it asks, whatever that tier weighs.
         self._held_for_dearest = False
-        self._clock = clock
-        self._row_writer = row_writer
-        self._announce = announce
         self._on_wait = on_wait
 
     @property
@@ -158,9 +160,9 @@ class Run:
         cap = self.output_cap
         while self.reservation is None:
             try:
-                self.reservation = await self._settler.hold(
+                self.reservation = await self._desk.settler.hold(
                     self._asked(cap),
-                    wait_s=self._budget.wait_s,
+                    wait_s=self._desk.budget.wait_s,
                     within_s=self._left_s(),
                     reservation_id=self.decision.decision_id if self.given_until_ns else None,
                 )
@@ -172,7 +174,7 @@ class Run:
                 if others[0].deployment.tier.order < before.order:
                     self.downgraded_from = self.downgraded_from or before.name
                 self.decision = replace(self.decision, candidates=others)
-                self._tariff = Tariff.of(self.decision.deployment, self._budget.prices)
+                self._tariff = Tariff.of(self.decision.deployment, self._desk.budget.prices)
         deployment = self.decision.deployment
         self._held = self.reservation.amounts
         self._held_for = deployment
@@ -185,13 +187,13 @@ class Run:
 
     def _left_s(self) -> float:
         """Return how much of its time the request has left."""
-        spent_ns = self._clock.monotonic_ns() - self.started_ns
-        return max(0.0, self._budget.deadline_s - spent_ns / 1e9)
+        spent_ns = self._desk.clock.monotonic_ns() - self.started_ns
+        return max(0.0, self._desk.budget.deadline_s - spent_ns / 1e9)
 
     def _asked(self, cap: int) -> Hold:
         decision, hints, tariff = self.decision, self.request.hints, self._tariff
         tier, prompt_tokens = decision.deployment.tier, decision.estimated.prompt_tokens
-        least = self._budget.minimum_output_tokens
+        least = self._desk.budget.minimum_output_tokens
         return Hold(
             scope=self.principal.scope,
             prompt=tariff.prompt(prompt_tokens),
@@ -202,7 +204,7 @@ class Run:
             task=hints.task_id,
             session=hints.session,
             tier=tier.name,
-            dearest=tier.order == self._budget.dearest_order,
+            dearest=tier.order == self._desk.budget.dearest_order,
             idempotency=self.request.idempotency,
             expires_at_ns=self.given_until_ns,
             decision_id=decision.decision_id,
@@ -212,7 +214,7 @@ class Run:
     def _candidates_instead(self, refused: BudgetError) -> tuple[Candidate, ...]:
         """Return the candidates that may be served where the first one was refused; none: nobody may."""
         if isinstance(refused, PriceUnknown):
-            prices = self._budget.prices
+            prices = self._desk.budget.prices
             return tuple(c for c in self.decision.candidates if prices.of(c.deployment).known)
         return self._cheaper_candidates() if _lies_in_the_tier(refused) else ()
 
@@ -223,7 +225,7 @@ class Run:
             candidate
             for candidate in self.decision.candidates
             if candidate.deployment.tier.order < first.order
-            and not Tariff.of(candidate.deployment, self._budget.prices).is_dearer_than(self._tariff)
+            and not Tariff.of(candidate.deployment, self._desk.budget.prices).is_dearer_than(self._tariff)
         )
 
     def is_held_for(self, deployment: Deployment) -> bool:
@@ -233,7 +235,7 @@ class Run:
     async def weigh(self, deployment: Deployment) -> bool:
         """Hold what another candidate can use instead; False: it is too dear, and no candidate."""
         held = self.reservation
-        tariff = self._kept.get(deployment.name) or Tariff.of(deployment, self._budget.prices)
+        tariff = self._kept.get(deployment.name) or Tariff.of(deployment, self._desk.budget.prices)
         dearest = self._is_dearest(deployment)
         self._tariffs[deployment.name] = tariff
         self._held_for = None
@@ -250,7 +252,7 @@ class Run:
         if before.is_dearer_than(tariff):
             self._tariff = tariff
         try:
-            again = await self._settler.reweight(
+            again = await self._desk.settler.reweight(
                 held.reservation_id,
                 prompt,
                 output,
@@ -266,7 +268,7 @@ class Run:
         return True
 
     def _is_dearest(self, deployment: Deployment) -> bool:
-        return deployment.tier.order == self._budget.dearest_order
+        return deployment.tier.order == self._desk.budget.dearest_order
 
     @property
     def at_work(self) -> bool:
@@ -302,9 +304,10 @@ class Run:
         charged = charges.charged
         self._charged_tokens = charged.tokens
         self.admitted.end(usage.total_tokens if usage is not None else 0)
-        for charge in (*charges.earlier, charges.last):
-            if charge is not None:
-                charge.attempt.usage = charge.usage
+        if charges.last is not None:
+            charges.last.attempt.usage = charges.last.usage
+        for charge in charges.earlier:
+            charge.attempt.usage = charge.usage
         outcome = Outcome(
             request_id=self.request_id,
             key_id=self.principal.key_id,
@@ -313,28 +316,27 @@ class Run:
             hints=self.request.hints,
             stream=self.request.stream,
             started_ns=self.started_ns,
-            ended_ns=self._clock.monotonic_ns(),
+            ended_ns=self._desk.clock.monotonic_ns(),
             status=status,
             attempts=self.attempts,
             usage=usage,
             error_code=error.code if error else None,
+            charged=charged,
             saved_device_ns=self.saved_device_ns,
         )
-        if usage is not None:
-            outcome.charged = charged
         # Who was sent away with nothing held or tried leaves no record: load is what there is too much of.
         unrecorded = isinstance(error, Overloaded) and self.reservation is None and not self.attempts
         ending = None
         if not unrecorded:
             ending = self._settle(charges, lambda: self._records_of(outcome, reply))
         try:
-            self._announce(outcome)
+            self._desk.announce(outcome)
         except Exception as fault:  # noqa: BLE001 - listeners get copies, and may fail without loss
             log.warning("announcement.failed", error=type(fault).__name__)
         return ending
 
     def _records_of(self, outcome: Outcome, reply: Reply | None) -> AlsoWrite:
-        write = self._row_writer(outcome)
+        write = self._desk.row_writer(outcome)
         if self.keep is None or reply is None or outcome.status != "ok":
             return write
         keep = self.keep(outcome, reply)
@@ -347,12 +349,12 @@ class Run:
 
     def _settle(self, charges: Charges, also: MakeAlso) -> Ending | None:
         if self.reservation is None:
-            self._settler.note(also)
+            self._desk.settler.note(also)
             return None
         reach("before_settle")
         if charges.last is None and not charges.earlier:
-            return self._settler.release(self.reservation.reservation_id, also)
-        return self._settler.settle(
+            return self._desk.settler.release(self.reservation.reservation_id, also)
+        return self._desk.settler.settle(
             self.reservation.reservation_id, *charges.own, also, earlier=charges.entries
         )
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from trivet.domain.budgets import Amounts
 from trivet.domain.outcomes import Usage
-from trivet.domain.prices import Price, Prices
+from trivet.domain.prices import FREE, Price, Prices
 from trivet.domain.tiers import Deployment
 from trivet.domain.values import value
 
@@ -20,7 +20,10 @@ class Tariff:
     @classmethod
     def of(cls, deployment: Deployment, prices: Prices) -> "Tariff":
         """Return what counts at a deployment now."""
-        return cls(_exact(deployment.tier.cost_weight), prices.of(deployment))
+        price = prices.of(deployment)
+        if price is FREE:
+            return _without_price(deployment.tier.cost_weight)
+        return cls(_exact(deployment.tier.cost_weight), price)
 
     def prompt(self, tokens: int) -> Amounts:
         """Return the amounts of so many prompt tokens, none of them cached: a ceiling."""
@@ -62,10 +65,17 @@ class Tariff:
 
 def _up(rate: Fraction, tokens: int) -> int:
     """Return rate times tokens, rounded up to a whole number, without making a fraction on the way."""
-    return -(-rate.numerator * tokens // rate.denominator)
+    numerator, denominator = rate.as_integer_ratio()
+    return -(-numerator * tokens // denominator)
 
 
 @lru_cache(maxsize=1024)
 def _exact(weight: float) -> Fraction:
     """Return a weight as it was written: 0.1 is a tenth, not the double next to it."""
     return Fraction(str(weight))
+
+
+@lru_cache(maxsize=1024)
+def _without_price(weight: float) -> Tariff:
+    """Return the tariff of what costs nothing by the token: most of what there is."""
+    return Tariff(_exact(weight), FREE)

@@ -213,9 +213,9 @@ class DeviceClock:
 
     def drain_busy(self) -> list[tuple[str, int, int]]:
         """Return (device, minute since 1970 in UTC, busy nanoseconds) gathered since the last drain."""
-        self._advance_devices()
-        drained = []
+        now_ns, drained = self._clock.monotonic_ns(), []
         for name, device in self._devices.items():
+            device.advance(now_ns)
             drained += [(name, minute, busy_ns) for minute, busy_ns in device.drain()]
         return drained
 

@@ -13,7 +13,7 @@ from trivet.domain.decisions import Estimate
 from trivet.domain.prices import NoPrices
 from trivet.domain.requests import ChatRequest, Principal
 from trivet.domain.scopes import Scope
-from trivet.execution.run import Budgeting, Run
+from trivet.execution.run import Budgeting, Desk, Run
 from trivet.execution.settler import Settler
 from trivet.storage import Database
 
@@ -42,11 +42,7 @@ async def test_the_dearest_tier_takes_an_approval_whatever_it_weighs(approved: b
             ledger.request_override(asked).result()
             ledger.decide_override("o", approve=True, decider="bob").result()
         settler = Settler(ledger)
-        run = Run(
-            request_id="r",
-            principal=Principal(key_id="key", scope=ACME),
-            request=ChatRequest(body={}, body_bytes=1, model="auto"),
-            decision=replace(decision(NEAR, FAR), max_output_tokens=20, estimated=Estimate(10, 20)),
+        desk = Desk(
             settler=settler,
             budget=Budgeting(
                 prices=NoPrices(),
@@ -57,9 +53,16 @@ async def test_the_dearest_tier_takes_an_approval_whatever_it_weighs(approved: b
                 deadline_s=60.0,
             ),
             clock=ManualClock(),
-            started_ns=0,
             row_writer=lambda _: lambda _: None,
             announce=lambda _: None,
+        )
+        run = Run(
+            desk,
+            request_id="r",
+            principal=Principal(key_id="key", scope=ACME),
+            request=ChatRequest(body={}, body_bytes=1, model="auto"),
+            decision=replace(decision(NEAR, FAR), max_output_tokens=20, estimated=Estimate(10, 20)),
+            started_ns=0,
         )
         await run.hold()
         assert await run.weigh(NEAR)
