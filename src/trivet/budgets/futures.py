@@ -1,26 +1,12 @@
 """Futures of futures, for whoever has no event loop to wait in."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
 S = TypeVar("S")
-
-
-def then(future: "Future[S]", change: Callable[[S], T]) -> "Future[T]":
-    """Return a future of what `change` makes of the result."""
-    changed: Future[T] = Future()
-
-    def change_it(done: "Future[S]") -> None:
-        if (error := done.exception()) is not None:
-            changed.set_exception(error)
-        else:
-            changed.set_result(change(done.result()))
-
-    future.add_done_callback(change_it)
-    return changed
 
 
 def pass_on(future: "Future[T]", to: "Future[T]") -> None:

@@ -19,7 +19,7 @@ from trivet.budgets.approvals import Approvals
 from trivet.budgets.balances import read_overrides
 from trivet.budgets.following import then
 from trivet.budgets.history import EntryRecord, read_history, read_key_changes, read_rule_changes
-from trivet.budgets.sqlite_store import SqliteLedgerStore
+from trivet.budgets.opening import books_in
 from trivet.budgets.status import Limit, read_limits, read_organisation_rows, read_rows, read_status
 from trivet.budgets.store import AlsoWrite, Closing, LedgerStore, OverrideRequest
 from trivet.budgets.turnstile import Turnstile
@@ -71,7 +71,7 @@ class Ledger:
         if store is None:
             if database is None:
                 raise StoreError("A ledger needs a store.")
-            store = _books_in(database, settings, clock)
+            store = books_in(database, settings, clock)
         self._store = store
         self._recovered = False
         self._clock = clock
@@ -160,6 +160,7 @@ class Ledger:
         *,
         earlier: Sequence[AttemptCharge] = (),
         also: AlsoWrite | None = None,
+        patient: bool = False,
     ) -> "Future[Settlement]":
         """Replace a hold by what was used, in the windows that admitted it.
 
@@ -174,14 +175,22 @@ class Ledger:
             earlier: what attempts before the last one owe, each in an entry of its own. `usage` and `charged`
                 are the last one's; the settlement tells the sum.
             also: a further write for the same transaction.
+            patient: nobody waits for it, so it may be a few milliseconds later, on disk with the next
+                operation. Where anybody waits for tokens it never is.
 
         The future's errors: NotFound, RequestMalformed, StoreUnavailable, or what `also` raised.
         """
-        return self._settlement(self._store.settle(reservation_id, usage, charged, also, earlier))
+        patient = patient and not self._turnstile.crowded
+        return self._settlement(
+            self._store.settle(reservation_id, usage, charged, also, earlier, patient=patient)
+        )
 
-    def release(self, reservation_id: str, *, also: AlsoWrite | None = None) -> "Future[Settlement]":
+    def release(
+        self, reservation_id: str, *, also: AlsoWrite | None = None, patient: bool = False
+    ) -> "Future[Settlement]":
         """Give a hold back uncharged, since no engine worked for it. Otherwise as `settle`."""
-        return self._settlement(self._store.release(reservation_id, also))
+        patient = patient and not self._turnstile.crowded
+        return self._settlement(self._store.release(reservation_id, also, patient=patient))
 
     def record(
         self, scope: Scope, charged: Amounts | int, *, note: str = "", also: AlsoWrite | None = None
@@ -382,14 +391,3 @@ class Ledger:
 
         future.add_done_callback(freed)
         return future
-
-
-def _books_in(database: Database, settings: BudgetSettings, clock: Clock) -> LedgerStore:
-    if not database.shared:
-        return SqliteLedgerStore(database, settings, clock)
-    # Only who uses PostgreSQL pays for its driver.
-    from trivet.budgets.postgres_store import PostgresLedgerStore
-    from trivet.storage.postgres import PostgresDatabase
-
-    assert isinstance(database, PostgresDatabase)  # noqa: S101 - there is no other that is shared
-    return PostgresLedgerStore(database, settings, clock)

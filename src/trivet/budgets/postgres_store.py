@@ -12,7 +12,8 @@ from sqlalchemy import Connection, text
 from trivet.budgets.alerts import unannounced
 from trivet.budgets.balances import read_balances
 from trivet.budgets.calendar import LedgerCalendar, read_standing
-from trivet.budgets.futures import all_of, pass_on, then
+from trivet.budgets.following import then
+from trivet.budgets.futures import all_of, pass_on
 from trivet.budgets.idempotency import KEPT_NS
 from trivet.budgets.ladder import Ladder
 from trivet.budgets.open_holds import lasting
@@ -173,8 +174,11 @@ class PostgresLedgerStore:
         charged: Amounts | None,
         also: AlsoWrite | None,
         earlier: Sequence[AttemptCharge] = (),
+        *,
+        patient: bool = False,
     ) -> "Future[Closing]":
         """Replace a hold by what was used."""
+        del patient  # the gateway gathers by itself
         operation = Operation(
             verb="settle",
             reservation_id=reservation_id,
@@ -188,8 +192,11 @@ class PostgresLedgerStore:
 
         return self._submit(operation, check, also)
 
-    def release(self, reservation_id: str, also: AlsoWrite | None) -> "Future[Closing]":
+    def release(
+        self, reservation_id: str, also: AlsoWrite | None, *, patient: bool = False
+    ) -> "Future[Closing]":
         """Give a hold back."""
+        del patient
         return self._submit(Operation(verb="release", reservation_id=reservation_id), None, also)
 
     def record(self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None) -> "Future[Closing]":

@@ -104,16 +104,23 @@ class SqliteLedgerStore:
         charged: Amounts | None,
         also: AlsoWrite | None,
         earlier: Sequence[AttemptCharge] = (),
+        *,
+        patient: bool = False,
     ) -> "Future[Closing]":
         """Replace a hold by what was used."""
         return self._closing(
             lambda connection: self._settling.settle(connection, reservation_id, usage, charged, earlier),
             also,
+            patient=patient,
         )
 
-    def release(self, reservation_id: str, also: AlsoWrite | None) -> "Future[Closing]":
+    def release(
+        self, reservation_id: str, also: AlsoWrite | None, *, patient: bool = False
+    ) -> "Future[Closing]":
         """Give a hold back."""
-        return self._closing(lambda connection: self._settling.release(connection, reservation_id), also)
+        return self._closing(
+            lambda connection: self._settling.release(connection, reservation_id), also, patient=patient
+        )
 
     def record(self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None) -> "Future[Closing]":
         """Charge what no hold preceded."""
@@ -133,7 +140,7 @@ class SqliteLedgerStore:
         def op(connection: sqlite3.Connection) -> None:
             also(self._books.standing.beside(connection))
 
-        return self._database.write(op, self._books.standing)
+        return self._database.write(op, self._books.standing, patient=True)
 
     def set_limit(
         self,
@@ -215,7 +222,11 @@ class SqliteLedgerStore:
         return self._database.read(op)
 
     def _closing(
-        self, operation: Callable[[sqlite3.Connection], Closing], also: AlsoWrite | None
+        self,
+        operation: Callable[[sqlite3.Connection], Closing],
+        also: AlsoWrite | None,
+        *,
+        patient: bool = False,
     ) -> "Future[Closing]":
         def op(connection: sqlite3.Connection) -> Closing:
             closing = operation(connection)
@@ -223,7 +234,7 @@ class SqliteLedgerStore:
                 also(self._books.standing.beside(connection))
             return closing
 
-        return self._database.write(op, self._books.standing)
+        return self._database.write(op, self._books.standing, patient=patient)
 
     def _writing(self, operation: Callable[[sqlite3.Connection], T]) -> "Future[T]":
         """Run what also reads and writes the tables by itself; what it notes is entered behind it."""

@@ -111,6 +111,8 @@ class LedgerStore(Protocol):
         charged: Amounts | None,
         also: AlsoWrite | None,
         earlier: Sequence[AttemptCharge] = (),
+        *,
+        patient: bool = False,
     ) -> "Future[Closing]":
         """Replace a hold by what was used, in the windows that admitted it.
 
@@ -118,11 +120,14 @@ class LedgerStore(Protocol):
         entry of its own of kind `attempt`, before that of the settlement. `charged` None: `usage` in tokens
         of weight 1, and on the other meters in proportion to the hold. Of an expired one the signed
         difference is corrected, once. What has ended otherwise stays as it is: then `first` is False and
-        `also` is not run. Error: NotFound, RequestMalformed, what `also` raised.
+        `also` is not run. `patient`: nobody waits for it, and a store that gathers writes may let it wait
+        for others. Error: NotFound, RequestMalformed, what `also` raised.
         """
         ...
 
-    def release(self, reservation_id: str, also: AlsoWrite | None) -> "Future[Closing]":
+    def release(
+        self, reservation_id: str, also: AlsoWrite | None, *, patient: bool = False
+    ) -> "Future[Closing]":
         """Give a hold back uncharged. Otherwise as `settle`; an expired one stays charged."""
         ...
 
@@ -139,7 +144,7 @@ class LedgerStore(Protocol):
         ...
 
     def note(self, also: AlsoWrite) -> "Future[None]":
-        """Write what belongs to no operation."""
+        """Write what belongs to no operation, and what nobody waits for."""
         ...
 
     def set_limit(

@@ -77,8 +77,15 @@ class Turnstile:
         self._tickets = itertools.count()
         self._lock = threading.Lock()
 
+    @property
+    def crowded(self) -> bool:
+        """Tell whether anybody waits, anywhere."""
+        return bool(self._lines)
+
     def line_of(self, hold: Hold) -> Line | None:
         """Return the line of a budget that the hold needs, where others already wait; None if nowhere."""
+        if not self._lines:
+            return None
         wanted = {("", ""), ("task", hold.task), ("session", hold.session)}
         with self._lock:
             return next(

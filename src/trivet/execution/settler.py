@@ -183,13 +183,17 @@ class Settler:
         `usage` and `charged` are the last attempt's; `earlier` is what those before it owe.
         """
         return self._carried_out(
-            lambda extra: self._ledger.settle(reservation_id, usage, charged, earlier=earlier, also=extra),
+            lambda extra: self._ledger.settle(
+                reservation_id, usage, charged, earlier=earlier, also=extra, patient=True
+            ),
             also,
         )
 
     def release(self, reservation_id: str, also: MakeAlso) -> Ending:
         """Give the hold back: no engine generated anything that the tenant owes."""
-        return self._carried_out(lambda extra: self._ledger.release(reservation_id, also=extra), also)
+        return self._carried_out(
+            lambda extra: self._ledger.release(reservation_id, also=extra, patient=True), also
+        )
 
     def note(self, also: MakeAlso) -> None:
         """Write an outcome that has no hold, such as a refusal."""

@@ -16,6 +16,7 @@ from trivet.storage.connections import open_writer, writer_engine
 from trivet.storage.database import Database
 from trivet.storage.draft import Draft
 from trivet.storage.migration import migrate
+from trivet.storage.promise import Promise
 from trivet.storage.writer import Writer
 
 T = TypeVar("T")
@@ -81,9 +82,12 @@ class _VirtualWriter(Writer):
         self.begun = False
         self.dead = False
 
-    def submit(self, op: Callable[[Any], T], draft: Draft | None = None) -> "Future[T]":
+    def submit(
+        self, op: Callable[[Any], T], draft: Draft | None = None, *, patient: bool = False
+    ) -> "Future[T]":
         """Queue `op` for the next commit. Of a dead process nobody hears any more."""
-        future: Future[T] = Future()
+        del patient
+        future: Promise[T] = Promise()
         if self.dead:
             return future
         self._jobs.append((op, future, draft))
@@ -140,9 +144,11 @@ class VirtualDatabase(Database):
         """Let commits take their time, and fail, from now on."""
         self._writer.begun = True
 
-    def write(self, op: Callable[[Any], T], draft: Draft | None = None) -> "Future[T]":
+    def write(
+        self, op: Callable[[Any], T], draft: Draft | None = None, *, patient: bool = False
+    ) -> "Future[T]":
         """Queue an operation."""
-        return self._writer.submit(op, draft)
+        return self._writer.submit(op, draft, patient=patient)
 
     def transact(self, op: Callable[[Any], T]) -> "Future[T]":
         """Queue an operation of SQLAlchemy Core."""

@@ -136,9 +136,11 @@ class PostgresDatabase(Database):
             raise
         return opened
 
-    def write(self, op: Callable[[Any], T], draft: Draft | None = None) -> "Future[T]":
+    def write(
+        self, op: Callable[[Any], T], draft: Draft | None = None, *, patient: bool = False
+    ) -> "Future[T]":
         """Run `op` with a connection of plain SQL. Others write too, so that no draft is of use."""
-        del draft
+        del draft, patient
         return self.transact(lambda connection: op(PlainSql(driver_connection(connection))))
 
     def transact(self, op: Callable[[sqlalchemy.Connection], T]) -> "Future[T]":

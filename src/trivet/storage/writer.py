@@ -3,11 +3,8 @@
 import contextlib
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from itertools import groupby
-from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -16,16 +13,13 @@ from trivet.domain.failpoints import reach
 from trivet.storage.connections import WriterConnection, translated
 from trivet.storage.delivery import delivery
 from trivet.storage.draft import Draft
+from trivet.storage.inbox import Inbox
+from trivet.storage.promise import Promise
 
 T = TypeVar("T")
 
 # Operations that share one commit, and so one wait for the disk.
 BATCH_LIMIT = 256
-CROWD = 4
-"""After a batch of so many, the next one is given a moment to fill."""
-MOMENT_S = 0.0003
-"""Whom a commit has answered comes back, but one after the other: to begin with the first would make twice as
-many commits of half the size. Much less than what writing a crowd's batch takes."""
 
 _Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]", Draft | None]
 _Answer = tuple["Future[Any]", Any, BaseException | None]
@@ -47,26 +41,22 @@ class Writer:
         """Start the thread; it owns `connection` from now on and closes it at the end."""
         self._batch_limit = batch_limit
         self._connection = connection
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
-        self._gate = threading.Lock()
-        self._closed = False
-        self._last_size = 0
+        self._inbox: Inbox[_Job] = Inbox()
         self._drafts: WeakSet[Draft] = WeakSet()
         self._thread = threading.Thread(target=self._run, name="trivet-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, op: Callable[[sqlite3.Connection], T], draft: Draft | None = None) -> "Future[T]":
+    def submit(
+        self, op: Callable[[sqlite3.Connection], T], draft: Draft | None = None, *, patient: bool = False
+    ) -> "Future[T]":
         """Queue `op`. The future resolves after the commit; StoreUnavailable if the store is closed.
 
         A future cancelled before its operation begins takes the operation back; later it cannot be cancelled.
-        `draft`: where it notes what it writes; see there.
+        `draft`: where it notes what it writes; see there. `patient`: nobody waits for it, so it may wait a
+        few milliseconds for others to share a commit with.
         """
-        future: Future[T] = Future()
-        with self._gate:
-            closed = self._closed
-            if not closed:
-                self._queue.put((op, future, draft))
-        if closed:
+        future: Promise[T] = Promise()
+        if not self._inbox.put((op, future, draft), patient=patient):
             future.set_exception(closed_error())
         return future
 
@@ -87,49 +77,23 @@ class Writer:
 
     def close(self) -> None:
         """Refuse new operations, finish the queued ones, close the connection; idempotent."""
-        with self._gate:
-            if not self._closed:
-                self._closed = True
-                self._queue.put(None)
+        self._inbox.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
     def _run(self) -> None:
-        going_on = True
-        while going_on:
-            jobs, going_on = self._take()
-            if jobs:
-                self._commit_together(jobs)
+        while jobs := self._inbox.take(self._batch_limit):
+            # What its owner cancelled in time is not run at all.
+            if begun := [job for job in jobs if job[1].set_running_or_notify_cancel()]:
+                self._commit_together(begun)
         self._connection.close()
-
-    def _take(self) -> tuple[list[_Job], bool]:
-        """Wait for one job, then take what else is there; False when the end was reached."""
-        jobs: list[_Job] = []
-        may_wait = self._last_size >= CROWD
-        job = self._queue.get()
-        while job is not None:
-            # A future that its owner cancelled in time is not run at all.
-            if job[1].set_running_or_notify_cancel():
-                jobs.append(job)
-            if len(jobs) == self._batch_limit:
-                break
-            if may_wait and self._queue.empty() and len(jobs) < self._last_size:
-                may_wait = False
-                time.sleep(MOMENT_S)
-            try:
-                job = self._queue.get_nowait()
-            except Empty:
-                break
-        self._last_size = len(jobs)
-        return jobs, job is not None
 
     def _commit_together(self, jobs: list[_Job]) -> None:
         answers: list[_Answer] = []
         try:
             self._roll_back()  # what a failure left open, if rolling it back failed as well
             self._connection.execute("BEGIN IMMEDIATE")
-            for draft, run in groupby(jobs, key=lambda job: job[2]):
-                some = list(run)
+            for draft, some in _runs(jobs):
                 if draft is None:
                     answers += self._apart(some)
                 else:
@@ -243,6 +207,17 @@ class Writer:
 
 def _write_nothing(_: sqlite3.Connection) -> None:
     """Take a turn."""
+
+
+def _runs(jobs: list[_Job]) -> Iterator[tuple[Draft | None, list[_Job]]]:
+    """Return the jobs in their order, as many together as have the same draft."""
+    first = 0
+    for place, job in enumerate(jobs):
+        draft = jobs[first][2]
+        if job[2] is not draft:
+            yield draft, jobs[first:place]
+            first = place
+    yield jobs[first][2], jobs[first:]
 
 
 def closed_error() -> StoreUnavailable:

@@ -1,0 +1,119 @@
+"""A future that costs little: the store makes one or two for each operation.
+
+`concurrent.futures.Future` makes a lock and a condition for each, which only who blocks a thread needs. That
+was a tenth of a request's time in the ledger.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_PENDING, _RUNNING, _CANCELLED, _DONE = range(4)
+_gate = threading.Lock()
+"""Of every promise: it is held for two or three assignments, so nobody ever waits long."""
+
+
+class Promise(Future[T]):
+    """A `concurrent.futures.Future` by its methods, from any thread, and for `asyncio.wrap_future`.
+
+    Only `concurrent.futures.wait` and `as_completed`, which look inside, do not know it.
+    """
+
+    def __init__(self) -> None:
+        """Begin as pending. What the base class would make is not needed."""
+        self._stage = _PENDING
+        self._value: Any = None
+        self._fault: BaseException | None = None
+        self._done_callbacks: list[Callable[[Future[T]], object]] = []
+
+    def cancel(self) -> bool:
+        """Cancel what has not begun; tell whether it is cancelled."""
+        with _gate:
+            if self._stage != _PENDING:
+                return self._stage == _CANCELLED
+            self._stage = _CANCELLED
+        self._call()
+        return True
+
+    def cancelled(self) -> bool:
+        """Tell whether it was cancelled."""
+        return self._stage == _CANCELLED
+
+    def running(self) -> bool:
+        """Tell whether it has begun and not ended."""
+        return self._stage == _RUNNING
+
+    def done(self) -> bool:
+        """Tell whether it has ended, however that was."""
+        return self._stage >= _CANCELLED
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Call `fn` with the future when it has ended, in the thread that ends it, or else now."""
+        with _gate:
+            if self._stage < _CANCELLED:
+                self._done_callbacks.append(fn)
+                return
+        fn(self)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the result; blocks until it is there, for `timeout` seconds at most.
+
+        Raises:
+            TimeoutError, CancelledError: see above; or what the operation raised.
+        """
+        fault = self.exception(timeout)
+        if fault is not None:
+            try:
+                raise fault
+            finally:
+                del fault  # its traceback holds this frame
+        value: T = self._value
+        return value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the operation raised; None if it did not. Otherwise as `result`."""
+        if self._stage < _CANCELLED:
+            ended = threading.Event()
+            self.add_done_callback(lambda _: ended.set())
+            if not ended.wait(timeout):
+                raise TimeoutError
+        if self._stage == _CANCELLED:
+            raise CancelledError
+        return self._fault
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Begin, after which nobody can cancel it any more; False if it was cancelled."""
+        with _gate:
+            if self._stage == _PENDING:
+                self._stage = _RUNNING
+                return True
+        if self._stage == _CANCELLED:
+            return False
+        raise InvalidStateError(f"it has begun before: {self!r}")
+
+    def set_result(self, result: T) -> None:
+        """End with a result."""
+        self._end(result, None)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """End with an error."""
+        self._end(None, exception)
+
+    def _end(self, value: Any, fault: BaseException | None) -> None:
+        with _gate:
+            if self._stage >= _CANCELLED:
+                raise InvalidStateError(f"it has ended before: {self!r}")
+            self._value, self._fault, self._stage = value, fault, _DONE
+        self._call()
+
+    def _call(self) -> None:
+        """Make all calls, by the base class's own way: of one that fails it tells the log."""
+        if self._done_callbacks:
+            self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
+            self._done_callbacks = []
+
+    def __repr__(self) -> str:
+        return f"<Promise {('pending', 'running', 'cancelled', 'done')[self._stage]}>"
