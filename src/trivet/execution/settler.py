@@ -46,19 +46,41 @@ class Ending:
     meanwhile has cancelled nothing else.
     """
 
-    __slots__ = ("_first", "_later")
+    __slots__ = ("_among", "_first", "_later", "_loop", "_settlement", "_try_again")
 
-    def __init__(self) -> None:
+    def __init__(
+        self, among: "set[Ending]", try_again: "Callable[[], asyncio.Task[Settlement | None]]"
+    ) -> None:
+        """Take where it is listed until the first try has ended, and what to do should that fail."""
+        self._among = among
+        self._try_again = try_again
+        self._loop = asyncio.get_running_loop()
         self._first: Future[Settlement] | None = None
         self._later: asyncio.Task[Settlement | None] | None = None
+        self._settlement: Settlement | None = None
 
-    def begun(self, first: "Future[Settlement]") -> None:
-        """Note the first try."""
+    def tried(self, first: "Future[Settlement]") -> None:
+        """Note the first try, which is under way."""
+        self._among.add(self)
         self._first = first
+        first.add_done_callback(self._first_ended)
 
-    def goes_on(self, later: "asyncio.Task[Settlement | None]") -> None:
-        """Note what goes on where the first try failed, or could not be made."""
-        self._later = later
+    def goes_on(self) -> None:
+        """Try again; in the event loop's thread."""
+        self._later = self._try_again()
+        self._first = None
+        self._among.discard(self)
+
+    def _first_ended(self, first: "Future[Settlement]") -> None:
+        """Take note, in whatever thread; nothing comes back to the event loop where all goes well."""
+        fault = first.exception()
+        if fault is not None:
+            log.warning("settlement.failed", error=type(fault).__name__, detail=str(fault))
+            self._loop.call_soon_threadsafe(self.goes_on)
+            return
+        self._settlement = first.result()
+        self._first = None  # which refers to this, too: nothing is left for the garbage collector
+        self._among.discard(self)
 
     def __await__(self) -> Generator[Any, Any, Settlement | None]:
         """Wait for it."""
@@ -72,8 +94,7 @@ class Ending:
                 return first.result()
             if self._later is None:  # the loop has been told, and is about to go on
                 await asyncio.sleep(0)
-        assert self._later is not None  # noqa: S101 - a try that failed is followed up
-        return await asyncio.shield(self._later)
+        return self._settlement if self._later is None else await asyncio.shield(self._later)
 
 
 class Settler:
@@ -240,35 +261,20 @@ class Settler:
         )
 
     def _carried_out(self, operation: Closing, also: MakeAlso) -> Ending:
-        """Run a closing operation as `_carry_out` does. Only where the first try fails it takes a task.
-
-        Where it does not, nothing comes back to the event loop: nobody waits for it there.
-        """
-        ending = Ending()
+        """Run a closing operation as `_carry_out` does. Only where the first try fails it takes a task."""
         first: Future[Settlement] | None = None
         with contextlib.suppress(Exception):  # whoever goes on meets it again, and tells it
             first = operation(also())
         if first is None:
-            ending.goes_on(self._own(self._carry_out(operation, also)))
-            return ending
-        loop = asyncio.get_running_loop()
-
-        def tried(first: "Future[Settlement]") -> None:
-            fault = first.exception()
-            if fault is None:
-                self._closing.discard(ending)
-            else:
-                log.warning("settlement.failed", error=type(fault).__name__, detail=str(fault))
-                loop.call_soon_threadsafe(again)
-
-        def again() -> None:
-            ending.goes_on(self._own(self._carry_out(operation, _nothing_to_write, RETRY_DELAYS_S)))
-            self._closing.discard(ending)
-
-        self._closing.add(ending)
-        ending.begun(first)
-        first.add_done_callback(tried)
+            ending = Ending(self._closing, lambda: self._own(self._carry_out(operation, also)))
+            ending.goes_on()
+        else:
+            ending = Ending(self._closing, partial(self._again, operation))
+            ending.tried(first)
         return ending
+
+    def _again(self, operation: Closing) -> "asyncio.Task[Settlement | None]":
+        return self._own(self._carry_out(operation, _nothing_to_write, RETRY_DELAYS_S))
 
     async def _carry_out(
         self, operation: Closing, also: MakeAlso, delays_s: Sequence[float] = (0.0, *RETRY_DELAYS_S)
