@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -379,7 +380,7 @@ async def test_the_body_is_not_touched(transport: LiteLLMTransport) -> None:
     """LiteLLM works on a copy."""
     call = call_for(MODEL, tools=[{"type": "function", "function": {"name": "now", "parameters": {}}}])
     before = json.dumps(call.body)
-    await read_whole(transport, call._replace(request_id="other"))
+    await read_whole(transport, replace(call, request_id="other"))
     assert json.dumps(call.body) == before
 
 

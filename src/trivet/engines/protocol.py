@@ -7,14 +7,16 @@ frames are held back and an error inside a 200 stream (vLLM's full queue) is rai
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from trivet.domain.engine_states import EngineState
 from trivet.domain.outcomes import Usage
 from trivet.domain.surfaces import Surface
+from trivet.domain.values import value
 
 
-class CallLimits(NamedTuple):
+@value(kw_only=True)
+class CallLimits:
     """Time limits of one attempt, in seconds. `total_s` is what is left of the request's one deadline."""
 
     total_s: float
@@ -23,7 +25,8 @@ class CallLimits(NamedTuple):
     idle_s: float = 30.0
 
 
-class EngineCall(NamedTuple):
+@value(kw_only=True)
+class EngineCall:
     """One request as it goes to one engine."""
 
     body: dict[str, Any]
@@ -35,7 +38,8 @@ class EngineCall(NamedTuple):
     surface: Surface = Surface.CHAT
 
 
-class StreamChunk(NamedTuple):
+@value()
+class StreamChunk:
     """Bytes of whole SSE events, ready to be sent, blank line included."""
 
     data: bytes

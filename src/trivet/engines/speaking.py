@@ -1,6 +1,7 @@
 """Saying a request of any surface to one engine, and finding out what the engine does not speak."""
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Protocol
 
 from trivet.domain.errors import EngineError, EngineIncapable
@@ -73,9 +74,9 @@ class Speaker:
     async def _llamacpp_tokens(self, call: EngineCall) -> Reply:
         text = call.body.get("prompt")
         if "messages" in call.body:
-            templated = await self._ask(call._replace(body=llamacpp_template(call.body)), TEMPLATE)
+            templated = await self._ask(replace(call, body=llamacpp_template(call.body)), TEMPLATE)
             text = template_text(templated.body or b"")
         told = await self._ask(
-            call._replace(body=llamacpp_prompt(call.body, str(text))), DIALECTS[Surface.TOKENIZE]
+            replace(call, body=llamacpp_prompt(call.body, str(text))), DIALECTS[Surface.TOKENIZE]
         )
         return as_vllm(told) if isinstance(told, PlainReply) else told

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import field
 from typing import Any, Literal, Protocol
 
 from trivet.domain.errors import EngineBroken
@@ -18,6 +17,8 @@ choice without output; usage: `choices: []`, only counts; done: `[DONE]`; commen
 
 # A blank line ends an event. The match ends with the second newline, so no later byte can change it.
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_NONE: frozenset[int] = frozenset()
+_FIRST = frozenset({0})
 _GENERATED_FIELDS = frozenset(
     {
         "content",
@@ -93,9 +94,9 @@ class ChatEvent:
     """What one event says."""
 
     kind: EventKind
-    seen: frozenset[int] = field(default_factory=frozenset)
+    seen: frozenset[int] = _NONE
     """Indexes of the choices that it speaks of; empty where that was not looked at."""
-    ended: frozenset[int] = field(default_factory=frozenset)
+    ended: frozenset[int] = _NONE
     """Indexes of the choices that it gives a finish reason for."""
     usage: Usage | None = None
     error: Any = None
@@ -125,6 +126,7 @@ class EventReader(Protocol):
         ...
 
 
+_DECODER = json.JSONDecoder()
 _TEXT = re.compile(rb'"(?:reasoning_)?content":\s*"((?:[^"\\]|\\.)*)"')
 _CONTENT = b'"content":"'
 _PLAIN_CONTENT = ChatEvent("content")
@@ -165,17 +167,25 @@ def classify_parsed(event: bytes) -> ChatEvent:
     document = read_event(event)
     if isinstance(document, ChatEvent):
         return document
-    choices = document.get("choices")
-    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+    choices, told = document.get("choices"), document.get("usage")
+    if not isinstance(choices, list):
         return _BROKEN
-    usage = parse_usage(document.get("usage"))
+    usage = parse_usage(told) if told is not None else None
     if not choices:
-        return ChatEvent("usage" if document.get("usage") is not None else "role", usage=usage)
-    ended = frozenset([choice_index(choice) for choice in choices if choice.get("finish_reason") is not None])
-    kind: EventKind = "finish" if ended else "role"
-    if any(map(_is_generated, choices)):
-        kind = "content"
-    return ChatEvent(kind, seen=frozenset(map(choice_index, choices)), ended=ended, usage=usage)
+        return ChatEvent("role" if told is None else "usage", _NONE, _NONE, usage)
+    generated = False
+    seen, ended = _NONE, _NONE
+    for choice in choices:
+        if not isinstance(choice, dict):
+            return _BROKEN
+        index = choice_index(choice)
+        itself = frozenset((index,)) if index else _FIRST
+        seen = seen | itself if seen else itself
+        if choice.get("finish_reason") is not None:
+            ended = ended | itself if ended else itself
+        generated = generated or _is_generated(choice)
+    kind: EventKind = "content" if generated else "finish" if ended else "role"
+    return ChatEvent(kind, seen, ended, usage)
 
 
 def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
@@ -187,7 +197,7 @@ def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
     if data.strip() == b"[DONE]":
         return _DONE
     try:
-        document = json.loads(data)
+        document = _DECODER.decode(data.decode())
     except (ValueError, RecursionError):
         return ChatEvent("error", error=data.decode("utf-8", "replace")) if name == b"error" else _BROKEN
     if name == b"error":
@@ -246,20 +256,21 @@ class Skimmer:
         return plain, end
 
     def _learn(self, buffer: bytes, start: int) -> bool:
-        event = buffer[start : buffer.find(b"\n\n", start) + 2]
-        at = event.find(_CONTENT) + len(_CONTENT)
-        end = event.find(b'"', at)
+        stop = buffer.find(b"\n\n", start) + 2
+        at = buffer.find(_CONTENT, start, stop) + len(_CONTENT)
+        end = buffer.find(b'"', at, stop)
+        if at < len(_CONTENT) or end <= at:
+            return False
+        event = buffer[start:stop]
         plain = (
-            at >= len(_CONTENT)
-            and end > at
-            and b"\\" not in event
+            b"\\" not in event
             and b"\r" not in event
             and event.count(b'content":') == 1
             and event.endswith(b"}\n\n")
             and classify(event) is _PLAIN_CONTENT
         )
         if plain:
-            self._before, self._after = event[:at], event[end:]
+            self._before, self._after = buffer[start:at], buffer[end:stop]
         return plain
 
 

@@ -150,18 +150,19 @@ class StreamReply:
         chunks: list[StreamChunk] = []
         together: list[bytes] = []
         content_events = 0
-
-        def flush() -> None:
-            if together:
-                chunks.append(StreamChunk(b"".join(together), content_events=content_events))
-                together.clear()
-
-        self._splitter.add(data or self._ending())
-        while True:
-            plain, text = self._skim()
-            if plain:
-                together.append(text)
-                content_events += plain
+        splitter, skim = self._splitter, self._reader.skim
+        splitter.add(data or self._ending())
+        while splitter.at < len(splitter.buffer):
+            if self._choices == 1:
+                # Most of a stream is plain pieces of text.
+                start = splitter.at
+                plain, text_bytes, splitter.at = skim(splitter.buffer, start)
+                if plain:
+                    self.content_events += plain
+                    self.content_bytes += text_bytes
+                    content_events += plain
+                    together.append(splitter.buffer[start : splitter.at])
+                    continue
             raw = self._following()
             if raw is None:
                 break
@@ -170,33 +171,20 @@ class StreamReply:
             if self._over or self._fault is not None:
                 break
             if event.kind == "usage":
-                flush()
-                content_events = 0
+                if together:
+                    chunks.append(StreamChunk(b"".join(together), content_events))
+                together, content_events = [], 0
                 chunks.append(StreamChunk(raw, content_events=0, usage_only=True))
             elif event.kind != "comment":
                 together.append(raw)
                 if event.kind == "content":
                     content_events += 1
                     self.content_bytes += self._reader.content_size(raw)
-        flush()
+        if together:
+            chunks.append(StreamChunk(b"".join(together), content_events))
         self._over = self._over or not data
         self.finished = self._fault is None and self._is_finished()
         return chunks
-
-    def _skim(self) -> tuple[int, bytes]:
-        """Take the plain pieces of text that come next, and return how many they are."""
-        plain, text = 0, b""
-        splitter = self._splitter
-        while self._choices == 1:
-            found, text_bytes, end = self._reader.skim(splitter.buffer, splitter.at)
-            if not found:
-                break
-            plain += found
-            self.content_bytes += text_bytes
-            text += splitter.buffer[splitter.at : end]
-            splitter.at = end
-        self.content_events += plain
-        return plain, text
 
     def _following(self) -> bytes | None:
         try:
@@ -211,8 +199,9 @@ class StreamReply:
         return b"".join(event for event in rest if self._reader.classify_parsed(event).kind != "broken")
 
     def _note(self, event: ChatEvent) -> None:
-        self._seen |= event.seen
-        self._ended |= event.ended
+        if event.seen:
+            self._seen |= event.seen
+            self._ended |= event.ended
         if event.usage is not None:
             self._note_usage(event.usage, final=event.kind == "usage")
         if event.kind == "content":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 from trivet.domain.outcomes import Usage
@@ -42,7 +43,7 @@ async def translate(call: EngineCall, ask: Callable[[EngineCall], Awaitable[Repl
     body = chat_of_messages(call.body) if messages else chat_of_responses(call.body)
     if call.stream:
         body["stream_options"] = {"include_usage": True}
-    reply = await ask(call._replace(body=body, surface=Surface.CHAT))
+    reply = await ask(replace(call, body=body, surface=Surface.CHAT))
     if not isinstance(reply, PlainReply) and reply.body is None:
         name = call.request_id
         writer: Writer = MessageWriter(f"msg_{name}") if messages else ResponseWriter(call.body, name)
