@@ -5,7 +5,7 @@ OpenAI's wire format, ends on SIGTERM, and ends by itself when its standard inpu
 parent holds the other end of that pipe, so that the engine never outlives it, not even a kill -9.
 
 Exit codes: 0 told to end (while the model still loads it is ended by the signal itself); 2 usage; 3 the
-wheel is missing; 4 the model file cannot be loaded.
+wheel is missing; 4 the model file cannot be loaded; 5 layers are to go on a GPU, and the wheel sees none.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from typing import Any
 
 EXIT_WHEEL_MISSING = 3
 EXIT_MODEL_UNUSABLE = 4
+EXIT_NO_GPU = 5
 GGUF_MAGIC = b"GGUF"
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """What llama.cpp accepts for its cache (`common/arg.cpp`, `kv_cache_types`)."""
@@ -32,6 +33,11 @@ LOG_BUFFERS = 4
 """llama.cpp's verbosity: 0 silent, 1 errors, 2 warnings, 3 information, 4 also what it allocates."""
 LOG_SETTER = "_Z30common_log_set_verbosity_tholdi"
 """`void common_log_set_verbosity_thold(int)` of llama.cpp's `common/log.h`, as compilers mangle it."""
+NO_GPU = (
+    "{layers} layers are to go on a GPU (gpu_layers), and this llama.cpp sees none. The wheel that pip finds "
+    "by itself works on the CPU: install xllamacpp's for CUDA, ROCm or Vulkan (its page says from where), or "
+    "set gpu_layers to 0."
+)
 LAST_LOG_LINES_S = 0.1
 """llama.cpp writes its log in a thread of its own, which may lag so far behind."""
 
@@ -52,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     problem = _model_problem(options.model)
     if problem:
         return _fail(EXIT_MODEL_UNUSABLE, problem)
+    if options.gpu_layers and not _sees_a_gpu(xllamacpp):
+        return _fail(EXIT_NO_GPU, NO_GPU.format(layers=options.gpu_layers))
     set_verbosity = _verbosity_setter(xllamacpp)
     # What it allocates while loading is worth knowing; thirty lines for each request are not.
     verbosity = LOG_BUFFERS if set_verbosity else LOG_ERRORS_ONLY
@@ -119,6 +127,14 @@ def _model_problem(model: Path) -> str | None:
     if magic != GGUF_MAGIC:
         return f"{model} is not a GGUF model file"
     return None
+
+
+def _sees_a_gpu(xllamacpp: Any) -> bool:
+    """Tell whether layers can go on a GPU.
+
+    Without one llama.cpp would work on the CPU, say so in its log only, and be counted as the GPU's time.
+    """
+    return any("GPU" in device["type"].name for device in xllamacpp.get_device_info())
 
 
 def _verbosity_setter(xllamacpp: Any) -> Callable[[int], None] | None:

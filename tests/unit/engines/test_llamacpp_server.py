@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import xllamacpp
 
 from tests.contract.calls import deployment_of
 from tests.doubles.programs import free_port
 from trivet.config.settings import LaunchSettings
 from trivet.engines.llamacpp import server_command
-from trivet.engines.llamacpp_server import EXIT_MODEL_UNUSABLE, EXIT_WHEEL_MISSING
+from trivet.engines.llamacpp_server import EXIT_MODEL_UNUSABLE, EXIT_NO_GPU, EXIT_WHEEL_MISSING
 
 SERVER = [sys.executable, "-m", "trivet.engines.llamacpp_server"]
 
@@ -91,13 +92,13 @@ def test_parent_killed(tiny_models: dict[str, Path]) -> None:
         pipe.read()
 
 
-def refused(model: Path, **environment: str) -> tuple[int, str]:
+def refused(model: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     """Run the program with its lifeline held until it ends; return its exit code and its own words.
 
     llama.cpp writes to the same stream from a thread of its own, so its lines may stand before or after.
     """
     with subprocess.Popen(
-        [*SERVER, "--port", str(free_port()), "--model", str(model)],
+        [*SERVER, "--port", str(free_port()), "--model", str(model), *arguments],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | environment,
@@ -124,3 +125,11 @@ def test_wheel_missing(tmp_path: Path, tiny_models: dict[str, Path]) -> None:
     (tmp_path / "xllamacpp.py").write_text("raise ImportError\n")
     code, words = refused(tiny_models["light"], PYTHONPATH=str(tmp_path))
     assert (code, "trivet[llamacpp]" in words) == (EXIT_WHEEL_MISSING, True)
+
+
+def test_layers_for_a_gpu_that_is_not_there(tiny_models: dict[str, Path]) -> None:
+    """Layers that are to go on a GPU do not go on the CPU in silence: its time would count as the GPU's."""
+    if any("GPU" in device["type"].name for device in xllamacpp.get_device_info()):
+        pytest.skip("this llama.cpp has a GPU")
+    code, words = refused(tiny_models["light"], "--gpu-layers", "3")
+    assert (code, "gpu_layers" in words) == (EXIT_NO_GPU, True)
