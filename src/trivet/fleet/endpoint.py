@@ -373,7 +373,10 @@ class Endpoint:
         health = self.turn.seen(health)
         if health.state != self._health.state:
             log.info(
-                "engine.state", deployment=self._deployment.name, state=health.state, detail=health.detail
+                "engine.state",
+                deployment=self._deployment.name,
+                state=str(health.state),
+                detail=health.detail,
             )
         self._health = health
 
