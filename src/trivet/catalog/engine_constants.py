@@ -140,6 +140,12 @@ LLAMACPP_UBATCH_TOKENS = 512
 LLAMACPP_CELL_PADDING = 256
 LLAMACPP_CONTEXT_BYTES = 350 * MIB
 """CUDA context and what no buffer accounts for: 150 to 460 MiB in public logs of llama.cpp."""
+LLAMACPP_CONTEXT_LARGE_GPU_BYTES = 610 * MIB
+"""The same on the largest GPUs. Measured on an H100 and an H200, which agree (driver 580, CUDA 13,
+docs/proofs/gpu.json): 527 MiB for a context alone, 598 with the model loaded, 610 from the first request on
+(706 with weights of 16 bits). Blackwell's data centre GPUs were not measured and are taken as alike."""
+_LARGE_GPUS = frozenset({9, 10})
+"""Major compute capabilities: Hopper, and Blackwell in the data centre."""
 LLAMACPP_MARGIN_BYTES = GIB
 """What llama.cpp's own `--fit` leaves free on each device (common/fit.cpp)."""
 LLAMACPP_LATENT_SINCE_OLLAMA: Version = (0, 7)
@@ -179,6 +185,12 @@ def vllm_default_load(device_bytes: int, name: str, version: Version | None) -> 
     if device_bytes < LARGE_DEVICE_BYTES or "a100" in name.lower() or known < (0, 8):
         return 256, 2048
     return 1024, 16384 if device_bytes >= HUGE_DEVICE_BYTES and known >= (0, 28) else 8192
+
+
+def llamacpp_context_bytes(capability: tuple[int, int] | None) -> int:
+    """Return what llama.cpp takes of a GPU beside its buffers, by the GPU's compute capability."""
+    large = capability is not None and capability[0] in _LARGE_GPUS
+    return LLAMACPP_CONTEXT_LARGE_GPU_BYTES if large else LLAMACPP_CONTEXT_BYTES
 
 
 def vllm_capture_sizes(sequences: int) -> int:

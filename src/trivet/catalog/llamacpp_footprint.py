@@ -4,10 +4,10 @@ import math
 
 from trivet.catalog.confidence import band_bytes, stated_bits
 from trivet.catalog.engine_constants import (
-    LLAMACPP_CONTEXT_BYTES,
     LLAMACPP_LATENT_SINCE_OLLAMA,
     LLAMACPP_MARGIN_BYTES,
     LLAMACPP_UBATCH_TOKENS,
+    llamacpp_context_bytes,
     parse_version,
 )
 from trivet.catalog.footprint_values import Footprint, FootprintRequest
@@ -45,7 +45,8 @@ def llamacpp_footprint(request: FootprintRequest) -> Footprint:
     own_kv = math.ceil(cache / gpus)
     # Whole layers are dealt out, so one GPU may get one more than the mean.
     uneven = (weights + own_kv) * gpus // max(1, len(architecture.plan)) if gpus > 1 else 0
-    total = weights + own_kv + compute + LLAMACPP_CONTEXT_BYTES
+    context = llamacpp_context_bytes(request.gpu.compute_capability)
+    total = weights + own_kv + compute + context
     band = band_bytes(request, version)
     assumed = list(architecture.assumed)
     if request.sequences is None:
@@ -56,7 +57,7 @@ def llamacpp_footprint(request: FootprintRequest) -> Footprint:
         kv_tokens=cells if cache else 0,
         kv_bytes_per_token=math.ceil(own_kv / cells),
         activation_bytes=0,
-        non_torch_bytes=LLAMACPP_CONTEXT_BYTES,
+        non_torch_bytes=context,
         graphs_bytes=0,
         compute_bytes=compute,
         total_bytes=total,

@@ -186,6 +186,12 @@ def _spec(gpu: Gpu, table: GpuKinds, *, measured: bool) -> GpuSpec:
         # No table knows it, and the driver's word counts: host memory is slow, and the host's as well.
         bandwidth_gb_s = min(spec.bandwidth_gb_s, UNIFIED_BANDWIDTH_GB_S)
         return replace(spec, unified=True, connect="none", bandwidth_gb_s=bandwidth_gb_s)
+    if gpu.reserved_bytes is not None and gpu.total_bytes is not None and not spec.unified:
+        # What the driver keeps no program gets. On an H100 CUDA's total is exactly the rest; on other cards
+        # it may be less, which the table knows better.
+        return replace(
+            spec, usable_bytes=min(spec.usable_bytes, max(0, gpu.total_bytes - gpu.reserved_bytes))
+        )
     return spec
 
 

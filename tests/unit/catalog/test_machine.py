@@ -51,6 +51,16 @@ def test_room_is_less_than_what_cuda_sees() -> None:
     assert shared.usable_bytes == free.usable_bytes - 10 * GIB
 
 
+def test_what_the_driver_keeps_is_no_room() -> None:
+    """Where the driver tells what it keeps, engines get no more than the rest, whatever the table says."""
+    (usual,) = measured(h100(reserved_bytes=480 * MIB)).devices
+    assert usual.usable_bytes == (81559 - 480) * MIB <= TABLE.find("H100").usable_bytes
+    (more,) = measured(h100(reserved_bytes=4 * GIB)).devices
+    assert more.usable_bytes == 81559 * MIB - 4 * GIB
+    (little,) = measured(h100(reserved_bytes=0)).devices
+    assert little.usable_bytes == TABLE.find("H100").usable_bytes
+
+
 def test_unknown_use_counts_as_others() -> None:
     """Where nobody can tell whose memory it is, none of it is planned with."""
     (device,) = measured(h100(others_bytes=None, used_bytes=30 * GIB)).devices
