@@ -156,5 +156,5 @@ def decision_headers(decision: Decision) -> dict[str, str]:
     return {
         "x-trivet-decision-id": decision.decision_id,
         "x-trivet-complexity": f"{decision.complexity.score:.3f}",
-        "x-trivet-reason": " ".join(reason.text for reason in decision.reasons),
+        "x-trivet-reason": " ".join([reason.text for reason in decision.reasons]),
     }

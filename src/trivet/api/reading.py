@@ -17,6 +17,8 @@ from trivet.routing import parse_request
 KEY_CHARS_MAX = 200
 DECISION_HEADER = "x-trivet-decision-id"
 CACHE_HEADER = "x-trivet-cache"
+_SAID = frozenset({DECISION_HEADER, CACHE_HEADER, "cache-control", "idempotency-key"})
+"""Headers that say something of the request, besides hints."""
 
 
 async def read_request(
@@ -56,6 +58,8 @@ async def read_routed(
 
 def _request(surface: Surface, document: Any, body: bytes, headers: Mapping[str, str]) -> ChatRequest:
     request = parse_request(surface, document, body_bytes=len(body), headers=headers)
+    if _SAID.isdisjoint(headers):
+        return request
     decision_id = headers.get(DECISION_HEADER, "").strip()
     if decision_id and surface is not Surface.CHAT:
         raise RequestMalformed(

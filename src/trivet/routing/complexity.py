@@ -38,6 +38,7 @@ CONTEXT_TOKENS_FULL, CONTEXT_TOKENS_UNIT = 4096, 256
 DEPTH_TURNS_FULL = 20
 MAX_CAPABILITIES = 64
 
+_WORDS_GROWN = math.log1p(WORDS_FULL)
 _MESSAGE, _CONTEXT, _CAPABILITY, _DEPTH, _KEYWORDS = FACTOR_WEIGHTS.values()
 
 # One pass: pairs of Chinese or Japanese characters (about a word), words, ends of sentences.
@@ -98,7 +99,7 @@ class ComplexityEstimator:
             + _KEYWORDS * keyword_factor
         )
         # Rounded before it is compared: the score that is shown is the score that recommends.
-        score = min(1.0, max(0.0, round(total, 4)))
+        score = min(1.0, round(total, 4))
         factors = {
             "message": message_factor,
             "context": context,
@@ -113,11 +114,11 @@ class ComplexityEstimator:
         count, distinct, sentences = _words(text)
         if count == 0:
             return 0.0, 0.0
-        length = _growth(count, WORDS_FULL)
+        length = math.log1p(count) / _WORDS_GROWN if count < WORDS_FULL else 1.0
         # Guiraud's index (distinct words over the root of all): unlike the plain ratio it does not
         # call every short message rich and every long one poor.
         richness = min(1.0, len(distinct) / math.sqrt(count) / RICHNESS_FULL)
-        structure = min(1.0, count / max(1, sentences) / SENTENCE_WORDS_FULL)
+        structure = min(1.0, count / (sentences or 1) / SENTENCE_WORDS_FULL)
         return 0.4 * length + 0.3 * richness + 0.3 * structure, keyword_weight(distinct, self._stems)
 
 

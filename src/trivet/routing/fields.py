@@ -1,6 +1,7 @@
 """Reading the fields that bodies of every surface share, each with its bounds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from trivet.domain.errors import RequestMalformed
@@ -11,6 +12,7 @@ CHOICES_LIMIT = 16
 DEPTH_LIMIT = 64
 CONTAINERS_LIMIT = 50_000
 """Objects and lists in one body; a long conversation with many tools has some thousands."""
+_CONTAINERS = (dict, list)
 
 
 def nesting_depth(value: Any) -> int:
@@ -18,36 +20,31 @@ def nesting_depth(value: Any) -> int:
 
     Stops counting beyond DEPTH_LIMIT.
     """
-    depth = 0
-    level = [value] if isinstance(value, dict | list) else []
-    while level and depth <= DEPTH_LIMIT:
-        depth += 1
-        level = _children(level)
-    return depth
+    return sum(1 for _ in islice(_levels(value), DEPTH_LIMIT + 1))
 
 
-def _children(level: list[Any]) -> list[Any]:
-    """Return the objects and lists right within others. Level by level no depth can exhaust the stack."""
-    return [
-        child
-        for parent in level
-        for child in (parent.values() if isinstance(parent, dict) else parent)
-        if isinstance(child, (dict, list))
-    ]
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """Yield the objects and lists of each level, so that no depth can exhaust the stack."""
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    while level:
+        yield level
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, _CONTAINERS)
+        ]
 
 
 def check_shape(body: dict[str, Any]) -> None:
     """Refuse what no chat needs: everything after this walks through all of it, while others wait."""
-    depth, containers = 0, 0
-    level: list[Any] = [body]
-    while level:
-        depth += 1
+    containers = 0
+    for depth, level in enumerate(_levels(body), start=1):
         containers += len(level)
         if depth > DEPTH_LIMIT:
             raise RequestMalformed(f"The body is nested deeper than {DEPTH_LIMIT} levels.")
         if containers > CONTAINERS_LIMIT:
             raise RequestMalformed(f"The body holds more than {CONTAINERS_LIMIT} objects and lists.")
-        level = _children(level)
 
 
 def document_of(body: Any, *, example: str) -> dict[str, Any]:

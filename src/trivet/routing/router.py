@@ -1,7 +1,8 @@
 """The decision: which tier should serve, which deployments may, in which order, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 
 from trivet.config.settings import PolicySettings, RoutingSettings
 from trivet.domain.budgets import Pressure
@@ -52,6 +53,8 @@ class Router:
         self._tiers = tuple(sorted(tiers, key=lambda tier: tier.order))
         self._estimator = ComplexityEstimator(self._tiers, text_limit_chars=settings.text_limit_chars)
         self._orders = {tier.name: position for position, tier in enumerate(self._tiers)}
+        # Of four digits, so there are few.
+        self._confidence = lru_cache(maxsize=None)(partial(confidence, tiers=self._tiers))
         self._roster = Roster((), len(self._tiers))
         self._fixed = self._orders.get(settings.fixed_tier, len(self._tiers) // 2)
 
@@ -95,9 +98,9 @@ class Router:
         cap, output_reasons = output_cap(request.max_tokens, policy, chosen, needs)
         reasons, sure = (*outlook.reasons, *output_reasons), 1.0
         if aim.strategy == "complexity":
-            reasons = (_complexity_reason(complexity), *reasons)
-            if aim.order == self._orders[complexity.recommended_tier]:
-                sure = confidence(complexity.score, self._tiers)
+            score, tier = complexity.score, complexity.recommended_tier
+            reasons = (_complexity_reason(score, _heaviest(complexity.factors), tier), *reasons)
+            sure = self._confidence(score) if aim.order == self._orders[tier] else 1.0
         return Decision(
             decision_id=decision_id,
             complexity=complexity,
@@ -302,14 +305,15 @@ def _policy(name: str, told: PolicySettings) -> Policy:
     )
 
 
-def _complexity_reason(complexity: Complexity) -> Reason:
-    factors = complexity.factors
+def _heaviest(factors: Mapping[str, float]) -> str:
     parts = [weight * factors[name] for name, weight in _WEIGHTS]
-    heaviest = _WEIGHTS[parts.index(max(parts))][0]
+    return _WEIGHTS[parts.index(max(parts))][0]
+
+
+@lru_cache(maxsize=4096)
+def _complexity_reason(score: float, heaviest: str, tier: str) -> Reason:
     return Reason(
-        "complexity",
-        f"Complexity {complexity.score:.2f} (most of it from {heaviest}) recommends "
-        f"tier {complexity.recommended_tier}.",
+        "complexity", f"Complexity {score:.2f} (most of it from {heaviest}) recommends tier {tier}."
     )
 
 

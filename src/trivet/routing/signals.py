@@ -148,6 +148,8 @@ def keyword_weight(words: Iterable[str], index: dict[str, tuple[tuple[str, float
     """Return the sum of the weights of the distinct stems that `words` (lower case) begin with, at most 1."""
     # Few words begin like any stem: most are done with after one look.
     near = [word for word in words if word[:_KEY_CHARS] in index]
+    if not near:
+        return 0.0
     found = {
         stem: weight for word in near for stem, weight in index[word[:_KEY_CHARS]] if word.startswith(stem)
     }
