@@ -116,6 +116,19 @@ def test_a_revoked_key_is_invalid(keyring: Keyring) -> None:
     assert keyring.authenticate(other).scope == ACME
 
 
+def test_a_key_that_comes_again_is_judged_as_it_stands_then(keyring: Keyring, database: Database) -> None:
+    """Being known from before saves work and nothing else: changes, a stranger's digest and an end count."""
+    text, record = keyring.create(ACME)
+    assert keyring.authenticate(text) == keyring.authenticate(text)
+    keyring.change(record.key_id, priority="batch")
+    assert keyring.authenticate(text).priority == "batch"
+    spoil = "UPDATE api_keys SET digest = 'another'"
+    database.write(lambda connection: connection.execute(spoil)).result()
+    keyring.refresh()
+    with pytest.raises(KeyInvalid):
+        keyring.authenticate(text)
+
+
 def test_revoking_nobody_is_not_found(keyring: Keyring) -> None:
     """An unknown key id cannot be revoked."""
     with pytest.raises(NotFound):
