@@ -3,13 +3,13 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from trivet.admin import Office, Offices
 from trivet.api import cache_routes, key_routes, leave_routes, watch_routes
 from trivet.api.guard import Caller
-from trivet.api.limit_values import LimitValue, told
+from trivet.api.limit_values import Limits, told
 
 
 class NewTimeZone(BaseModel):
@@ -52,9 +52,7 @@ def _budgets(office: Office) -> APIRouter:
         return (await office.budget_status(principal, scope)).as_json()
 
     @routes.put("/budgets/{scope}", summary='Set limits: {"daily": 100000, "usd_micros.monthly": null}')
-    async def set_budget(
-        principal: Caller, scope: str, limits: dict[str, StrictInt | LimitValue | None]
-    ) -> dict[str, Any]:
+    async def set_budget(principal: Caller, scope: str, limits: Limits) -> dict[str, Any]:
         return (await office.set_budget(principal, scope, told(limits))).as_json()
 
     @routes.put("/budgets/{scope}/time-zone", summary="Set where an organisation's days begin")

@@ -1,6 +1,7 @@
 """Errors of the framework's routes, in the same shape as those of the inference routes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
@@ -18,6 +19,19 @@ ROUTES_HINT = (
 )
 
 log = structlog.get_logger(__name__)
+
+
+def _malformed(fault: Mapping[str, Any]) -> RequestMalformed:
+    """Return what is wrong with a body or a query, of the framework's findings the first, in our words."""
+    # The place begins with the part of the request: body, query, path.
+    place = ".".join(str(part) for part in fault["loc"][1:])
+    if fault["type"] == "missing":
+        sentence = f"{place} is missing." if place else "The body is missing: send JSON."
+    elif fault["type"] == "extra_forbidden":
+        sentence = f"{place} is not known here."
+    else:
+        sentence = f"{place or 'The body'}: {fault['msg']}."
+    return RequestMalformed(sentence, param=place or None)
 
 
 def install_fault_pages(app: FastAPI, *, exhausted_status: int) -> None:
@@ -38,9 +52,7 @@ def install_fault_pages(app: FastAPI, *, exhausted_status: int) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return answer(RequestMalformed(f"{place or 'body'}: {first['msg']}.", param=place or None))
+        return answer(_malformed(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
     async def missing(request: Request, error: HTTPException) -> JSONResponse:

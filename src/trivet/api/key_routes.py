@@ -3,11 +3,11 @@
 from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from trivet.admin import KeyOffice, KeyOrder
 from trivet.api.guard import Caller
-from trivet.api.limit_values import LimitValue, told
+from trivet.api.limit_values import Limits, told
 
 
 class NewKey(BaseModel):
@@ -25,7 +25,7 @@ class NewKey(BaseModel):
     label: str = ""
     expires_at: str | None = Field(None, description="ISO instant; null for never.")
     own_scope: bool = Field(False, description="Charge it to a scope of its own right below `scope`.")
-    limits: dict[str, StrictInt | LimitValue | None] | None = Field(
+    limits: Limits | None = Field(
         None, description="Limits of this key alone, as for a budget; they imply `own_scope`."
     )
 

@@ -35,9 +35,9 @@ class Rooms:
         """Send a request with the key, by default the owner's; its JSON in ASCII, or bytes as they are."""
         transport = httpx.ASGITransport(self.trivet.application, raise_app_exceptions=False)
         sent = {
+            "content-type": "application/json",
             **(headers or {}),
             "authorization": f"Bearer {api_key or self.trivet.owner_token}",
-            "content-type": "application/json",
         }
         async with httpx.AsyncClient(transport=transport, base_url="http://trivet", headers=sent) as http:
             content = raw if json is None else json_text.dumps(json)

@@ -15,7 +15,6 @@ MACHINES = ("busy", "busy_check", "wall_times_devices")
         ("tiers", ["light", "huge"], "light, standard, heavy"),
         ("models", ["heavy"], "vllm/light-model, vllm/standard-model, vllm/heavy-model"),
         ("label", "a\nb", "plain text"),
-        ("label", "\ud800", "plain text"),
         ("expires_at", "9999-12-31", "2262-01-01"),
         ("expires_at", "1971-01-01", "lies in the past"),
         ("expires_at", "30d", "is not a time. Use an ISO instant"),
@@ -98,3 +97,41 @@ async def test_a_decision_names_no_deployment_beyond_the_key(rooms: Rooms) -> No
     assert "heavy" not in limited.text
     whole = (await rooms.ask("POST", "/api/v1/route", json=body)).json()
     assert [candidate["tier"] for candidate in whole["candidates"]] == ["light", "standard", "heavy"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ('{"daily": 1, "daily": 2}', None, "repeats a key"),
+        ('{"daily": NaN}', None, "not JSON"),
+        ('{"daily": "\\ud800"}', None, "half a surrogate pair"),
+        ("{", None, "The body is not JSON"),
+        ("", None, "The body is missing"),
+        ('{"daily": "5"}', "daily", "a whole number, null, or"),
+        ('{"daily": {"limit": 5, "allowance": 1}}', "daily.allowance", "is not known here"),
+        ('{"daily": {"critical_allowance": 5}}', "daily.limit", "is missing"),
+    ],
+)
+async def test_a_fault_of_a_body_is_told_where_it_is(
+    rooms: Rooms, body: str, param: str | None, words: str
+) -> None:
+    """Bodies are read as strictly as everywhere, and the fault is named by the caller's own names."""
+    answer = await rooms.ask("PUT", "/api/v1/budgets/faults", raw=body.encode())
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_request", param)
+    assert words in error["message"]
+
+
+async def test_a_missing_query_is_named_as_it_is_written(rooms: Rooms) -> None:
+    """The parameter is called what the caller has to write."""
+    error = (await rooms.ask("GET", "/api/v1/ledger/history")).json()["error"]
+    assert (error["param"], error["message"]) == ("scope", "scope is missing.")
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain"])
+async def test_what_curl_sends_counts_as_json(rooms: Rooms, kind: str) -> None:
+    """`curl -d` calls every body a form; here all bodies are JSON, as at the inference routes."""
+    answer = await rooms.ask(
+        "PUT", "/api/v1/budgets/curled", raw=b'{"daily": 7}', headers={"content-type": kind}
+    )
+    assert (answer.status_code, answer.json()["rows"][0]["limit"]) == (200, 7)
