@@ -75,8 +75,8 @@ def usage(
     by: Annotated[
         str,
         typer.Option(
-            help="tier, deployment, model, task_type, worker, organisation, scope, key, task, session,"
-            " policy, hour, day, week, month; several with commas."
+            help="tier, deployment, model, task_type, worker, organisation, team, user, scope, key, task,"
+            " session, policy, hour, day, week, month; several with commas."
         ),
     ] = "tier",
     since: Since = "30d",

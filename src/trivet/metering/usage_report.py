@@ -1,4 +1,4 @@
-"""Usage by any of fifteen dimensions, read from the records."""
+"""Usage by any of its dimensions, read from the records."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -38,6 +38,43 @@ def _month_in_postgres(element: Any, compiler: Any, **options: Any) -> str:
     return f"to_char({instant} AT TIME ZONE 'UTC', 'YYYY-MM')"
 
 
+class team_of(FunctionElement[str]):  # noqa: N801
+    """The first two parts of a scope, or as many as it has."""
+
+    name = "team_of"
+    type = Text()
+    inherit_cache = True
+
+
+class user_of(FunctionElement[str]):  # noqa: N801
+    """The first three parts of a scope, or as many as it has."""
+
+    name = "user_of"
+    type = Text()
+    inherit_cache = True
+
+
+_PARTS: dict[type[FunctionElement[str]], int] = {team_of: 2, user_of: 3}
+
+
+@compiles(team_of, "sqlite")
+@compiles(user_of, "sqlite")
+def _head_in_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    dotted = f"({compiler.process(element.clauses, **options)} || '.')"
+    dot = f"instr({dotted}, '.')"
+    for _ in range(_PARTS[type(element)] - 1):
+        # Where there is no further dot, instr is 0 and the last one stays.
+        dot = f"({dot} + instr(substr({dotted}, {dot} + 1), '.'))"
+    return f"substr({dotted}, 1, {dot} - 1)"
+
+
+@compiles(team_of, "postgresql")
+@compiles(user_of, "postgresql")
+def _head_in_postgres(element: Any, compiler: Any, **options: Any) -> str:
+    parts = f"string_to_array({compiler.process(element.clauses, **options)}, '.')"
+    return f"array_to_string(({parts})[1:{_PARTS[type(element)]}], '.')"
+
+
 _OF_REQUEST: dict[str, ColumnElement[Any]] = {
     "tier": outcomes.c.tier,
     "deployment": outcomes.c.deployment,
@@ -52,6 +89,8 @@ _OF_REQUEST: dict[str, ColumnElement[Any]] = {
     - (outcomes.c.at_ns + literal_column(str(_SUNDAYS_NS))) % literal_column(str(WEEK_NS)),
     "month": month_of(outcomes.c.at_ns),
     "organisation": outcomes.c.organisation,
+    "team": team_of(outcomes.c.scope),
+    "user": user_of(outcomes.c.scope),
     "task": outcomes.c.task_id,
     "session": outcomes.c.session,
     "day": outcomes.c.at_ns - outcomes.c.at_ns % literal_column(str(DAY_NS)),

@@ -311,6 +311,18 @@ def test_usage_groups_by_every_dimension(
     assert sum(row["device_s"] for row in rows) == pytest.approx(6.0)
 
 
+def test_teams_and_users_are_levels_of_the_scope(house: House) -> None:
+    """Whatever lies below belongs to its team and its user; what lies above them stands for itself."""
+    for number, scope in enumerate(("acme", "acme.search", "acme.search.ana", "acme.search.ana.key-1.x", "a.b.c")):
+        house.record(house.request(f"r{number}", (SMALL, 1.0), tokens=(1, 1), scope=scope))
+
+    def counted(level: str) -> dict[str, int]:
+        return {row[level]: row["requests"] for row in house.records.usage(**DAY, group_by=[level])}
+
+    assert counted("team") == {"acme": 1, "acme.search": 3, "a.b": 1}
+    assert counted("user") == {"acme": 1, "acme.search": 1, "acme.search.ana": 2, "a.b.c": 1}
+
+
 @pytest.mark.parametrize(
     ("scope", "requests"), [("acme", 3), ("acme.search", 2), ("acm", 0), ("umbrella", 1)]
 )
