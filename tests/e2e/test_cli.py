@@ -121,7 +121,7 @@ def test_tables(server: ServerProcess) -> None:
         (("chat", "Hello", "--max-tokens", "6"), "[light"),
         (("route", "Hello"), "complexity"),
         (("route", "Hello", "--reserve"), "expires_at"),
-        (("budgets", "list"), "resets at"),
+        (("budgets", "list"), "resets"),
         (("budgets", "status", "default"), "Burn rate"),
         (("keys", "list"), "admin"),
         (("report", "savings"), "GPU hours saved"),

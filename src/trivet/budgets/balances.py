@@ -135,11 +135,16 @@ def read_balances(
             found = windows_of[owner] = view.windows(scope)
         return found
 
-    amounts = select(limits.c.scope, limits.c.meter, limits.c.window, limits.c.amount)
-    own: dict[LimitName, int | None] = {
-        (scope, meter, kind): amount
-        for scope, meter, kind, amount in connection.execute(amounts.where(*among(limits.c.scope))).all()
-    }
+    columns = limits.c
+    amounts = select(columns.scope, columns.meter, columns.window, columns.amount, columns.allowance)
+    own: dict[LimitName, int | None] = {}
+    allowances: dict[LimitName, int] = {}
+    for scope, meter, kind, amount, allowance in connection.execute(
+        amounts.where(*among(limits.c.scope))
+    ).all():
+        own[scope, meter, kind] = amount
+        if allowance:
+            allowances[scope, meter, kind] = allowance
     grants: dict[LimitName, int] = {}
     for override in read_overrides(connection, and_(alive(view.now), *among(overrides.c.scope))):
         if override.kind == "amount" and override.state == "approved":
@@ -159,7 +164,7 @@ def read_balances(
             used, held = standing.get(name, (0, 0))
             limit = own[name] if name in own else view.defaults.limit(scope, meter, kind)
             key = RowKey(scope, meter, kind, "", start_s, end_s)
-            found.append(Balance(key, used, held, limit, grants.get(name, 0)))
+            found.append(Balance(key, used, held, limit, grants.get(name, 0), allowances.get(name, 0)))
     return found
 
 

@@ -74,6 +74,8 @@ class Balance(NamedTuple):
     held: int
     limit: int | None
     extra: int = 0
+    allowance: int = 0
+    """For critical requests, as it was set; known where rows are read to be shown."""
 
     @property
     def ceiling(self) -> int | None:
@@ -98,6 +100,7 @@ class Balance(NamedTuple):
             held=self.held,
             limit=self.limit,
             overridden=self.extra,
+            critical_allowance=self.allowance,
         )
 
 

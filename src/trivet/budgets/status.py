@@ -60,6 +60,7 @@ def read_status(connection: Connection, view: View, scope: Scope) -> BudgetStatu
         burn_rate_per_hour=float(burn[scope].tokens),
         burn_rates=burn[scope],
         projected_total=projected_total(binding, _rate(burn, binding), view.now),
+        projected_row=binding.as_row(),
         breach_at=first_breach[0] if first_breach else None,
         requests_remaining=_requests_remaining(scope, recent, balances),
         thresholds=view.ladder.thresholds,

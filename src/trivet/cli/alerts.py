@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trivet.cli.output import print_json, print_table, say
+from trivet.cli.output import print_json, print_table, say, window_name
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
 
 if TYPE_CHECKING:
@@ -38,8 +38,13 @@ def list_alerts(
     if as_json:
         print_json(answer)
         return
-    columns = ("at", "scope", "meter", "window", "threshold", "used", "limit")
-    print_table(columns, [[alert[column] for column in columns] for alert in answer["alerts"]])
+    print_table(
+        ("at", "scope", "window", "passed %", "used", "limit"),
+        [
+            (each["at"], each["scope"], window_name(each), each["threshold"], each["used"], each["limit"])
+            for each in answer["alerts"]
+        ],
+    )
     delivery = answer["delivery"]
     if delivery is not None:
         say(f"{delivery['delivered']} delivered, {delivery['waiting']} waiting, {delivery['dead']} given up.")

@@ -53,6 +53,7 @@ def audit(
     print_table(
         ("at", "kind", "scope", "author", "entry", "change"),
         sorted(rows, key=lambda row: row[0], reverse=True),
+        spare=("entry",),
     )
 
 

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trivet.cli.output import grouped, print_json, print_table, say
+from trivet.cli.output import (
+    UNLIMITED,
+    grouped,
+    instant_text,
+    print_json,
+    print_table,
+    say,
+    window_name,
+)
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, ScopeArgument, UrlOption, ask
 
 if TYPE_CHECKING:
@@ -165,12 +173,13 @@ def time_zone(
 def _print_status(answer: dict[str, Any]) -> None:
     sys.stdout.write(f"{answer['scope']}: {answer['status']}\n")
     _print_rows(answer["rows"])
-    sys.stdout.write(
-        f"Burn rate: {answer['burn_rate_per_hour']:,.0f} tokens/h; "
-        f"projected for the tightest window: {grouped(answer['projected_total'])}; "
-        f"requests remaining at the recent mean: {grouped(answer['requests_remaining'])}; "
-        f"runs out: {answer['breach_at'] or 'not in this window'}.\n"
-    )
+    sys.stdout.write(_forecast(answer))
+    for row in answer["rows"]:
+        if row["critical_allowance"]:
+            sys.stdout.write(
+                f"Critical requests may use {row['critical_allowance']:,} {row['meter']} beyond"
+                f" {window_name(row)} of {row['scope']}.\n"
+            )
     for cap in answer["caps"]:
         sys.stdout.write(
             f"Each {cap['window']} of {cap['scope']}: at most {cap['limit']:,} {cap['meter']}.\n"
@@ -179,27 +188,51 @@ def _print_status(answer: dict[str, Any]) -> None:
         sys.stdout.write(
             f"Override {override['override_id']} ({override['state']}): {override['kind']}"
             f" {override['amount']:,} {override['meter']} of {override['scope']},"
-            f" until {override['expires_at']}.\n"
+            f" until {instant_text(override['expires_at'])}.\n"
         )
     if answer["actions"]:
         sys.stdout.write(f"In force: {', '.join(answer['actions'])}.\n")
 
 
+def _forecast(answer: dict[str, Any]) -> str:
+    """Say how fast budget is used, and what comes of that; of which row, as it may be one above."""
+    row = answer["projected_row"]
+    projected = (
+        "" if answer["projected_total"] is None else f" {grouped(answer['projected_total'])} at its end,"
+    )
+    full = instant_text(answer["breach_at"]) if answer["breach_at"] else "not before that"
+    if answer["breach_at"] is None and answer["projected_total"] is None:
+        full = "not at this rate"
+    return (
+        f"Burn rate: {answer['burn_rate_per_hour']:,.0f} tokens/h of {answer['scope']}.\n"
+        f"{row['scope']} {window_name(row)}:{projected} full: {full}.\n"
+        f"Requests that still fit, at the recent mean: {grouped(answer['requests_remaining'])}.\n"
+    )
+
+
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     print_table(
-        ("scope", "meter", "window", "used", "held", "limit", "remaining", "used %", "resets at"),
+        ("scope", "window", "used", "held", "limit", "remaining", "used %", "resets"),
         [
             (
                 row["scope"],
-                row["meter"],
-                row["window"],
+                window_name(row),
                 row["used"],
                 row["held"],
-                "unlimited" if row["limit"] is None else row["limit"],
-                "unlimited" if row["limit"] is None else row["remaining"],
+                UNLIMITED if row["limit"] is None else row["limit"],
+                UNLIMITED if row["limit"] is None else row["remaining"],
                 "-" if row["percent_used"] is None else f"{row['percent_used']:.1f}",
-                row["resets_at"] or "never",
+                _day_text(row["resets_at"]),
             )
             for row in rows
         ],
+        spare=("remaining", "held"),
     )
+
+
+def _day_text(resets_at: str | None) -> str:
+    """Write when a window ends: the day, and the hour where that is not the day's first in UTC."""
+    if resets_at is None:
+        return "never"
+    day, _, time = instant_text(resets_at).partition("T")
+    return day if time == "00:00Z" else f"{day}T{time}"

@@ -1,11 +1,12 @@
 """`trivet keys`"""
 
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trivet.cli.output import print_json, print_table, say
+from trivet.cli.output import instant_text, print_json, print_table, say
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
 
 if TYPE_CHECKING:
@@ -32,9 +33,20 @@ def list_keys(
     if not answer["keys"]:
         say("There are no keys yet. Make one: trivet keys create acme.search.ana")
         return
-    columns = list(answer["keys"][0])
+    # Most keys are bounded by nothing and follow none: of that only what occurs is shown.
+    rare = ("tiers", "models", "label", "replaces", "created_at", "last_used_at")
+    told = [name for name in rare if any(record[name] for record in answer["keys"])]
     print_table(
-        columns, [[_shown(column, record[column]) for column in columns] for record in answer["keys"]]
+        ("key_id", "scope", "role", "priority", "state", *told),
+        [
+            [
+                *(record[name] for name in ("key_id", "scope", "role", "priority")),
+                _state(record),
+                *(_shown(record[name]) for name in told),
+            ]
+            for record in answer["keys"]
+        ],
+        spare=("created_at", "replaces", "last_used_at", "models", "tiers", "label"),
     )
 
 
@@ -181,8 +193,15 @@ def revoke(
         say(f"Key {key_id} is revoked.")
 
 
-def _shown(column: str, value: Any) -> Any:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "all"
-    # Whole seconds: a table has little room, and --json the rest.
-    return value[:19] + "Z" if column.endswith("_at") and value else value
+def _shown(value: Any) -> Any:
+    return ", ".join(map(str, value)) or "all" if isinstance(value, list) else value
+
+
+def _state(record: dict[str, Any]) -> str:
+    if record["revoked_at"]:
+        return "revoked"
+    expires_at = record["expires_at"]
+    if expires_at is None:
+        return "active"
+    past = datetime.fromisoformat(expires_at) <= datetime.now(UTC)
+    return "expired" if past else f"until {instant_text(expires_at)}"

@@ -90,6 +90,9 @@ def history(
     if as_json:
         print_json(answer)
         return
+    if not answer["entries"]:
+        say(f"{scope} has no entries.")
+        return
     print_table(
         ("seq", "at", "kind", "scope", "reservation", "used", "held", "detail"),
         [
@@ -105,4 +108,5 @@ def history(
             )
             for entry in answer["entries"]
         ],
+        spare=("reservation", "held"),
     )

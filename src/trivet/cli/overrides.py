@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trivet.cli.output import print_json, print_table, say
+from trivet.cli.output import print_json, print_table, say, window_name
 from trivet.cli.session import Address, ConfigOption, JsonOption, KeyOption, UrlOption, ask
 
 if TYPE_CHECKING:
@@ -138,19 +138,18 @@ def _tell(
 
 def _print(overrides: list[dict[str, Any]]) -> None:
     print_table(
-        ("id", "state", "kind", "scope", "meter", "window", "amount", "by", "decided by", "until", "reason"),
+        ("id", "state", "kind", "scope", "window", "amount", "by", "decided by", "until", "reason"),
         [
             (
                 each["override_id"],
                 each["state"],
                 each["kind"],
                 each["scope"],
-                each["meter"],
-                each["window"],
+                window_name(each),
                 each["amount"],
                 each["requester"],
                 each["approver"],
-                each["expires_at"][:19] + "Z",
+                each["expires_at"],
                 each["reason"],
             )
             for each in overrides

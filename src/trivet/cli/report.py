@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 app = typer.Typer(help="What was used, and what it saved.", no_args_is_help=True, rich_markup_mode=None)
 
 Since = Annotated[str, typer.Option(help="A span before now (24h, 7d) or an ISO instant.")]
+_HEADS = {
+    "prompt_tokens": "prompt",
+    "completion_tokens": "output",
+    "weighted_tokens": "weighted",
+    "usd_micros": "usd",
+    "device_s": "device s",
+    "latency_p50_ms": "p50 ms",
+    "latency_mean_ms": "mean ms",
+}
+"""Short, so that a row is a line; --json has the names of the API."""
 ScopeOption = Annotated[str | None, typer.Option("--scope", help="Only this scope and what lies below it.")]
 
 
@@ -106,4 +116,15 @@ def usage(
         say("No requests in this period.")
         return
     columns = list(rows[0])
-    print_table(columns, [[row[column] for column in columns] for row in rows])
+    print_table(
+        [_HEADS.get(column, column) for column in columns],
+        [[_shown(column, row[column]) for column in columns] for row in rows],
+        spare=("mean ms", "weighted", "ok", "fallbacks", "p50 ms", "device s"),
+        terse=True,
+    )
+
+
+def _shown(column: str, value: Any) -> Any:
+    if column == "usd_micros":
+        return f"{value / 1e6:,.4f}" if value else "-"
+    return round(value) if column.startswith("latency_") and value is not None else value

@@ -269,6 +269,8 @@ class BudgetRow:
     limit: int | None
     overridden: int = 0
     """What approved overrides in force add to the limit."""
+    critical_allowance: int = 0
+    """What critical requests may use beyond it."""
 
     @property
     def remaining(self) -> int | None:
@@ -294,6 +296,7 @@ class BudgetRow:
             "held": self.held,
             "limit": self.limit,
             "overridden": self.overridden,
+            "critical_allowance": self.critical_allowance,
             "remaining": self.remaining,
             "percent_used": self.percent_used,
         }
@@ -333,6 +336,9 @@ class BudgetStatus:
     burn_rates: Amounts
     """Per hour, rounded, on every meter."""
     projected_total: int | None
+    """What `projected_row` will have used at its window's end; None: it has no end."""
+    projected_row: BudgetRow
+    """The row whose limit is reached first at the present rates; else the fullest one, or the scope's own."""
     breach_at: datetime | None
     requests_remaining: int | None
     thresholds: tuple[int, ...]
@@ -352,6 +358,11 @@ class BudgetStatus:
             "burn_rate_per_hour": self.burn_rate_per_hour,
             "burn_rates": self.burn_rates.as_json(),
             "projected_total": self.projected_total,
+            "projected_row": {
+                "scope": self.projected_row.scope,
+                "meter": self.projected_row.meter,
+                "window": self.projected_row.window,
+            },
             "breach_at": self.breach_at.isoformat() if self.breach_at else None,
             "requests_remaining": self.requests_remaining,
             "thresholds": list(self.thresholds),

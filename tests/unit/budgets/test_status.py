@@ -30,6 +30,7 @@ def test_an_unused_budget(ledger: Ledger) -> None:
                 "held": 0,
                 "limit": 1000,
                 "overridden": 0,
+                "critical_allowance": 0,
                 "remaining": 1000,
                 "percent_used": 0.0,
             },
@@ -43,6 +44,7 @@ def test_an_unused_budget(ledger: Ledger) -> None:
                 "held": 0,
                 "limit": 10_000,
                 "overridden": 0,
+                "critical_allowance": 0,
                 "remaining": 10_000,
                 "percent_used": 0.0,
             },
@@ -51,6 +53,7 @@ def test_an_unused_budget(ledger: Ledger) -> None:
         "burn_rate_per_hour": 0.0,
         "burn_rates": {"tokens": 0, "weighted_tokens": 0, "usd_micros": 0},
         "projected_total": 0,
+        "projected_row": {"scope": "acme", "meter": "tokens", "window": "daily"},
         "breach_at": None,
         "requests_remaining": None,
         "thresholds": [50, 70, 80, 85, 95, 100],
@@ -59,6 +62,23 @@ def test_an_unused_budget(ledger: Ledger) -> None:
         "actions": [],
     }
     assert expected == ledger.status(ACME).as_json()
+
+
+def test_what_critical_requests_may_use_is_told(ledger: Ledger) -> None:
+    """An allowance that was set can be read back, row by row, and is gone with a limit that has none."""
+    ledger.set_limit(ACME, "daily", 900, author="me", allowance=300).result()
+    assert [row.critical_allowance for row in ledger.status(ACME).rows] == [300, 0]
+    assert [row.critical_allowance for row in ledger.rows(ACME)] == [300, 0]
+    ledger.set_limit(ACME, "daily", 900, author="me").result()
+    assert [row.critical_allowance for row in ledger.status(ACME).rows] == [0, 0]
+
+
+def test_the_projection_names_its_row(ledger: Ledger) -> None:
+    """What is projected for a user may be the budget of whoever stands above it."""
+    ledger.set_limit(SEARCH, "monthly", 300, author="me").result()
+    ledger.record(ANA, 100).result()
+    told = ledger.status(ANA).as_json()["projected_row"]
+    assert told == {"scope": "acme.search", "meter": "tokens", "window": "monthly"}
 
 
 def test_rows_above_are_included(ledger: Ledger) -> None:

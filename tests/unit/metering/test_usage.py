@@ -313,7 +313,9 @@ def test_usage_groups_by_every_dimension(
 
 def test_teams_and_users_are_levels_of_the_scope(house: House) -> None:
     """Whatever lies below belongs to its team and its user; what lies above them stands for itself."""
-    for number, scope in enumerate(("acme", "acme.search", "acme.search.ana", "acme.search.ana.key-1.x", "a.b.c")):
+    for number, scope in enumerate(
+        ("acme", "acme.search", "acme.search.ana", "acme.search.ana.key-1.x", "a.b.c")
+    ):
         house.record(house.request(f"r{number}", (SMALL, 1.0), tokens=(1, 1), scope=scope))
 
     def counted(level: str) -> dict[str, int]:
