@@ -134,6 +134,46 @@ async def test_what_can_be_read_in_two_ways_is_refused(brisk: House, head: bytes
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
+async def test_offers_of_other_protocols_are_passed_over(brisk: House) -> None:
+    """Java's HttpClient offers HTTP/2 with each request: what it sends is answered, body and all."""
+    body = b'{"model": "nothing-like-it", "messages": [{"role": "user", "content": "x"}]}'
+    fields = (
+        b"authorization: Bearer %s\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\ncontent-length: %d\r\n\r\n"
+    ) % (brisk.trivet.owner_token.encode(), len(body))
+    last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    answer = await exchange(brisk, CHAT_HEAD + fields + body + last)
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert b"model_not_found" in answer
+    assert answer.count(b"HTTP/1.1 200") == 1
+
+
+async def test_an_offer_in_pieces_is_refused(brisk: House) -> None:
+    """Where it is not seen in time the body would be lost, or be taken for a request: the connection ends."""
+    body = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    host, port = brisk.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    rest = b"grade: h2c\r\nconnection: upgrade\r\ncontent-length: %d\r\n\r\n" % len(body)
+    for piece in (CHAT_HEAD + b"up", rest, body):
+        writer.write(piece)
+        await writer.drain()
+        await asyncio.sleep(0.05)
+    answer = await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_body_that_is_announced_too_large_is_not_waited_for(brisk: House) -> None:
+    """It is refused by its head alone; a client that asks before it sends (`Expect`) sends nothing."""
+    for path in (b"/v1/chat/completions", b"/api/v1/route", b"/api/v1/batch", b"/api/v1/budgets/x"):
+        fields = b"authorization: Bearer %s\r\n" % brisk.trivet.owner_token.encode()
+        fields += b"content-length: 999999999\r\nexpect: 100-continue\r\n\r\n"
+        method = b"PUT" if path.endswith(b"x") else b"POST"
+        answer = await exchange(brisk, method + b" " + path + b" HTTP/1.1\r\nhost: x\r\n" + fields)
+        assert answer.startswith(b"HTTP/1.1 413"), path
+
+
 async def test_fields_behind_a_body_are_no_heads(brisk: House) -> None:
     """A key in the trailers is none, although it arrives before the application has looked."""
     body = json.dumps({"model": "light", "messages": [{"role": "user", "content": "Hi"}]}).encode()

@@ -295,8 +295,10 @@ async def test_other_paths(house: House) -> None:
     """An unknown path and a wrong method answer in the same shape."""
     async with house.http() as http:
         missing = await http.get("/v1/nothing")
+        slash = await http.post("/v1/chat/completions/", headers={"host": "elsewhere.test"}, json={})
         wrong = await http.get("/v1/chat/completions")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert (slash.status_code, slash.json()["error"]["code"]) == (404, "not_found")
     assert wrong.status_code == 405
 
 

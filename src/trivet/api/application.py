@@ -88,6 +88,7 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
         summary="Self-hosted local-inference tier orchestrator.",
         docs_url=None,  # the page would load scripts from a CDN
         redoc_url=None,
+        redirect_slashes=False,  # the address would be made of the request's own `Host`
     )
     bounds = BodyBounds(server.body_limit_bytes, server.body_timeout_s)
     decide = DecisionDoor(

@@ -20,6 +20,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_TIMEOUT_S = 30.0
 HEADER_CHARS_MAX = 500
+_NO_HEADERS: Mapping[str, str] = {}
 _ALWAYS = ((b"cache-control", b"no-store"), (b"vary", b"Authorization"))
 STREAM_FIELDS = {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"}
 """Of a stream that no proxy should buffer."""
@@ -57,18 +58,22 @@ async def read_body(
     limit_bytes: int,
     hint: str = "Send less, or raise server.body_limit_bytes.",
     timeout_s: float = BODY_TIMEOUT_S,
+    headers: Mapping[str, str] = _NO_HEADERS,
 ) -> bytes:
     """Read the whole body within its bounds of size and time.
 
     Args:
         receive: gives the parts.
-        limit_bytes: the most that it may hold.
+        limit_bytes: the most that it may hold; one that is announced to hold more is not waited for.
         hint: what to do about a body that holds more.
         timeout_s: how long it may take.
+        headers: of the request.
 
     Raises:
         BodyTooLarge, RequestMalformed, ClientGone
     """
+    if int(headers.get("content-length", 0)) > limit_bytes:
+        raise BodyTooLarge(f"The body exceeds {limit_bytes} bytes.", hint=hint)
     parts: list[bytes] = []
     size = 0
 

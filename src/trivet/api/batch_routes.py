@@ -72,6 +72,7 @@ class BatchDoor:
             limit_bytes=self._settings.max_bytes,
             hint="Split it, or raise batch.max_bytes.",
             timeout_s=BODY_TIMEOUT_S,
+            headers=headers,
         )
         file = await read_batch(
             body, max_lines=self._settings.max_lines, line_limit_bytes=self._line_limit_bytes

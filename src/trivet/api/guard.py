@@ -72,6 +72,7 @@ class Guard:
                 limit_bytes=ADMIN_BODY_LIMIT_BYTES,
                 hint="No request needs more.",
                 timeout_s=self._body_timeout_s,
+                headers=headers,
             )
             if body.strip():
                 _take_for_json(scope, body)

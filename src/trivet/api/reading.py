@@ -34,7 +34,9 @@ async def read_request(
     way: ShortWay | None = scope.get(SHORT_WAY)
     body = way.taken_body(bounds.limit_bytes) if way is not None else None
     if body is None:
-        body = await read_body(receive, limit_bytes=bounds.limit_bytes, timeout_s=bounds.timeout_s)
+        body = await read_body(
+            receive, limit_bytes=bounds.limit_bytes, timeout_s=bounds.timeout_s, headers=headers
+        )
     return _request(surface, parse_json(body), body, headers), principal
 
 
@@ -48,7 +50,9 @@ async def read_routed(
     """
     headers = header_map(scope)
     principal = doorkeeper.principal(headers)
-    body = await read_body(receive, limit_bytes=bounds.limit_bytes, timeout_s=bounds.timeout_s)
+    body = await read_body(
+        receive, limit_bytes=bounds.limit_bytes, timeout_s=bounds.timeout_s, headers=headers
+    )
     document = parse_json(body)
     reserve = document.pop("reserve", False) if isinstance(document, dict) else False
     if not isinstance(reserve, bool):

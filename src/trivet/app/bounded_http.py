@@ -4,9 +4,13 @@ uvicorn has no deadline for receiving a request and httptools no limit on its he
 endless client would hold a connection, and memory, for as long as it likes. What two servers in a row may
 read differently is refused, such as an encoded body, two hosts or two keys; and fields that come behind a
 body are never taken for the head's (RFC 9112, 3.2 and 6; RFC 9110, 6.5.1).
+
+An offer to speak another protocol is passed over (RFC 9110, 7.8), as Java's HttpClient sends one with every
+request; httptools would take what follows the head for that protocol, and the body would be lost.
 """
 
 import asyncio
+import re
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,6 +23,7 @@ HEAD_LIMIT_BYTES = 32 * 1024
 HEAD_FIELDS_MAX = 64
 FRAMING_PER_BYTE = 8
 """What chunks may cost besides their content: one of a single byte costs five."""
+_OFFER = re.compile(rb"^upgrade:.*\n", re.IGNORECASE | re.MULTILINE)
 _SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"x-trivet-scope", b"content-type"})
 
 
@@ -71,6 +76,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_bytes += len(data)
         elif self._chunked:
             self._framing_bytes += len(data)
+        if b"pgrade" in data and not self._body_open:
+            data = _without_offer(data)
         super().data_received(data)
         if self._framing_bytes > HEAD_LIMIT_BYTES:
             self._refuse("The request's chunks or trailers are too large.")
@@ -78,7 +85,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_bytes > HEAD_LIMIT_BYTES or len(self.headers or ()) > HEAD_FIELDS_MAX
         ):
             self._refuse()
-        elif self._head_timer is None and self._awaits_head and not self.transport.is_closing():
+        elif self._head_timer is None and not self.transport.is_closing() and self._awaits_head:
             # On a kept connection; most heads arrive in one piece and need no time.
             self._await_head()
 
@@ -216,6 +223,8 @@ class BoundedHttp(HttpToolsProtocol):
             return "The request's head is too large or too slow."
         if version not in ("1.1", "1.0") or (version == "1.1" and b"host" not in fields):
             return "The request is none of HTTP/1.1, which names its host, or HTTP/1.0."
+        if self.parser.should_upgrade():
+            return "No other protocol is spoken here: leave Upgrade out."
         return None
 
     def _told_of(self, field: bytes) -> set[bytes]:
@@ -251,6 +260,11 @@ class BoundedHttp(HttpToolsProtocol):
         """Tell whether the application has a request of this connection, and may have begun to answer."""
         cycle: object = self.cycle
         return isinstance(cycle, Exchange) and not cycle.response_complete
+
+
+def _without_offer(data: bytes) -> bytes:
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _OFFER.sub(b"", head + end) + rest
 
 
 def bounded_http(*, head_timeout_s: float, body_timeout_s: float) -> type[BoundedHttp]:
