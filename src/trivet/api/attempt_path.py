@@ -9,7 +9,7 @@ from trivet.domain.outcomes import Attempt
 def path_of(attempts: Sequence[Attempt]) -> str:
     """Return the attempts in order: tier, deployment, and `ok` or the error's code without `upstream_`."""
     return ", ".join(
-        _step(each.deployment.tier.name, each.deployment.name, each.error_code) for each in attempts
+        [_step(each.deployment.tier.name, each.deployment.name, each.error_code) for each in attempts]
     )
 
 

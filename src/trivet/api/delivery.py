@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any
 
 from trivet.api.asgi import ClientGone, Send, send_part, send_whole, start_stream
@@ -15,7 +15,6 @@ from trivet.domain.surfaces import Surface
 from trivet.domain.time_limits import at_once_or_within
 from trivet.execution import Answer
 from trivet.execution.drain import stopping
-from trivet.execution.run import Run
 
 SIGN_OF_LIFE = b": keep-alive\n\n"
 """A comment of SSE, which clients skip; it keeps them, and proxies between, from giving up."""
@@ -52,6 +51,11 @@ class Delivery:
         if self._sign_of_life is None:
             self._sign_of_life = asyncio.create_task(self._send_signs_of_life(decision))
 
+    @property
+    def waiting(self) -> bool:
+        """Tell whether signs of life are sent."""
+        return self._sign_of_life is not None
+
     async def end_wait(self) -> None:
         """Send no more signs of life."""
         if self._sign_of_life is not None:
@@ -66,16 +70,20 @@ class Delivery:
             ClientGone: the client took nothing for the write timeout; the answer must be closed.
         """
         headers = answer_headers(answer)
+        way = self._way
         if not answer.run.request.stream:
             self.begun = self.ended = True
-            await self._send_whole(answer.body, headers)
+            body = answer.body
+            if way is None or not way.whole(head_of(headers, length_bytes=len(body)), body):
+                await self._patiently(send_whole(self.send, status=200, body=body, headers=headers))
             return
         if not self.begun:
             self.begun = True
-            await self._begin(headers)
+            if way is None or not way.begin(head_of(headers, length_bytes=None)):
+                await self._patiently(start_stream(self.send, headers=headers))
         try:
             async for data in answer.chunks():
-                if self._way is None or not self._way.part(data):
+                if way is None or not way.part(data):
                     await self._patiently(send_part(self.send, data))
         except EngineError as error:
             await self.break_off(error, answer.run.request_id)
@@ -85,7 +93,7 @@ class Delivery:
             await self.break_off(stopping(), answer.run.request_id)
             raise
         self.ended = True
-        if self._way is None or not self._way.part(b"", more=False):
+        if way is None or not way.part(b"", more=False):
             await send_part(self.send, b"", more=False)
 
     async def break_off(self, error: TrivetError, request_id: str) -> None:
@@ -95,14 +103,6 @@ class Delivery:
         await self._patiently(send_part(self.send, event))
         await self._patiently(send_part(self.send, b"", more=False))
 
-    async def _send_whole(self, body: bytes, headers: Mapping[str, str]) -> None:
-        if self._way is None or not self._way.whole(head_of(headers, length_bytes=len(body)), body):
-            await self._patiently(send_whole(self.send, status=200, body=body, headers=headers))
-
-    async def _begin(self, headers: Mapping[str, str]) -> None:
-        if self._way is None or not self._way.begin(head_of(headers, length_bytes=None)):
-            await self._patiently(start_stream(self.send, headers=headers))
-
     async def _patiently(self, sending: Coroutine[Any, Any, None]) -> None:
         try:
             await at_once_or_within(self._write_timeout_s, sending)
@@ -110,7 +110,7 @@ class Delivery:
             raise ClientGone from None
 
     async def _send_signs_of_life(self, decision: Decision) -> None:
-        headers = {"x-request-id": self._request_id, **decision_headers(decision)}
+        headers = decision_headers(self._request_id, decision)
         # Who takes none of them is found out when the answer, or its error, is to be sent.
         with contextlib.suppress(ClientGone):
             while True:
@@ -121,39 +121,31 @@ class Delivery:
                 await self._patiently(send_part(self.send, SIGN_OF_LIFE))
 
 
-def answer_headers(answer: Answer) -> Mapping[str, str]:
+def answer_headers(answer: Answer) -> dict[str, str]:
     """Return the response headers that explain the answer."""
     run = answer.run
-    decision = run.decision
-    clamped = {"x-trivet-max-tokens": str(decision.max_output_tokens)} if run.clamped else {}
-    served = answer.deployment.tier.name
-    downgraded = {"x-trivet-downgraded": f"{run.downgraded_from}->{served}"} if run.downgraded_from else {}
-    return {
-        "x-request-id": run.request_id,
-        **decision_headers(decision),
-        "x-trivet-tier": served,
-        "x-trivet-model": answer.deployment.model,
-        "x-trivet-attempts": str(len(run.attempts)),
-        "x-trivet-attempt-path": path_of(run.attempts),
-        **_budget_header(run),
-        **run.cache_headers,
-        **clamped,
-        **run.admitted.headers,
-        **downgraded,
-    }
+    decision, served = run.decision, answer.deployment
+    headers = decision_headers(run.request_id, decision)
+    headers["x-trivet-tier"] = served.tier.name
+    headers["x-trivet-model"] = served.model
+    headers["x-trivet-attempts"] = str(len(run.attempts))
+    headers["x-trivet-attempt-path"] = path_of(run.attempts)
+    if run.saved_device_ns is None:  # else an answer was kept, which needs no budget
+        remaining = run.budget_remaining
+        headers["x-trivet-budget-remaining"] = "unlimited" if remaining is None else str(remaining)
+    headers.update(run.cache_headers)
+    if run.clamped:
+        headers["x-trivet-max-tokens"] = str(decision.max_output_tokens)
+    headers.update(run.admitted.headers)
+    if run.downgraded_from:
+        headers["x-trivet-downgraded"] = f"{run.downgraded_from}->{served.tier.name}"
+    return headers
 
 
-def _budget_header(run: Run) -> dict[str, str]:
-    """Return what budget is left; nothing where none was looked at, since a kept answer needs none."""
-    if run.saved_device_ns is not None:
-        return {}
-    remaining = run.budget_remaining
-    return {"x-trivet-budget-remaining": "unlimited" if remaining is None else str(remaining)}
-
-
-def decision_headers(decision: Decision) -> dict[str, str]:
+def decision_headers(request_id: str, decision: Decision) -> dict[str, str]:
     """Return the response headers that explain the decision, before it is known who answers."""
     return {
+        "x-request-id": request_id,
         "x-trivet-decision-id": decision.decision_id,
         "x-trivet-complexity": f"{decision.complexity.score:.3f}",
         "x-trivet-reason": " ".join([reason.text for reason in decision.reasons]),

@@ -66,11 +66,12 @@ class Inference:
                             on_wait=delivery.waits if request.stream else None,
                         )
                     finally:
-                        await delivery.end_wait()
+                        if delivery.waiting:
+                            await delivery.end_wait()
                     await delivery.of(answer)
                 finally:
                     # Also where the client leaves while the signs of life are being ended.
-                    if answer is not None:
+                    if answer is not None and not answer.run.closed:
                         await answer.aclose()
         except ClientGone:
             return

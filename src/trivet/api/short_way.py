@@ -64,10 +64,10 @@ def head_of(headers: Mapping[str, str], *, length_bytes: int | None) -> bytes:
         length_bytes: of a JSON document; None: the answer is a stream of events.
     """
     values = "".join(headers.values())
-    clean = values.isascii() and values.isprintable() and len(values) <= HEADER_CHARS_MAX
-    told = [
-        f"{name}: {value if clean else clean_header(value).decode()}\r\n" for name, value in headers.items()
-    ]
+    if values.isascii() and values.isprintable() and len(values) <= HEADER_CHARS_MAX:
+        told = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    else:
+        told = [f"{name}: {clean_header(value).decode()}\r\n" for name, value in headers.items()]
     kind = (
         _STREAM
         if length_bytes is None

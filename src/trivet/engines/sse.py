@@ -190,12 +190,17 @@ def classify_parsed(event: bytes) -> ChatEvent:
 
 def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
     """Return the document that an event of any surface carries, or what it is where it carries none."""
-    simple = event.startswith(b"data: {") and event.count(b"\n") == 2 and b"\r" not in event
-    name, data = (b"", event[6:]) if simple else _fields(event)
-    if data is None:
-        return _COMMENT
-    if data.strip() == b"[DONE]":
+    if event == b"data: [DONE]\n\n":
         return _DONE
+    if event.startswith(b"data: {") and event.count(b"\n") == 2 and b"\r" not in event:
+        name, data = b"", event[6:]
+    else:
+        name, told = _fields(event)
+        if told is None:
+            return _COMMENT
+        if told.strip() == b"[DONE]":
+            return _DONE
+        data = told
     try:
         document = _DECODER.decode(data.decode())
     except (ValueError, RecursionError):
@@ -337,10 +342,10 @@ def _with_code(document: dict[str, Any]) -> Any:
 
 def _is_generated(choice: dict[str, Any]) -> bool:
     delta = choice.get("delta")
-    if isinstance(delta, dict):
+    if delta and isinstance(delta, dict):
         for name, value in delta.items():
             if value and name in _GENERATED_FIELDS:
                 return True
     # A token that adds no text yet (half a character) still shows in the log-probabilities.
     logprobs = choice.get("logprobs")
-    return isinstance(logprobs, dict) and bool(logprobs.get("content"))
+    return logprobs is not None and isinstance(logprobs, dict) and bool(logprobs.get("content"))

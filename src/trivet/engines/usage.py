@@ -1,7 +1,7 @@
 """Read an engine's own token counts, trusting none of them to be well formed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from trivet.domain.outcomes import Usage
 
@@ -17,16 +17,17 @@ def parse_usage(reported: Any) -> Usage | None:
     """
     if not isinstance(reported, dict):
         return None
-    prompt_tokens = _count(reported.get("prompt_tokens"))
-    completion_tokens = _count(reported.get("completion_tokens"))
-    if prompt_tokens is None or completion_tokens is None:
+    prompt_tokens, completion_tokens = reported.get("prompt_tokens"), reported.get("completion_tokens")
+    if not (_is_count(prompt_tokens) and _is_count(completion_tokens)):
         return None
     details = reported.get("prompt_tokens_details")
-    cached_tokens = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    cached_tokens = details.get("cached_tokens") if isinstance(details, dict) else 0
+    if not _is_count(cached_tokens):
+        cached_tokens = 0
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        cached_tokens=min(cached_tokens or 0, prompt_tokens),
+        cached_tokens=min(cached_tokens, prompt_tokens),
     )
 
 
@@ -42,8 +43,6 @@ def shared_prompt(usages: Sequence[Usage]) -> Usage:
     )
 
 
-def _count(value: Any) -> int | None:
+def _is_count(value: Any) -> TypeGuard[int]:
     # bool is an int to Python, never to a tokenizer.
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 <= value <= TOKENS_BELIEVABLE else None
+    return type(value) is int and 0 <= value <= TOKENS_BELIEVABLE

@@ -35,8 +35,10 @@ class _Connection(asyncio.Protocol):
         self._bodies: list[bytes] = []
         self.on_body = self._bodies.append
         """Called by the parser with each part of a body, of which a chunked stream has many."""
-        self._parser = httptools.HttpResponseParser(self)
         self._fields: dict[bytes, bytes] = {}
+        self.on_header = self._fields.__setitem__
+        """Called by the parser with each field; of repeated ones the last counts."""
+        self._parser = httptools.HttpResponseParser(self)
         self._head_bytes = 0
         self._framed = False
         self._paused = False
@@ -108,14 +110,11 @@ class _Connection(asyncio.Protocol):
 
     # Called by the parser
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field; of repeated ones the last."""
-        self._fields[name.lower()] = value
-
     def on_headers_complete(self) -> None:
         """Hand over the head, unless it only says that the answer will come."""
         status = self._parser.get_status_code()
-        fields, self._fields = self._fields, {}
+        fields = {name.lower(): value for name, value in self._fields.items()}
+        self._fields.clear()
         if status < 200:
             return
         if self._answer is None:
@@ -131,7 +130,7 @@ class _Connection(asyncio.Protocol):
             return
         self._hand_over()
         self._answer = None
-        self._fields = {}  # those behind the body
+        self._fields.clear()  # those behind the body
         self._head_bytes = 0
         self.resume()
         answer.complete = True
