@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import House, serving, settings_for
+from tests.e2e.test_cli import trivet
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 FAILING = (
@@ -241,7 +242,7 @@ async def test_silent_attempts_are_charged(
 async def test_breaker_opens_and_is_told(
     fault_server: str, llama_server: Callable[..., str], tiny_models: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    """After five failures in a row the broken engine is not asked any more, and the metrics say so."""
+    """After five failures in a row the broken engine is not asked any more, and who looks is told so."""
     broken = {"name": "broken", "model": "openai/500", "url": fault_server, "context_tokens": 4096}
     real = {"name": "real", "model": "llamacpp/tiny-light", "url": llama_server(tiny_models["light"])}
     gone = {"name": "gone", "model": "openai/gone", "url": "http://127.0.0.1:9"}
@@ -254,7 +255,19 @@ async def test_breaker_opens_and_is_told(
             )
             attempts.append(int(answer.headers["x-trivet-attempts"]))
         metrics = (await http.get("/metrics")).text
+        listed = (await http.get("/api/v1/deployments")).json()["deployments"]
+        table = await asyncio.to_thread(
+            trivet, "engines", "--url", found.url, "--api-key", found.trivet.owner_token
+        )
     assert attempts == [2, 2, 2, 2, 2, 1, 1]
+    breakers = {each["name"]: each["breaker"] for each in listed}
+    assert (breakers["broken"]["state"], breakers["real"]["state"], breakers["gone"]) == (
+        "open",
+        "closed",
+        None,
+    )
+    assert 0 < breakers["broken"]["retry_after_s"] <= 5
+    assert table.stdout.count("circuit open: asked again in ") == 1
     assert 'trivet_breaker_open{deployment="broken"} 1.0' in metrics
 
 

@@ -37,6 +37,7 @@ _OPERATORS_FACTS = frozenset(
         "detail",
         "in_flight",
         "admission",
+        "breaker",
         "swap_group",
         "waiting",
         "wait_s",
@@ -46,8 +47,8 @@ _OPERATORS_FACTS = frozenset(
         "actual",
     }
 )
-GateReport = Callable[[str], dict[str, Any] | None]
-"""Tells how a deployment's gate stands, by name; None before its first request."""
+DeploymentReport = Callable[[str], dict[str, Any] | None]
+"""Tells how something that belongs to a deployment stands, by name; None before its first request."""
 _MACHINES_TOTALS = ("busy", "busy_check", "wall_times_devices")
 
 
@@ -61,14 +62,16 @@ class Office:
         records: UsageRecords,
         fleet: Fleet,
         clock: Clock,
-        admission: GateReport,
+        admission: DeploymentReport,
+        breaker: DeploymentReport,
     ) -> None:
-        """Take the rooms, and what tells of the gate before a deployment's engine."""
+        """Take the rooms, and what tells of a deployment's gate and of its circuit breaker."""
         self._ledger = ledger
         self._records = records
         self._fleet = fleet
         self._clock = clock
         self._admission = admission
+        self._breaker = breaker
 
     # Budgets
 
@@ -187,7 +190,10 @@ class Office:
 
     async def deployments(self, caller: Principal) -> list[dict[str, Any]]:
         """Return the engines' states. Tenants see those that their key may use, without operators' facts."""
-        reports = [report | {"admission": self._admission(report["name"])} for report in self._fleet.report()]
+        reports = [
+            report | {"admission": self._admission(report["name"]), "breaker": self._breaker(report["name"])}
+            for report in self._fleet.report()
+        ]
         if caller.sees_all:
             return reports
         usable = {

@@ -198,7 +198,14 @@ def _offices(
     """Build the offices. That of keys knows what the configuration names whether engines run or not."""
     ledger, keyring = books.ledger, books.keyring
     return Offices(
-        Office(ledger=ledger, records=records, fleet=fleet, clock=clock, admission=chain.admission.report),
+        Office(
+            ledger=ledger,
+            records=records,
+            fleet=fleet,
+            clock=clock,
+            admission=chain.admission.report,
+            breaker=chain.breakers.report,
+        ),
         KeyOffice(
             keyring,
             ledger,

@@ -46,5 +46,13 @@ def _row(shown: dict[str, Any]) -> tuple[Any, ...]:
         limit, waiting = shown.get("slots"), shown.get("waiting")
     return (
         *(shown["name"], shown["tier"], shown["engine"], shown["state"]),
-        *(running, limit, waiting, refused, shown.get("detail") or ""),
+        *(running, limit, waiting, refused, "; ".join(filter(None, (shown.get("detail"), _circuit(shown))))),
     )
+
+
+def _circuit(shown: dict[str, Any]) -> str:
+    """Say that an engine which is there is not asked, since it failed."""
+    breaker = shown.get("breaker") or {}
+    if breaker.get("state") == "open":
+        return f"circuit open: asked again in {breaker['retry_after_s']:.0f} s"
+    return "circuit half-open: one request at a time" if breaker.get("state") == "half_open" else ""

@@ -14,6 +14,7 @@ requests that have not been heard of yet count as if they succeeded.
 import random
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from trivet.config.settings import ExecutionSettings
 from trivet.domain.clock import Clock
@@ -193,6 +194,14 @@ class Breakers:
         return frozenset(
             [name for name, breaker in self._by_name.items() if breaker.rests and breaker.state == "open"]
         )
+
+    def report(self, name: str) -> dict[str, Any] | None:
+        """Return how a deployment's breaker stands, as JSON; None before its first request."""
+        breaker = self._by_name.get(name)
+        if breaker is None:
+            return None
+        wait_s = breaker.retry_after_s
+        return {"state": breaker.state, "retry_after_s": None if wait_s is None else round(wait_s, 1)}
 
     def states(self) -> dict[str, str]:
         """Return the state of every breaker that was ever asked."""
