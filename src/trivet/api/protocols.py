@@ -9,6 +9,9 @@ from trivet.domain.surfaces import Surface
 
 _ANTHROPIC = frozenset({Surface.MESSAGES, Surface.COUNT_TOKENS})
 
+_PROMPT_FIELDS = {Surface.COMPLETIONS: "prompt", Surface.EMBEDDINGS: "input", Surface.RESPONSES: "input"}
+"""What `messages`, by which errors name the prompt, is called where it is not called so."""
+
 # https://docs.claude.com/en/api/errors
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -28,7 +31,10 @@ def error_document(
 ) -> dict[str, Any]:
     """Return the error as the surface's clients read it; what has no field there is under `trivet`."""
     if surface not in _ANTHROPIC:
-        return error_body(error, status=status, request_id=request_id)
+        document = error_body(error, status=status, request_id=request_id)
+        if error.param == "messages":
+            document["error"]["param"] = _PROMPT_FIELDS.get(surface, "messages")
+        return document
     kind = _ANTHROPIC_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
     facts = {"code": error.code, "param": error.param, **told_details(error)}
     return {

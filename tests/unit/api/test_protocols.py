@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.api.conftest import Rooms
 from trivet.api.protocols import broken_stream_event, error_document
-from trivet.domain.errors import BudgetExhausted, EngineTimeout
+from trivet.domain.errors import BudgetExhausted, ContextOverflow, EngineTimeout
 from trivet.domain.surfaces import Surface
 
 PATHS = {
@@ -58,6 +58,21 @@ def test_a_broken_stream_ends_with_an_error() -> None:
         assert (name, document["type"]) == ("event: error", "error")
         assert "The engine fell silent." in document["error"]["message"]
     assert document["code"] == "upstream_timeout"
+
+
+@pytest.mark.parametrize(
+    ("surface", "field"),
+    [
+        (Surface.CHAT, "messages"),
+        (Surface.COMPLETIONS, "prompt"),
+        (Surface.EMBEDDINGS, "input"),
+        (Surface.RESPONSES, "input"),
+    ],
+)
+def test_the_prompt_has_its_own_name(surface: Surface, field: str) -> None:
+    """Who sent no `messages` is not told that they are too long."""
+    error = ContextOverflow("Too long.", param="messages")
+    assert error_document(error, status=400, request_id="r", surface=surface)["error"]["param"] == field
 
 
 def test_a_spent_budget_tells_its_facts() -> None:
