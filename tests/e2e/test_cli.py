@@ -273,6 +273,11 @@ def test_a_running_servers_store_is_backed_up(server: ServerProcess, tmp_path: P
     refused = trivet("store", "restore", str(copy), "--config", str(server.config))
     assert refused.returncode == 4
     assert server.url in refused.stderr
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text(f"store: {{path: {tmp_path / 'new' / 'trivet.db'}}}")
+    restored = trivet("store", "restore", str(copy), "--config", str(elsewhere))
+    assert restored.returncode == 0, restored.stderr
+    assert f"put it back as {tmp_path / 'new' / 'pepper'}" in restored.stderr
 
 
 def test_engines(server: ServerProcess) -> None:

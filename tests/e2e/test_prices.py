@@ -51,6 +51,20 @@ async def test_tokens_are_charged_in_dollars(clouds: House) -> None:
     assert [row["usd_micros"] for row in report["rows"]] == [expected]
 
 
+async def test_a_decision_tells_dollars_before_they_are_spent(clouds: House) -> None:
+    """The estimate is the ceiling at the model's price, and the budget's share is one of the same meter."""
+    async with clouds.http() as admin:
+        await admin.put("/api/v1/budgets/planner", json={"usd_micros.monthly": 10_000})
+    async with clouds.http(clouds.key("planner")) as http:
+        body = {"model": "priced", "messages": MESSAGES, "max_tokens": 8}
+        told = (await http.post("/api/v1/route", json=body)).json()
+        unknown = (await http.post("/api/v1/route", json=body | {"model": "unknown"})).json()
+    ceiling = 2 * told["estimated"]["prompt_tokens"] + 10 * 8
+    assert told["estimated"]["usd_micros"] == ceiling
+    assert (told["budget"]["meter"], told["budget"]["percent_of_remaining"]) == ("usd_micros", ceiling / 100)
+    assert unknown["estimated"]["usd_micros"] is None
+
+
 async def test_an_unknown_price_is_not_risked(clouds: House) -> None:
     """Under a dollar limit an exact model of unknown price is refused; without one it serves."""
     async with clouds.http() as admin:

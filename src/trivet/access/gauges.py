@@ -114,7 +114,7 @@ def check(gauge: Gauge, tokens: int, now_ns: int) -> None:
 def refusal(gauge: Gauge, name: str, limit: int, wait_s: float | None) -> RateLimitExceeded:
     """Return the refusal for one rate of a scope; a wait of None: nothing ever passes."""
     words = {
-        "concurrent": f"{limit} requests at once",
+        "concurrent": f"{limit} request{'s' if limit != 1 else ''} at once",
         "requests_per_minute": f"{limit} requests a minute",
         "tokens_per_minute": f"{limit} tokens a minute",
     }

@@ -1,5 +1,6 @@
 """`POST /api/v1/route` and `GET /v1/models`: what Trivet would do, and what it can serve."""
 
+import math
 from collections.abc import Awaitable
 from typing import Any
 
@@ -16,8 +17,7 @@ from trivet.api.asgi import (
 from trivet.api.auth import Doorkeeper
 from trivet.api.reading import read_routed
 from trivet.api.replies import send_error, send_json
-from trivet.domain.budgets import BudgetStatus
-from trivet.domain.decisions import Decision
+from trivet.domain.budgets import Amounts, BudgetRow, BudgetStatus
 from trivet.domain.errors import ModelUnknown, TrivetError
 from trivet.execution import Pipeline
 from trivet.fleet import Fleet
@@ -59,7 +59,10 @@ class DecisionDoor:
             decision, held = promise.decision, promise.as_json()
         else:
             decision = await self._pipeline.route(request, principal)
-        return {**decision_as_json(decision), **held, "budget": _budget_impact(decision, request.n, status)}
+        needed, priced = self._pipeline.ceiling(decision, request.n)
+        answer = {**decision_as_json(decision), **held, "budget": _budget_impact(needed, status)}
+        answer["estimated"]["usd_micros"] = needed.usd_micros if priced else None
+        return answer
 
 
 class ModelList:
@@ -116,18 +119,20 @@ def _model(name: str, owner: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": owner}
 
 
-def _budget_impact(decision: Decision, n: int, status: BudgetStatus) -> dict[str, Any]:
-    """Say what the request's ceiling would take of the tightest limit."""
-    limited = [row for row in status.rows if row.remaining is not None]
-    row = min(limited, key=lambda r: r.remaining or 0) if limited else status.rows[0]
-    needed = decision.estimated.prompt_tokens + decision.max_output_tokens * n
-    remaining = row.remaining
-    percent = round(100.0 * needed / remaining, 2) if remaining else None
+def _budget_impact(needed: Amounts, status: BudgetStatus) -> dict[str, Any]:
+    """Say what the request's ceiling would take of the limit of which it would take the largest part."""
+    limited = [row for row in status.rows if row.remaining is not None and needed.of(row.meter)]
+    row = max(limited, key=lambda r: _share(needed, r), default=status.rows[0])
+    share = _share(needed, row)
     return {
         "scope": row.scope,
         "meter": row.meter,
         "window": row.window,
-        "remaining": remaining,
-        "percent_of_remaining": percent,
+        "remaining": row.remaining,
+        "percent_of_remaining": round(100.0 * share, 2) if math.isfinite(share) else None,
         "status": status.status,
     }
+
+
+def _share(needed: Amounts, row: BudgetRow) -> float:
+    return needed.of(row.meter) / row.remaining if row.remaining else math.inf

@@ -136,10 +136,8 @@ def rotate(
     if as_json:
         print_json(answer)
         return
-    say(
-        f"Key {answer['key_id']} follows {key_id}, which works for {overlap_hours:g} h more;"
-        " it is shown only this once:"
-    )
+    ending = f"works for {overlap_hours:g} h more" if overlap_hours else "has ended"
+    say(f"Key {answer['key_id']} follows {key_id}, which {ending}; it is shown only this once:")
     sys.stdout.write(answer["key"] + "\n")
 
 

@@ -10,7 +10,7 @@ from trivet.cli.session import ConfigOption, JsonOption
 
 app = typer.Typer(help="Backup and restore of the store.", no_args_is_help=True, rich_markup_mode=None)
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False)]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="The backup's file.")]
 
 
 @app.command()
@@ -43,10 +43,14 @@ def restore(file: FileArgument, config: ConfigOption = None, as_json: JsonOption
     from trivet.app.backup import restore as put_back
     from trivet.config.load import load_settings
 
-    copied = put_back(load_settings(config_path=config).settings.store, file).as_json()
+    settings = load_settings(config_path=config).settings
+    copied = put_back(settings.store, file).as_json()
     _tell(copied, f"Restored {copied['path']}", as_json=as_json)
     if copied["former"] and not as_json:
         say(f"The former store is {copied['former']}.")
+    pepper = Path(copied["path"]).with_name("pepper")
+    if settings.access.pepper is None and not pepper.exists():
+        say(f"Its keys need the pepper that they were made with: put it back as {pepper} first.")
 
 
 def _tell(copied: dict[str, Any], done: str, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from trivet.access import Admitted, RateLimits, SharedRates, require_inference
 from trivet.budgets.outside import OutsideCalls
-from trivet.domain.budgets import Settlement
+from trivet.domain.budgets import Amounts, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision, Offer
 from trivet.domain.engine_states import EngineState
@@ -38,6 +38,7 @@ from trivet.execution.memory import AnswerMemory
 from trivet.execution.outside import Outside, Promise, Report, Taken
 from trivet.execution.run import Budgeting, Desk, Keep, Run
 from trivet.execution.settler import Settler
+from trivet.execution.tariff import Tariff
 from trivet.fleet import Fleet
 from trivet.metering import Metrics, UsageRecords
 from trivet.routing import Router, describe
@@ -193,6 +194,15 @@ class Pipeline:
         decision = await self._decided(request, principal)
         self._outside.remember(decision, request, principal)
         return decision
+
+    def ceiling(self, decision: Decision, n: int) -> tuple[Amounts, bool]:
+        """Return the most that `n` choices can take of each meter at the first candidate, and whether that
+        candidate's price is known.
+        """
+        tariff = Tariff.of(decision.deployment, self._desk.budget.prices)
+        prompt = decision.estimated.prompt_tokens
+        output = tariff.output(decision.max_output_tokens * n, prompt_tokens=prompt)
+        return tariff.prompt(prompt) + output, tariff.price.known
 
     async def reserve(self, request: ChatRequest, principal: Principal) -> Promise:
         """Decide, and hold budget for a caller that executes elsewhere and reports, or executes here later.

@@ -84,7 +84,7 @@ def test_requests_at_once_are_bounded(rates: RateLimits) -> None:
     """As many as are allowed run; one that ends makes room, however it ends."""
     rates.set_limit(RateLimit(scope=SEARCH, concurrent=1), author="a")
     running = rates.admit(ANA, 1)
-    with pytest.raises(RateLimitExceeded, match="1 requests at once"):
+    with pytest.raises(RateLimitExceeded, match="1 request at once"):
         rates.admit(SEARCH, 1)
     running.end(None)
     running.end(None)
