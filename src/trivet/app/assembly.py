@@ -28,6 +28,7 @@ from trivet.app.admission_gauges import register_admission
 from trivet.app.batching import batching
 from trivet.app.books import Books, opened_books
 from trivet.app.caching import Caching, caching
+from trivet.app.logs import journal
 from trivet.app.machine_gpus import register_gpus, watch_gpus
 from trivet.app.predictions import predict
 from trivet.app.sharing import register_sharing
@@ -124,9 +125,8 @@ async def open_trivet(
         device_clock = DeviceClock(clock)
         records = _records(books.database, settings, clock, device_clock, tiers, configured)
         exits.callback(records.flush)
-        metrics = Metrics()
         fleet = await exits.enter_async_context(await _fleet(settings, deployments, inventory, clock))
-        breakers = Breakers(settings.execution, clock)
+        metrics, breakers = Metrics(), Breakers(settings.execution, clock)
         chain = Chain(fleet, breakers, device_clock, metrics, settings.execution, clock)
         settler = Settler(ledger)
         exits.push_async_callback(settler.drain)
@@ -148,6 +148,7 @@ async def open_trivet(
             memory=caches.memory,
             shared_rates=books.shared_rates,
             listener=signals.listener,
+            journal=journal(),
         )
         collector, owner_token = TrivetCollector(metrics, device_clock), secrets.token_urlsafe(32)
         keeper, names = Doorkeeper(keyring, owner_token), tuple(tier.name for tier in tiers)

@@ -9,13 +9,18 @@ import atexit
 import re
 import threading
 import time
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any, TextIO, TypeVar
 
 import structlog
 
 HELD_S = 0.05
 """How long a line waits for others at most. Warnings do not wait, nor what stands before them."""
 HELD_MAX = 1000
+
+T = TypeVar("T")
+_Unworded = tuple[int, Callable[[Any], structlog.typing.EventDict], Any]
+"""When it was said, in nanoseconds since 1970; what words it; of what."""
 
 _LEVELS = {"warn": "warning", "exception": "error"}
 _COLUMNS = frozenset({"timestamp", "level", "event"})
@@ -36,14 +41,18 @@ class Stamp:
         """Return what was said, stamped."""
         if "exc_info" in said:
             said = structlog.processors.format_exc_info(logger, name, said)
-        second, ns = divmod(time.time_ns(), 1_000_000_000)
+        said["level"] = _LEVELS.get(name, name)
+        said["timestamp"] = self.written(time.time_ns())
+        return said
+
+    def written(self, at_ns: int) -> str:
+        """Return an instant, in nanoseconds since 1970, as lines have it."""
+        second, ns = divmod(at_ns, 1_000_000_000)
         known, written = self._second
         if second != known:
             written = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
             self._second = (second, written)
-        said["level"] = _LEVELS.get(name, name)
-        said["timestamp"] = f"{written}.{ns // 1000:06}Z"
-        return said
+        return f"{written}.{ns // 1000:06}Z"
 
 
 class PlainRenderer:
@@ -80,28 +89,26 @@ class HeldLines:
     thread; the order is kept.
     """
 
-    def __init__(self, file: TextIO, renderer: structlog.typing.Processor) -> None:
+    def __init__(
+        self, file: TextIO, renderer: structlog.typing.Processor, *, shows_info: bool = True
+    ) -> None:
+        self.shows_info = shows_info
+        """Whether there is a place for what is no warning."""
         self._file = file
         self._renderer = renderer
-        self._said: list[structlog.typing.EventDict] = []
+        self._stamp = Stamp()
+        self._said: list[structlog.typing.EventDict | _Unworded] = []
         self._due = False
         self._lock = threading.Lock()
         atexit.register(self.flush)
 
     def info(self, said: structlog.typing.EventDict) -> None:
         """Write a line soon."""
-        self._said.append(said)
-        if self._due:
-            if len(self._said) >= HELD_MAX:
-                self.flush()
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self.flush()
-            return
-        self._due = True
-        loop.call_later(HELD_S, self.flush)
+        self._hold(said)
+
+    def later(self, words: Callable[[T], structlog.typing.EventDict], subject: T) -> None:
+        """Write a line soon that is not even worded before; its time is that of now."""
+        self._hold((time.time_ns(), words, subject))
 
     def warning(self, said: structlog.typing.EventDict) -> None:
         """Write a line now, after those that wait."""
@@ -117,10 +124,30 @@ class HeldLines:
         with self._lock:
             waiting, self._said = self._said, []
             if waiting:
-                render = self._renderer
-                lines = [f"{render(None, said['level'], said)!s}\n" for said in waiting]
-                self._file.write("".join(lines))
+                self._file.write("".join([self._line(said) for said in waiting]))
                 self._file.flush()
+
+    def _hold(self, said: "structlog.typing.EventDict | _Unworded") -> None:
+        self._said.append(said)
+        if self._due:
+            if len(self._said) >= HELD_MAX:
+                self.flush()
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        self._due = True
+        loop.call_later(HELD_S, self.flush)
+
+    def _line(self, said: "structlog.typing.EventDict | _Unworded") -> str:
+        if isinstance(said, tuple):
+            at_ns, words, subject = said
+            said = words(subject)
+            said["level"] = "info"
+            said["timestamp"] = self._stamp.written(at_ns)
+        return f"{self._renderer(None, said['level'], said)!s}\n"
 
 
 def held(

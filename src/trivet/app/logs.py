@@ -3,12 +3,15 @@
 import contextlib
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TextIO, cast
 
 import structlog
 
 from trivet.app.log_lines import HeldLines, PlainRenderer, Stamp, held
 from trivet.config.settings import LoggingSettings
+from trivet.domain.outcomes import Outcome
 
 
 class SteadyStream:
@@ -32,7 +35,7 @@ class SteadyStream:
 def configure_logging(settings: LoggingSettings) -> None:
     """Set up structlog, and keep the libraries' own loggers to warnings."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    lines = HeldLines(cast("TextIO", SteadyStream()), _renderer(settings))
+    lines = HeldLines(cast("TextIO", SteadyStream()), _renderer(settings), shows_info=level <= logging.INFO)
     structlog.configure(
         processors=[Stamp(), held],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -61,6 +64,21 @@ def _renderer(settings: LoggingSettings) -> structlog.typing.Processor:
     if sys.stderr.isatty():
         return structlog.dev.ConsoleRenderer(colors=True)
     return PlainRenderer()
+
+
+def journal() -> Callable[[Outcome], None] | None:
+    """Return what writes a line for each request that ends; None in a program whose log is its own.
+
+    Every request comes here: its line is worded and rendered when it is written, and not by structlog.
+    """
+    lines = structlog.get_config()["logger_factory"]()
+    if not isinstance(lines, HeldLines):
+        return None
+    return partial(lines.later, Outcome.words) if lines.shows_info else _write_nothing
+
+
+def _write_nothing(_: Outcome) -> None:
+    """Leave a request without a line."""
 
 
 def quiet_unless_configured() -> None:

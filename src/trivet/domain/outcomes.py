@@ -1,7 +1,7 @@
 """What became of a request: its attempts, its usage, its end."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from trivet.domain.budgets import NOTHING, Amounts
 from trivet.domain.decisions import Decision
@@ -97,3 +97,22 @@ class Outcome:
         if self.attempts and self.status in ("ok", "cut", "cancelled"):
             return self.attempts[-1].deployment
         return None
+
+    def words(self) -> dict[str, Any]:
+        """Return what the log says of it: no prompt, no key."""
+        served_by = self.served_by
+        return {
+            "event": "request.done",
+            "request_id": self.request_id,
+            "scope": self.scope,
+            "status": self.status,
+            "tier": served_by.tier.name if served_by else None,
+            "model": served_by.model if served_by else None,
+            "complexity": round(self.decision.complexity.score, 3),
+            "attempts": len(self.attempts),
+            "tokens": self.usage.total_tokens if self.usage else 0,
+            "cached": self.saved_device_ns is not None,
+            "waited_ms": round(sum(attempt.waited_ns for attempt in self.attempts) / 1e6, 1),
+            "latency_ms": round((self.ended_ns - self.started_ns) / 1e6, 1),
+            "code": self.error_code,
+        }

@@ -67,6 +67,7 @@ class Pipeline:
         memory: AnswerMemory | None = None,
         shared_rates: SharedRates | None = None,
         listener: Callable[[Outcome], None] | None = None,
+        journal: Callable[[Outcome], None] | None = None,
     ) -> None:
         self._router = router
         self._fleet = fleet
@@ -82,7 +83,7 @@ class Pipeline:
         self._clock = clock
         self._memory = memory
         self._listener = listener
-        self._log: structlog.typing.FilteringBoundLogger = log.bind()
+        self._journal = journal or _log_done
         self.drain = Drain()
         """Whether requests are taken."""
         self._shared_rates = shared_rates
@@ -339,25 +340,11 @@ class Pipeline:
         self._metrics.observe(outcome)
         if self._listener is not None:
             self._listener(outcome)
-        served_by, attempts = outcome.served_by, outcome.attempts
-        waited_ns = 0
-        for attempt in attempts:
-            waited_ns += attempt.waited_ns
-        self._log.info(
-            "request.done",
-            request_id=outcome.request_id,
-            scope=outcome.scope,
-            status=outcome.status,
-            tier=served_by.tier.name if served_by else None,
-            model=served_by.model if served_by else None,
-            complexity=round(outcome.decision.complexity.score, 3),
-            attempts=len(attempts),
-            tokens=outcome.usage.total_tokens if outcome.usage else 0,
-            cached=outcome.saved_device_ns is not None,
-            waited_ms=round(waited_ns / 1e6, 1),
-            latency_ms=round((outcome.ended_ns - outcome.started_ns) / 1e6, 1),
-            code=outcome.error_code,
-        )
+        self._journal(outcome)
+
+
+def _log_done(outcome: Outcome) -> None:
+    log.info(**outcome.words())
 
 
 async def _settled_if_whole(answer: Answer) -> Answer:

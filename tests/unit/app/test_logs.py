@@ -4,14 +4,15 @@ import asyncio
 import io
 import json
 import logging
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pytest
 import structlog
 
+from tests.unit.metering.makers import deployment, outcome
 from trivet.app.log_lines import HELD_S, HeldLines, PlainRenderer, Stamp
-from trivet.app.logs import libraries_handler
+from trivet.app.logs import configure_logging, journal, libraries_handler
 from trivet.config.settings import LoggingSettings
 
 
@@ -111,6 +112,40 @@ async def test_lines_are_written_together() -> None:
     await asyncio.to_thread(lines.info, said("six"))
     await asyncio.sleep(2 * HELD_S)
     assert file.getvalue().endswith("four\nfive\nsix\n")
+
+
+async def test_lines_are_worded_when_they_are_written() -> None:
+    """In their order, with the time at which they were said."""
+    file = io.StringIO()
+    lines = HeldLines(file, lambda _, __, said: f"{said['timestamp']} {said['level']} {said['event']}")
+    before = datetime.now(UTC)
+    lines.info({"event": "one", "level": "info", "timestamp": "-"})
+    lines.later(said, "two")
+    between = datetime.now(UTC)
+    await asyncio.sleep(2 * HELD_S)
+    one, two = file.getvalue().splitlines()
+    assert one == "- info one"
+    time, _, words = two.partition(" ")
+    assert words == "info two"
+    assert before <= datetime.fromisoformat(time) <= between
+
+
+def test_requests_have_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the log that Trivet has set up, from the level `info` on; another program's is left alone."""
+    ended = outcome("r1", [], started_ns=0, ended_ns=1_500_000, chosen=deployment("light"))
+    try:
+        assert journal() is None
+        for level, expected in (("info", ["request.done"]), ("warning", [])):
+            configure_logging(LoggingSettings(level=level, format="json"))
+            write = journal()
+            assert write is not None
+            write(ended)
+            lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+            assert [line["event"] for line in lines] == expected
+            for line in lines:
+                assert (line["request_id"], line["latency_ms"]) == ("r1", 1.5)
+    finally:
+        structlog.reset_defaults()
 
 
 def test_lines_outside_a_loop_are_written_at_once() -> None:
