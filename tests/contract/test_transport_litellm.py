@@ -17,6 +17,7 @@ import pytest_asyncio
 from tests.contract.calls import call_for, deployment_of, read_stream, read_whole
 from tests.contract.conftest import StandIn
 from tests.contract.test_transport_relay import predicted_tokens
+from tests.doubles.scripted import scripted
 from trivet.domain.errors import (
     ConfigError,
     ContextOverflow,
@@ -315,6 +316,23 @@ async def test_connecting_has_its_own_limit() -> None:
         with pytest.raises(EngineUnavailable):
             await transport.chat(call_for(MODEL, limits=CallLimits(total_s=60.0, connect_s=0.3)))
         await transport.aclose()
+
+
+@pytest.mark.parametrize("engine", ["ollama", "openai"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_errors_of_any_length(engine: Any, stream: bool) -> None:
+    """LiteLLM sees the beginning of an error: of the whole it would make many copies, and search each."""
+    body = b'{"error": {"message": "Out of memory. ' + b"x" * 2_000_000 + b'"}}'
+    head = b"HTTP/1.1 500 Error\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    async with scripted(head, body) as url:
+        transport = LiteLLMTransport(deployment_of(url, MODEL, engine=engine), api_key=None)
+        with pytest.raises(EngineBroken, match="Out of memory") as caught:
+            await transport.chat(call_for(MODEL, stream=stream))
+        await transport.aclose()
+    link: BaseException | None = caught.value
+    while link is not None:
+        assert len(str(link)) < 100_000
+        link = link.__cause__ or link.__context__
 
 
 async def test_silence_after_the_finish() -> None:

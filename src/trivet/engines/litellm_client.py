@@ -3,10 +3,12 @@
 import logging
 import sys
 import warnings
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import aiohttp
+import httpx
 import litellm
 from litellm.llms.custom_httpx.aiohttp_transport import LiteLLMAiohttpTransport
 from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
@@ -18,6 +20,8 @@ from trivet.engines.litellm_faults import NeverAsked
 
 CONNECTIONS_KEPT_S = 30.0
 DEFAULT_CONNECT_S = 5.0
+ERROR_BODY_LIMIT_BYTES = 16 * 1024
+"""LiteLLM searches an error's text dozens of times, in the event loop: seconds for each megabyte."""
 NO_KEY = "none"
 """Sent where a deployment has no key: else LiteLLM would send the environment's OPENAI_API_KEY."""
 
@@ -137,11 +141,35 @@ class _OneTryHandler(AsyncHTTPHandler):  # type: ignore[misc]  # LiteLLM is unty
 
 
 def _transport(session: aiohttp.ClientSession, deployment: Deployment) -> Any:
-    transport = LiteLLMAiohttpTransport(client=session, owns_session=False)
+    transport = _ShortErrors(client=session, owns_session=False)
     if deployment.local:
         # As with the relay: no proxy of the environment stands before the operator's own machines.
         transport.proxy_cache = _NoProxy()
     return transport
+
+
+class _ShortErrors(LiteLLMAiohttpTransport):  # type: ignore[misc]  # LiteLLM is untyped here
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response: httpx.Response = await super().handle_async_request(request)
+        if response.status_code >= 400:
+            response.stream = _Beginning(response.stream)
+        return response
+
+
+class _Beginning(httpx.AsyncByteStream):
+    def __init__(self, whole: Any) -> None:
+        self._whole = whole
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = ERROR_BODY_LIMIT_BYTES
+        async for part in self._whole:
+            yield part[:left]
+            left -= len(part)
+            if left <= 0:
+                return
+
+    async def aclose(self) -> None:
+        await self._whole.aclose()
 
 
 class _NoProxy(dict[str, str | None]):
