@@ -44,7 +44,10 @@ _MESSAGE, _CONTEXT, _CAPABILITY, _DEPTH, _KEYWORDS = FACTOR_WEIGHTS.values()
 # One pass: pairs of Chinese or Japanese characters (about a word), words, ends of sentences.
 _TOKENS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]{1,2}|\w+(?:['\u2019.]\w+)*|[.!?\u3002\uff01\uff1f]+")
 _SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"
+_FIRST_PAIRED = "\u3040"
 _PARTED = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) in "_'.!?")}
+# What often stands around words and is in no token: ASCII's, dashes, quotation marks.
+_AROUND = "".join(map(chr, _PARTED)) + "\u2013\u2014\u2026\u201c\u201d\u201e\u00ab\u00bb"
 
 
 class ComplexityEstimator:
@@ -87,7 +90,8 @@ class ComplexityEstimator:
             history_length: turns of conversation before this message.
         """
         message_factor, keyword_factor = self._read(message[: self._text_limit_chars].lower())
-        message_factor, keyword_factor = round(message_factor, 4), round(keyword_factor, 4)
+        message_factor = round(message_factor, 4)
+        keyword_factor = round(keyword_factor, 4) if keyword_factor else 0.0
         context = round(_context_factor(context_length), 4) if context_length else 0.0
         capability = round(_capability_factor(agent_capabilities), 4) if agent_capabilities else 0.0
         depth = round(_growth(history_length, DEPTH_TURNS_FULL), 4) if history_length else 0.0
@@ -124,23 +128,30 @@ class ComplexityEstimator:
 
 def _words(text: str) -> tuple[int, set[str], int]:
     """Return how many words a text in lower case has, the distinct ones, and its ends of sentences."""
-    # ASCII is parted at what no token holds, many times as fast; few parts then are more than a word.
-    parts = text.translate(_PARTED).split() if text.isascii() else _TOKENS.findall(text)
-    count, distinct, ends = len(parts), set(parts), 0
-    rough = {part: 0 for part in distinct if not part.isalnum()}
+    # Parted at what no token holds, most of a text are words already; only the rest takes the pattern.
+    if text.isascii():
+        parts = text.translate(_PARTED).split()
+        distinct = set(parts)
+        rough = {part: 0 for part in distinct if not part.isalnum()}
+    else:
+        parts = text.split()
+        distinct = set(parts)
+        rough = {part: 0 for part in distinct if not part.isalnum() or part[0] >= _FIRST_PAIRED}
+    count, ends = len(parts), 0
     if not rough:
-        return count, distinct, 0
+        return count, distinct, ends
     for part in parts:
         if part in rough:
             rough[part] += 1
     distinct -= rough.keys()
     for part, times in rough.items():
-        word = part.rstrip(_SENTENCE_ENDS)
-        if word.isalnum():
+        bare = part.strip(_AROUND)
+        word = bare.rstrip(_SENTENCE_ENDS)
+        if word.isalnum() and word[0] < _FIRST_PAIRED:
             distinct.add(word)
-            ends += times
+            ends += times if len(word) < len(bare) else 0
             continue
-        tokens = _TOKENS.findall(part)
+        tokens = _TOKENS.findall(bare)
         words = [token for token in tokens if token[0] not in _SENTENCE_ENDS]
         distinct.update(words)
         count += (len(words) - 1) * times
