@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from trivet.domain.time_limits import Patience, TimeLimit, at_once_or_within
+from trivet.domain.time_limits import Patience, TimeLimit, WaitLimit, at_once_or_within
 
 
 def later(seconds: float) -> float:
@@ -107,3 +107,38 @@ async def test_many_waits_share_a_limit() -> None:
     again = loop.create_future()
     loop.call_later(0.01, again.set_result, None)
     await patience.wait(again)
+
+
+async def test_one_limit_for_many_waits() -> None:
+    """Each has its own time: that of an earlier one, which was not needed, ends no later one."""
+    limit = WaitLimit()
+    with limit.until(later(0.01)):
+        await asyncio.sleep(0)
+    with limit.until(later(60)):
+        await asyncio.sleep(0.03)
+    for _ in range(2):
+        with pytest.raises(TimeoutError), limit.until(later(0.01)):
+            await asyncio.sleep(60)
+    with limit.until(later(60)):
+        await asyncio.sleep(0)
+    limit.close()
+
+
+async def test_many_waits_and_another_cancellation() -> None:
+    """Between the waits nothing is cancelled, and whoever else cancels the task is heard."""
+
+    async def work() -> None:
+        limit = WaitLimit()
+        with limit.until(later(0.01)):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.03)
+        with limit.until(later(0.0)):
+            waits.set()
+            await asyncio.sleep(60)
+
+    waits = asyncio.Event()
+    task = asyncio.create_task(work())
+    await waits.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -45,6 +45,68 @@ class TimeLimit:
         self._task.cancel()
 
 
+class WaitLimit:
+    """A TimeLimit for the waits of one task, one after the other: a timer is set anew only where one rings.
+
+    Raises:
+        TimeoutError: as TimeLimit does; the next wait has its own time.
+    """
+
+    __slots__ = ("_at_s", "_cancelling", "_expired", "_loop", "_rings_at_s", "_task", "_timer", "_waits")
+
+    def __init__(self) -> None:
+        """Begin, in the task that will wait."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        self._task = task
+        self._loop = task.get_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = self._waits = False
+        self._at_s = self._rings_at_s = 0.0
+
+    def until(self, at_s: float) -> "WaitLimit":
+        """Take the instant for the next wait, by the loop's time."""
+        self._at_s = at_s
+        return self
+
+    def close(self) -> None:
+        """End it; to be called in the end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def __enter__(self) -> None:
+        if self._timer is None or self._at_s < self._rings_at_s:
+            self._set_timer()
+        self._cancelling = self._task.cancelling()
+        self._waits = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._waits = False
+        if self._expired:
+            self._expired = False
+            # Whoever else cancelled the task is to be heard, too.
+            if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+                raise TimeoutError from error
+
+    def _set_timer(self) -> None:
+        self.close()
+        self._rings_at_s = self._at_s
+        self._timer = self._loop.call_at(self._at_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if not self._waits:
+            return
+        if self._loop.time() < self._at_s:
+            self._set_timer()
+        else:
+            self._expired = True
+            self._task.cancel()
+
+
 class Patience:
     """How long each of many waits may last: as it is the same for all of them, one timer serves them all.
 

@@ -56,9 +56,12 @@ class EventSplitter:
 
     def add(self, data: bytes) -> None:
         """Take the next bytes."""
-        # A blank line may straddle the seam by at most three bytes.
-        self._searched = max(0, self._searched - self.at - 3)
-        self.buffer = self.buffer[self.at :] + data
+        if self.at == len(self.buffer):
+            self.buffer, self._searched = data, 0
+        else:
+            # A blank line may straddle the seam by at most three bytes.
+            self._searched = max(0, self._searched - self.at - 3)
+            self.buffer = self.buffer[self.at :] + data
         self.at = 0
         self._returns = b"\r" in self.buffer
 

@@ -8,7 +8,7 @@ import aiohttp
 
 from trivet.domain.errors import EngineBroken, EngineError, EngineTimeout, StreamIncomplete
 from trivet.domain.outcomes import Usage
-from trivet.domain.time_limits import TimeLimit, at_once_or_within
+from trivet.domain.time_limits import WaitLimit, at_once_or_within
 from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk
 from trivet.engines.received import Received
@@ -53,6 +53,7 @@ class StreamReply:
         self.finished = False
         self.content_events = 0
         self.content_bytes = 0
+        self._loop = asyncio.get_running_loop()
         self._response = response
         self._deadline_s = deadline_s
         self._idle_s = idle_s
@@ -94,19 +95,30 @@ class StreamReply:
             EngineTimeout: it fell silent, or the deadline came.
             EngineError: the engine reported an error, or sent something that is not such a stream.
         """
+        limit = WaitLimit()
         try:
             held, self._held = self._held, []
             for chunk in held:
                 yield chunk
+            silent_at_s = self._silent_at_s()
             while not self._over and self._fault is None:
-                for chunk in await self._next_chunks():
-                    yield chunk
+                try:
+                    with limit.until(min(silent_at_s, self._deadline_s)):
+                        chunks = self._digest(await self._receive())
+                except TimeoutError:
+                    self._fall_silent(silent_at_s)
+                    break
+                if chunks:
+                    for chunk in chunks:
+                        yield chunk
+                    silent_at_s = self._silent_at_s()
             if self._fault is not None:
                 raise self._fault
             if not self.finished:
                 raise self._incomplete()
             await self._read_to_end()
         finally:
+            limit.close()
             await self.aclose()
 
     async def aclose(self) -> None:
@@ -116,23 +128,17 @@ class StreamReply:
         """
         self._response.close()
 
-    async def _next_chunks(self) -> list[StreamChunk]:
+    def _silent_at_s(self) -> float:
         # Silence is counted between events that say something: comments prove a live socket, not progress.
-        now_s = asyncio.get_running_loop().time()
-        silent_at_s = now_s + (AFTER_FINISH_S if self.finished else self._idle_s)
-        chunks: list[StreamChunk] = []
-        try:
-            with TimeLimit(min(silent_at_s, self._deadline_s)):
-                while not chunks and not self._over and self._fault is None:
-                    chunks = self._digest(await self._receive())
-        except TimeoutError:
-            if self.finished:
-                self._over = True
-            elif self._deadline_s <= silent_at_s:
-                self._fault = EngineTimeout("The engine did not finish its answer before the deadline.")
-            else:
-                self._fault = EngineTimeout(f"The engine fell silent amid its answer for {self._idle_s:g} s.")
-        return chunks
+        return self._loop.time() + (AFTER_FINISH_S if self.finished else self._idle_s)
+
+    def _fall_silent(self, silent_at_s: float) -> None:
+        if self.finished:
+            self._over = True
+        elif self._deadline_s <= silent_at_s:
+            self._fault = EngineTimeout("The engine did not finish its answer before the deadline.")
+        else:
+            self._fault = EngineTimeout(f"The engine fell silent amid its answer for {self._idle_s:g} s.")
 
     async def _receive(self) -> bytes:
         # A cut connection reads as the end: if the answer was complete before, nothing is missing.
@@ -183,7 +189,7 @@ class StreamReply:
         if together:
             chunks.append(StreamChunk(b"".join(together), content_events))
         self._over = self._over or not data
-        self.finished = self._fault is None and self._is_finished()
+        self.finished = self._fault is None and bool(self._ended) and self._is_finished()
         return chunks
 
     def _following(self) -> bytes | None:
