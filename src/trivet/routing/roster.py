@@ -19,9 +19,10 @@ from trivet.routing.policies import Policy
 from trivet.routing.scoring import scored
 from trivet.routing.steering import Aim
 
-KEPT_MAX = 1024
-"""Kinds of requests, and of standings of a deployment, that are kept; callers choose some of what they
-differ in."""
+KINDS_MAX = 1024
+"""Kinds of requests that are kept; callers choose some of what they differ in."""
+SCORED_MAX = 8192
+"""Scores that are kept, of so many requests in flight somewhere under one aim."""
 
 _score = attrgetter("score")
 
@@ -109,7 +110,7 @@ class Roster:
 
     def keep(self, kind: Kind, plan: Plan) -> None:
         """Keep a plan as long as the roster is."""
-        if len(self._plans) >= KEPT_MAX:
+        if len(self._plans) >= KINDS_MAX:
             self._plans.clear()
         self._plans[kind] = plan
 
@@ -127,7 +128,7 @@ class Roster:
             standing = position, aim.order, aim.prefers_cheaper, offer.in_flight
             candidate = known.get(standing)
             if candidate is None:
-                if len(known) >= KEPT_MAX:
+                if len(known) >= SCORED_MAX:
                     known.clear()
                 candidate = known[standing] = self._score(offer, aim)
             found.append(candidate)

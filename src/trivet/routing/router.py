@@ -89,8 +89,9 @@ class Router:
         complexity = self._estimator.score(
             needs.text, needs.context_tokens, needs.agent_capabilities, needs.history_length
         )
-        plan = self._plan(request, needs, complexity, offers, principal, pressure)
-        candidates, ready = self._roster.ranked(offers, plan)
+        roster = self._present(offers)
+        plan = self._plan(roster, request, needs, complexity, offers, principal, pressure)
+        candidates, ready = roster.ranked(offers, plan)
         if plan.pooled:
             candidates = arranged(candidates, offers, request, principal.scope if principal else "")
         outlook = plan.outlook(offers, candidates, self._tiers, ready=ready)
@@ -118,8 +119,16 @@ class Router:
             estimated=Estimate(prompt_ceiling_tokens(needs, plan.template_tokens), cap),
         )
 
+    def _present(self, offers: Sequence[Offer]) -> Roster:
+        """Return the roster of the deployments that are there, a new one if they are others than before."""
+        deployments, roster = tuple([offer.deployment for offer in offers]), self._roster
+        if deployments != roster.deployments:
+            roster = self._roster = Roster(deployments, len(self._tiers))
+        return roster
+
     def _plan(
         self,
+        roster: Roster,
         request: ChatRequest,
         needs: Needs,
         complexity: Complexity,
@@ -128,9 +137,6 @@ class Router:
         pressure: Pressure | None,
     ) -> Plan:
         """Return the plan for requests of this kind, which is kept unless a budget has a say in it."""
-        deployments = tuple([offer.deployment for offer in offers])
-        if deployments != self._roster.deployments:
-            self._roster = Roster(deployments, len(self._tiers))
         if steers(pressure):
             return self._made(request, needs, complexity, offers, principal, pressure)[0]
         hints = request.hints
@@ -147,11 +153,11 @@ class Router:
             principal.tiers if principal else None,
             principal.models if principal else None,
         )
-        plan = self._roster.plan(kind)
+        plan = roster.plan(kind)
         if plan is None or least_tokens(needs) >= plan.window_tokens:
             plan, keeps = self._made(request, needs, complexity, offers, principal, None)
             if keeps:
-                self._roster.keep(kind, plan)
+                roster.keep(kind, plan)
         return plan
 
     def _made(

@@ -126,13 +126,14 @@ def test_what_is_kept_is_bounded() -> None:
     """Callers can make up kinds of requests without end; what they differ in is not kept without end."""
     router = Router(RoutingSettings(), DEFAULT_TIERS)
     offers = three_offers()
-    for number in range(2 * roster.KEPT_MAX):
-        body = chat("Hello", metadata={"task_type": f"kind {number}"})
-        decision = decided(router, body, None, None, [replace(offers[0], in_flight=number), *offers[1:]])
+    for number in range(roster.SCORED_MAX // 3 + 10):
+        body = chat("Hello", metadata={"task_type": f"kind {number % (roster.KINDS_MAX + 10)}"})
+        decision = decided(router, body, None, None, [replace(each, in_flight=number) for each in offers])
         assert isinstance(decision, Decision)
         assert order(decision) == ["light-1", "standard-1", "heavy-1"]
     kept = router._roster
-    assert max(len(kept._plans), len(kept._scored)) <= roster.KEPT_MAX
+    assert len(kept._plans) <= roster.KINDS_MAX
+    assert len(kept._scored) <= roster.SCORED_MAX
 
 
 def test_a_longer_prompt_of_the_same_kind_is_judged_anew() -> None:
