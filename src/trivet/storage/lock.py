@@ -170,9 +170,16 @@ def _unusable(lock_path: Path, error: OSError) -> StoreUnavailable:
 
 
 def _refusal(path: Path, owner: Owner) -> StoreLocked:
-    where = f"at {owner.url}" if owner.url else f"(process {owner.pid})" if owner.pid else "that is starting"
+    if owner.url:
+        where, hint = (
+            f"at {owner.url}",
+            "Talk to it with --url or Trivet.connect, or choose another store.path.",
+        )
+    else:
+        process = f" (process {owner.pid})" if owner.pid else ""
+        where, hint = f"that does not listen{process}", "If it is starting, try again in a moment."
     return StoreLocked(
         f"The store {path} belongs to a running Trivet {where}.",
-        hint="Talk to it with --url or Trivet.connect, or choose another store.path.",
+        hint=hint,
         details={"owner_url": owner.url or None, "pid": owner.pid or None},
     )

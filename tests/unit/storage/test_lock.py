@@ -68,6 +68,8 @@ def test_the_owner_is_known_while_it_holds(store: Path) -> None:
 def test_a_second_owner_is_refused_in_the_same_process(store: Path) -> None:
     """Even within one process a store is owned once; after release it is free again."""
     with StoreLock.acquire(store) as lock:
+        with pytest.raises(StoreLocked, match="does not listen"):
+            StoreLock.acquire(store)
         lock.announce("http://127.0.0.1:8748", "secret")
         with pytest.raises(StoreLocked) as refused:
             StoreLock.acquire(store)
