@@ -72,12 +72,14 @@ class PlainRenderer:
             return self._console(logger, name, said)
         line = f"{said['timestamp']} [{said['level']:<9}] {said['event']!s:<30}"
         for key in sorted(said):
-            if key not in _COLUMNS:
-                value = said[key]
-                # The first question is the cheaper one, and answers for most.
-                if type(value) is not str or not (value.isalnum() or not _QUOTED.search(value)):
-                    value = repr(value)
+            if key in _COLUMNS:
+                continue
+            value = said[key]
+            # The first question is the cheaper one, and answers for most.
+            if type(value) is str and (value.isalnum() or not _QUOTED.search(value)):
                 line += f" {key}={value}"
+            else:
+                line += f" {key}={value!r}"
         return line.rstrip(" ")
 
 

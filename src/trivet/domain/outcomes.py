@@ -100,7 +100,9 @@ class Outcome:
 
     def words(self) -> dict[str, Any]:
         """Return what the log says of it: no prompt, no key."""
-        served_by = self.served_by
+        served_by, waited_ns = self.served_by, 0
+        for attempt in self.attempts:
+            waited_ns += attempt.waited_ns
         return {
             "event": "request.done",
             "request_id": self.request_id,
@@ -112,7 +114,7 @@ class Outcome:
             "attempts": len(self.attempts),
             "tokens": self.usage.total_tokens if self.usage else 0,
             "cached": self.saved_device_ns is not None,
-            "waited_ms": round(sum(attempt.waited_ns for attempt in self.attempts) / 1e6, 1),
+            "waited_ms": round(waited_ns / 1e6, 1),
             "latency_ms": round((self.ended_ns - self.started_ns) / 1e6, 1),
             "code": self.error_code,
         }

@@ -127,8 +127,9 @@ class Breaker:
             self._open(now_ns)
 
     def returned(self, leave: Pass) -> None:
-        """Record nothing: the client left, or the request itself was at fault."""
-        self._spend(leave)
+        """Record nothing: the client left, or the request itself was at fault, or all has been said."""
+        if leave.pending or leave.probe:
+            self._spend(leave)
 
     def _was_seen(self, origin: int, now_ns: int) -> bool:
         seen_ns = self._origins.get(origin)

@@ -123,7 +123,7 @@ class Fleet:
 
     def is_there(self, name: str) -> bool:
         """Tell whether a deployment's model is not to be waited for; else `ensure_ready` comes first."""
-        return self._groups.of(name) is None and not self._endpoints[name].standing.is_coming
+        return not self._endpoints[name].standing.is_coming and self._groups.of(name) is None
 
     async def ensure_ready(
         self, name: str, *, left_s: float, last: bool, on_wait: Callable[[], None]

@@ -22,20 +22,20 @@ class LentTransport:
         self._transport = transport
         self._answered = answered
         self._leases = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._unused: asyncio.Event | None = None
+        """Set when nobody holds it any more, or when nobody counts; None: that is not waited for."""
+        self._recalled = False
         self._closed = False
 
     def held(self, returned: Callable[[], None] | None = None) -> "Lease":
         """Lend it for one attempt; `returned` is called when it has been given back."""
         self._leases += 1
-        self._unused.clear()
         return Lease(self, returned)
 
     def give_back(self) -> None:
         """Take it back; for the lease."""
         self._leases -= 1
-        if self._leases == 0:
+        if self._leases == 0 and self._unused is not None:
             self._unused.set()
 
     async def chat(self, call: EngineCall) -> Reply:
@@ -46,12 +46,16 @@ class LentTransport:
 
     async def retire(self) -> None:
         """Close it as soon as no attempt holds it, or it is recalled. Lend it no more before."""
-        await self._unused.wait()
+        if self._leases and not self._recalled:
+            self._unused = asyncio.Event()
+            await self._unused.wait()
         await self.aclose()
 
     def recall(self) -> None:
         """Let `retire` close it now, whoever holds it."""
-        self._unused.set()
+        self._recalled = True
+        if self._unused is not None:
+            self._unused.set()
 
     async def aclose(self) -> None:
         """Close it now, whoever holds it; idempotent."""

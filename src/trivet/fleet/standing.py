@@ -11,27 +11,21 @@ class Standing:
     """What is known of an endpoint now, how long it took to come the last time, and who waits for it."""
 
     def __init__(self, health: Health) -> None:
-        self._health = health
+        self.health = health
+        """The present health; `show` changes it."""
+        self.is_coming = EngineState(health.state).is_coming
+        """Whether waiting alone makes it better: it is on its way, or is about to be started again."""
         self._changed = asyncio.Event()
         self._since_s = 0.0
         self._took_s: float | None = None
         self._comes_back = False
 
-    @property
-    def is_coming(self) -> bool:
-        """Tell whether waiting alone makes it better: it is on its way, or is about to be started again."""
-        return self._comes_back or EngineState(self._health.state).is_coming
-
-    @property
-    def health(self) -> Health:
-        """Return the present health."""
-        return self._health
-
     def show(self, health: Health) -> None:
         """Take the new health, and wake who waits for it."""
         now_s = asyncio.get_running_loop().time()
-        before, self._health = self._health.state, health
+        before, self.health = self.health.state, health
         gave_up, self._comes_back = self._comes_back, False
+        self.is_coming = EngineState(health.state).is_coming
         if before == health.state and not gave_up:
             return
         if before == EngineState.LOADING and health.ready:
@@ -43,14 +37,14 @@ class Standing:
 
     def expect_back(self) -> None:
         """Note, until the next health is shown, that an engine which served has died and is started again."""
-        self._comes_back = True
+        self._comes_back = self.is_coming = True
 
     @property
     def wait_s(self) -> float | None:
         """Return the expected seconds until it is ready; None where nobody can tell."""
-        if self._health.ready:
+        if self.health.ready:
             return 0.0
-        if self._health.state != EngineState.LOADING or self._took_s is None:
+        if self.health.state != EngineState.LOADING or self._took_s is None:
             return None
         return max(0.0, self._took_s - (asyncio.get_running_loop().time() - self._since_s))
 
@@ -66,6 +60,6 @@ class Standing:
                     await self._changed.wait()
         except TimeoutError:
             raise EngineLoading(
-                f"{name} was still {self._health.state} after {wait_s:.0f} s: {self._health.detail}",
+                f"{name} was still {self.health.state} after {wait_s:.0f} s: {self.health.detail}",
                 retry_after_s=max(1.0, self.wait_s or 5.0),
             ) from None
