@@ -31,6 +31,8 @@ class View:
     now: datetime
     windows: Callable[[Scope], Windows]
     """The current windows of a scope's organisation."""
+    zone: Callable[[Scope], str]
+    """The zone that its next windows are of."""
     defaults: DefaultLimits
     ladder: Ladder
 

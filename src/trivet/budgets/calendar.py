@@ -76,6 +76,11 @@ class LedgerCalendar:
             self._open[owner] = {kind: bounds for kind, bounds in windows.items() if now_s < bounds[1]}
             self._until_s[owner] = 0
 
+    def zone(self, scope: Scope) -> str:
+        """Return the name of the zone in which the next windows of a scope's organisation begin."""
+        with self._lock:
+            return self._zones.get(organisation(scope), self._zone).key
+
     def set_zone(self, owner: Scope, zone: ZoneInfo) -> None:
         """Change an organisation's zone, from its next windows on."""
         with self._lock:

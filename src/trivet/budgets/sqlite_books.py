@@ -47,6 +47,7 @@ class Books:
         return View(
             now=instant_of(now_ns),
             windows=lambda scope: self.calendar.windows(scope, now_ns),
+            zone=self.calendar.zone,
             defaults=self.defaults,
             ladder=self.ladder,
         )

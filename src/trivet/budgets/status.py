@@ -54,6 +54,7 @@ def read_status(connection: Connection, view: View, scope: Scope) -> BudgetStatu
     fullest = max((share_used(b) for b in balances if b.limit is not None), default=0.0)
     return BudgetStatus(
         scope=scope,
+        time_zone=view.zone(scope),
         status=_verdict(rows, found),
         rows=rows,
         caps=_caps(connection, scope),

@@ -38,13 +38,10 @@ def list_alerts(
     if as_json:
         print_json(answer)
         return
-    print_table(
-        ("at", "scope", "window", "passed %", "used", "limit"),
-        [
-            (each["at"], each["scope"], window_name(each), each["threshold"], each["used"], each["limit"])
-            for each in answer["alerts"]
-        ],
-    )
+    if not answer["alerts"]:
+        say("No threshold has been passed.")
+    else:
+        _print(answer["alerts"])
     delivery = answer["delivery"]
     if delivery is not None:
         say(f"{delivery['delivered']} delivered, {delivery['waiting']} waiting, {delivery['dead']} given up.")
@@ -84,3 +81,13 @@ def send_test(
         print_json(answer)
     else:
         say("In the outbox; a running server sends it within a second or two.")
+
+
+def _print(alerts: list[dict[str, Any]]) -> None:
+    print_table(
+        ("at", "scope", "window", "passed %", "used", "limit"),
+        [
+            (each["at"], each["scope"], window_name(each), each["threshold"], each["used"], each["limit"])
+            for each in alerts
+        ],
+    )

@@ -171,7 +171,8 @@ def time_zone(
 
 
 def _print_status(answer: dict[str, Any]) -> None:
-    sys.stdout.write(f"{answer['scope']}: {answer['status']}\n")
+    zone = "" if answer["time_zone"] == "UTC" else f"; days begin in {answer['time_zone']}"
+    sys.stdout.write(f"{answer['scope']}: {answer['status']}{zone}\n")
     _print_rows(answer["rows"])
     sys.stdout.write(_forecast(answer))
     for row in answer["rows"]:
@@ -201,6 +202,8 @@ def _forecast(answer: dict[str, Any]) -> str:
         "" if answer["projected_total"] is None else f" {grouped(answer['projected_total'])} at its end,"
     )
     full = instant_text(answer["breach_at"]) if answer["breach_at"] else "not before that"
+    if answer["status"] == "exhausted":
+        full = "now"
     if answer["breach_at"] is None and answer["projected_total"] is None:
         full = "not at this rate"
     return (

@@ -17,7 +17,7 @@ FOLDED_LEAST = 18
 LONGEST = 100_000
 UNLIMITED = "unlimited"
 _NOTHING = ("", "-", "0", "0.000")
-_INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d):(\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)")
+_INSTANT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:\d\d)")
 
 
 def print_json(value: Any) -> None:
@@ -188,13 +188,12 @@ def _cell(value: Any) -> str:
 
 
 def instant_text(text: str) -> str:
-    """Write an ISO instant for people: to the second, without what is zero."""
+    """Write an ISO instant for people: to the second, midnight without its seconds."""
     found = _INSTANT.fullmatch(text)
     if found is None:
         return text
-    minute, second, zone = found.groups()
-    seconds = "" if second == "00" else f":{second}"
-    return f"{minute}{seconds}{'Z' if zone in ('Z', '+00:00') else zone}"
+    day, time, zone = found.groups()
+    return f"{day}T{'00:00' if time == '00:00:00' else time}{'Z' if zone in ('Z', '+00:00') else zone}"
 
 
 def _is_number(cell: str) -> bool:

@@ -1,5 +1,6 @@
 """`trivet overrides`"""
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -142,7 +143,7 @@ def _print(overrides: list[dict[str, Any]]) -> None:
         [
             (
                 each["override_id"],
-                each["state"],
+                _state(each),
                 each["kind"],
                 each["scope"],
                 window_name(each),
@@ -155,3 +156,9 @@ def _print(overrides: list[dict[str, Any]]) -> None:
             for each in overrides
         ],
     )
+
+
+def _state(override: dict[str, Any]) -> str:
+    """Return the state; of what has run out, that it has: nobody can approve it or use it any more."""
+    over = datetime.fromisoformat(override["expires_at"]) <= datetime.now(UTC)
+    return "expired" if over and override["state"] in ("requested", "approved") else str(override["state"])

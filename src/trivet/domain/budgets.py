@@ -329,6 +329,8 @@ class BudgetStatus:
     scope: Scope
     status: str
     """`ok`, `warning` (a threshold is passed), `exhausted`."""
+    time_zone: str
+    """Of the organisation; one that was set lately counts from the next windows on."""
     rows: tuple[BudgetRow, ...]
     caps: tuple[BudgetCap, ...]
     burn_rate_per_hour: float
@@ -353,6 +355,7 @@ class BudgetStatus:
         return {
             "scope": self.scope,
             "status": self.status,
+            "time_zone": self.time_zone,
             "rows": [row.as_json() for row in self.rows],
             "caps": [cap.as_json() for cap in self.caps],
             "burn_rate_per_hour": self.burn_rate_per_hour,

@@ -19,6 +19,7 @@ def test_an_unused_budget(ledger: Ledger) -> None:
     expected = {
         "scope": "acme",
         "status": "ok",
+        "time_zone": "UTC",
         "rows": [
             {
                 "scope": "acme",
@@ -71,6 +72,14 @@ def test_what_critical_requests_may_use_is_told(ledger: Ledger) -> None:
     assert [row.critical_allowance for row in ledger.rows(ACME)] == [300, 0]
     ledger.set_limit(ACME, "daily", 900, author="me").result()
     assert [row.critical_allowance for row in ledger.status(ACME).rows] == [0, 0]
+
+
+def test_a_zone_that_was_set_can_be_read_back(ledger: Ledger) -> None:
+    """It is the organisation's, and told at once although the open windows stay as they are."""
+    ledger.set_time_zone(ACME, "Pacific/Auckland", author="me").result()
+    status = ledger.status(ANA)
+    assert status.time_zone == "Pacific/Auckland"
+    assert status.rows[0].window_start == datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_the_projection_names_its_row(ledger: Ledger) -> None:
