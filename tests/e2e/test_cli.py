@@ -299,6 +299,8 @@ def test_keys_rates_and_overrides(server: ServerProcess) -> None:
     key = as_json("keys", "create", "doors.ana", "--daily", "500", "--priority", "batch", *config)
     assert (key["scope"], key["priority"]) == (f"doors.ana.key-{key['key_id']}", "batch")
     assert as_json("keys", "priority", key["key_id"], "critical", *config)["priority"] == "critical"
+    assert as_json("keys", "label", key["key_id"], "nightly", *config)["label"] == "nightly"
+    assert "nightly" in trivet("keys", "list", *config).stdout
     rotated = as_json("keys", "rotate", key["key_id"], "--overlap-hours", "1", *config)
     assert (rotated["replaces"], rotated["scope"]) == (key["key_id"], key["scope"])
     assert as_json("rates", "set", "doors", "--rpm", "60", *config)["requests_per_minute"] == 60

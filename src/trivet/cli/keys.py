@@ -155,18 +155,36 @@ def priority(
     Example:
       trivet keys priority 1a2b3c4d batch
     """
-
-    async def patch(trivet: "Trivet") -> dict[str, Any]:
-        from trivet.sdk.address import path_part
-
-        path = f"/api/v1/keys/{path_part(key_id)}"
-        return dict(await trivet.call("PATCH", path, json={"priority": wanted}))
-
-    answer = ask(Address(url, api_key, config), patch)
+    answer = _change(Address(url, api_key, config), key_id, {"priority": wanted})
     if as_json:
         print_json(answer)
     else:
         say(f"Requests of key {key_id} are {answer['priority']} at most.")
+
+
+@app.command()
+def label(
+    key_id: KeyIdArgument,
+    text: Annotated[str, typer.Argument(help="A note for yourself; '' for none.")],
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    api_key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set the note that stands with a key.
+
+    Example:
+      trivet keys label 1a2b3c4d "nightly evaluation"
+    """
+    answer = _change(Address(url, api_key, config), key_id, {"label": text})
+    if as_json:
+        print_json(answer)
+    else:
+        say(
+            f"Key {key_id} is labelled {answer['label']!r}."
+            if answer["label"]
+            else f"Key {key_id} has no label."
+        )
 
 
 @app.command()
@@ -189,6 +207,15 @@ def revoke(
         print_json({"key_id": key_id, "revoked": True})
     else:
         say(f"Key {key_id} is revoked.")
+
+
+def _change(address: Address, key_id: str, change: dict[str, Any]) -> dict[str, Any]:
+    async def patch(trivet: "Trivet") -> dict[str, Any]:
+        from trivet.sdk.address import path_part
+
+        return dict(await trivet.call("PATCH", f"/api/v1/keys/{path_part(key_id)}", json=change))
+
+    return ask(address, patch)
 
 
 def _shown(value: Any) -> Any:

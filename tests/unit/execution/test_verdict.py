@@ -39,6 +39,12 @@ def test_a_dead_engine_is_named(error: EngineError) -> None:
     assert told.endswith("Tried: vllm/a, ollama/b. `trivet doctor` shows what each engine says.")
 
 
+def test_an_engines_words_end_before_ours_begin() -> None:
+    """Where an engine's last word has no full stop, the hint is a sentence of its own all the same."""
+    told = str(most_telling([EngineBroken("It failed: no")], attempts_at("a"), DECISION, {}))
+    assert told.startswith("It failed: no. Tried: a.")
+
+
 @pytest.mark.parametrize(
     "error", [EngineRejected("No."), EngineTimeout("Late."), EngineBroken("No.", hint="Mend it.")]
 )
