@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from trivet.cli import doctor_engines, doctor_machine
+from trivet.cli.engines import circuit
 from trivet.cli.exits import FAILED
 from trivet.cli.findings import Finding, State, error, ok, told, warning
 from trivet.cli.output import print_json, print_table, say
@@ -184,7 +185,7 @@ def _service(address: Address) -> Iterator[Finding]:
     except TrivetError as fault:
         yield told("service", "error", str(fault), otherwise="Start it: `trivet serve`.")
         return
-    yield from (_engine(engine) for engine in deployments["deployments"])
+    yield from (engine_found(engine) for engine in deployments["deployments"])
     note = f"{proof['rows']} counters, {proof['entries']} entries"
     if proof["ok"]:
         yield ok("ledger", note)
@@ -205,13 +206,16 @@ def _delivery(delivery: dict[str, Any]) -> Finding:
     )
 
 
-def _engine(engine: dict[str, Any]) -> Finding:
+def engine_found(engine: dict[str, Any]) -> Finding:
+    """Judge an engine by what a running Trivet reports of it."""
     state, detail = engine["state"], engine.get("detail") or ""
     check = f"engine {engine['name']}"
     note = f"{engine['tier']}, {state}" + (f": {detail}" if detail else "")
     has_turns = engine.get("swap_group") is not None and state not in _OUT
     if state in _SERVING or has_turns:
-        return ok(check, note)
+        rests = circuit(engine)
+        fix = "It failed requests: see the engine's own log."
+        return warning(check, f"{note}; {rests}", fix) if rests else ok(check, note)
     rank: State = "error" if state in _OUT else "warning"
     wait = (
         "Wait; it becomes ready by itself." if state != EngineState.ABSENT else "It starts when it is needed."

@@ -46,11 +46,11 @@ def _row(shown: dict[str, Any]) -> tuple[Any, ...]:
         limit, waiting = shown.get("slots"), shown.get("waiting")
     return (
         *(shown["name"], shown["tier"], shown["engine"], shown["state"]),
-        *(running, limit, waiting, refused, "; ".join(filter(None, (shown.get("detail"), _circuit(shown))))),
+        *(running, limit, waiting, refused, "; ".join(filter(None, (shown.get("detail"), circuit(shown))))),
     )
 
 
-def _circuit(shown: dict[str, Any]) -> str:
+def circuit(shown: dict[str, Any]) -> str:
     """Say that an engine which is there is not asked, since it failed."""
     breaker = shown.get("breaker") or {}
     if breaker.get("state") == "open":

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.contract.calls import deployment_of
-from trivet.cli import doctor_engines
+from trivet.cli import doctor, doctor_engines
 from trivet.cli.findings import told
 from trivet.config.settings import LaunchSettings
 from trivet.domain.tiers import Deployment
@@ -139,3 +140,20 @@ def test_advice_is_taken_out_of_a_sentence(sentence: str, detail: str, fix: str)
     """What others say to do becomes the fix."""
     found = told("x", "error", sentence, otherwise="Look.")
     assert (found.detail, found.fix) == (detail, fix)
+
+
+@pytest.mark.parametrize(
+    ("breaker", "state", "words"),
+    [
+        (None, "ok", ""),
+        ({"state": "closed", "retry_after_s": None}, "ok", ""),
+        ({"state": "open", "retry_after_s": 4.2}, "warning", "circuit open: asked again in 4 s"),
+        ({"state": "half_open", "retry_after_s": None}, "warning", "one request at a time"),
+    ],
+)
+def test_an_engine_that_is_there_and_fails(breaker: dict[str, Any] | None, state: str, words: str) -> None:
+    """A probe finds it ready, but requests failed: the refusal of a request sends people here."""
+    shown = {"name": "a", "tier": "light", "state": "ready", "detail": "", "breaker": breaker}
+    found = doctor.engine_found(shown)
+    assert found.state == state
+    assert words in found.detail
