@@ -1,14 +1,14 @@
 """What a scope and those above it were charged lately. Bounded: the answer costs the same on a busy day.
 
-The latest charges of the organisation are read by an index of their own, at most an hour's and at most
-CHARGES_READ of them. Rates are over the time that these cover.
+The latest charges of the organisation are read from an index, at most an hour's and at most CHARGES_READ
+of them. Rates are over the time that these cover.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, case, func, literal_column, select, text
+from sqlalchemy import Connection, case, func, literal_column, select
 
 from trivet.domain.budgets import Amounts, Meter
 from trivet.domain.scopes import Scope, contains, organisation
@@ -17,8 +17,7 @@ from trivet.storage.schema import entries
 
 BURN_PERIOD = timedelta(hours=1)
 CHARGES_READ = 5_000
-IS_CHARGE = text("kind IN ('settle', 'expire', 'record', 'correct', 'attempt')")
-"""Written out as in the index, which is only used for the same words."""
+IS_CHARGE = entries.c.kind.in_(("settle", "expire", "record", "correct", "attempt"))
 
 _NONE = Amounts()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, TextClause, and_, select, text
+from sqlalchemy import ColumnElement, Connection, Select, TextClause, and_, func, select, text
 
 from trivet.budgets.balances import below_or_at
 from trivet.budgets.key_entries import KEYS, key_scope, within_keys
@@ -15,6 +15,7 @@ from trivet.storage.instants import instant_of
 from trivet.storage.schema import entries
 
 HISTORY_MAX = 10_000
+_NEVER_NS = 2**63 - 1
 IS_RULE = text("kind IN ('limit', 'zone', 'override')")
 """Written out as in the index, which is only used for the same words."""
 
@@ -64,7 +65,7 @@ def read_rule_changes(
 ) -> list[EntryRecord]:
     """Return who changed which limit, override or calendar, the latest first; None: of all organisations."""
     where = IS_RULE if scope is None else and_(IS_RULE, _within(scope))
-    return _records(connection, where, limit, before)
+    return _rules(connection, where, limit, before)
 
 
 def read_key_changes(
@@ -85,9 +86,26 @@ def _within(scope: Scope) -> ColumnElement[bool]:
 def _records(
     connection: Connection, where: ColumnElement[bool] | TextClause, limit: int, before: int | None
 ) -> list[EntryRecord]:
-    query = select(entries).where(where).order_by(entries.c.seq.desc()).limit(max(1, min(limit, HISTORY_MAX)))
+    """Return entries of one organisation; its instants never fall, so they are in the order of `seq`."""
+    query = select(entries).where(where).order_by(entries.c.at_ns.desc(), entries.c.seq.desc())
+    if before is not None:
+        page = entries.alias()
+        found = select(page.c.at_ns).where(page.c.seq == before).scalar_subquery()
+        query = query.where(entries.c.seq < before, entries.c.at_ns <= func.coalesce(found, _NEVER_NS))
+    return _read(connection, query, limit)
+
+
+def _rules(
+    connection: Connection, where: ColumnElement[bool] | TextClause, limit: int, before: int | None
+) -> list[EntryRecord]:
+    """Return changes of rules. They are few, and have an index of their own."""
+    query = select(entries).where(where).order_by(entries.c.seq.desc())
     if before is not None:
         query = query.where(entries.c.seq < before)
+    return _read(connection, query, limit)
+
+
+def _read(connection: Connection, query: Select[Any], limit: int) -> list[EntryRecord]:
     return [
         EntryRecord(
             seq=row.seq,
@@ -102,5 +120,5 @@ def _records(
             note=row.note,
             hash=row.hash,
         )
-        for row in connection.execute(query)
+        for row in connection.execute(query.limit(max(1, min(limit, HISTORY_MAX))))
     ]

@@ -29,7 +29,7 @@ _RECORD = """
      WHERE organisation = %s
        AND kind = 'record'
        AND detail = %s
-     ORDER BY seq DESC
+     ORDER BY at_ns DESC, seq DESC
      LIMIT 1
 """
 

@@ -214,7 +214,7 @@ BEGIN
         SELECT entries.hash, entries.at_ns INTO earlier
           FROM entries
          WHERE entries.organisation = head.organisation
-         ORDER BY entries.seq DESC
+         ORDER BY entries.at_ns DESC, entries.seq DESC
          LIMIT 1;
         hashes := hashes || coalesce(earlier.hash, repeat('0', 64));
         now := greatest(

@@ -189,7 +189,7 @@ LAST_HASH = """
     SELECT hash
       FROM entries
      WHERE organisation = ?
-     ORDER BY seq DESC
+     ORDER BY at_ns DESC, seq DESC
      LIMIT 1
 """
 

@@ -48,10 +48,12 @@ def union_of_attempts(connection: Connection, within: Range) -> dict[str, int]:
     def intervals() -> Iterator[tuple[tuple[str, ...], int, int]]:
         rows = connection.execute(
             select(attempts.c.devices, attempts.c.dispatched_ns, attempts.c.ended_ns)
+            .select_from(attempts.join(outcomes))
             .where(
                 attempts.c.devices != "",
-                # No attempt lasts a day; the bound keeps the scan to the index's own range.
-                attempts.c.dispatched_ns >= within.since_ns - DAY_NS,
+                # No request lasts a day; the bounds keep the scan to a range of the index of outcomes.
+                outcomes.c.at_ns >= within.since_ns,
+                outcomes.c.at_ns < within.until_ns + DAY_NS,
                 attempts.c.dispatched_ns < within.until_ns,
                 attempts.c.ended_ns > within.since_ns,
             )

@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -62,6 +63,39 @@ def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     before = statements(path)
     Database.open(path).close()
     assert before == statements(path)
+
+
+def at_revision(path: Path, revision: str) -> None:
+    """Bring a store to a revision, up or down."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        known = MigrationContext.configure(connection).get_current_revision()
+        (command.upgrade if known is None or known < revision else command.downgrade)(config, revision)
+    engine.dispose()
+
+
+def test_attempts_are_kept_when_they_get_another_key(tmp_path: Path) -> None:
+    """The attempts of an older store are all there in the new table, and in the old one on the way back."""
+    path = tmp_path / "trivet.db"
+    at_revision(path, "0010")
+    before = statements(path)
+    row = ("r", "a", "LIGHT", "light", "GPU-1", "m", 1, 5, 9, 4, 12, None, "ok", None)
+    columns = (
+        "request_id, attempt_id, tier, deployment, devices, model, gpu, dispatched_ns, ended_ns, device_ns,"
+        " prompt_tokens, completion_tokens, status, error_code"
+    )
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"INSERT INTO attempts ({columns}) VALUES ({', '.join('?' * 14)})", row)
+    connection.close()
+    for revision in (HEAD, "0010"):
+        at_revision(path, revision)
+        with sqlite3.connect(path) as connection:
+            assert connection.execute(f"SELECT {columns} FROM attempts").fetchall() == [row]
+        connection.close()
+    assert statements(path) == before
 
 
 def test_a_store_from_before_the_release_is_refused(tmp_path: Path) -> None:
