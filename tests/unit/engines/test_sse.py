@@ -200,3 +200,35 @@ def test_most_of_a_stream_is_skimmed() -> None:
     assert skimmer.skim(word + EVENTS[2] + word, 0) == (1, 4, len(word))
     assert skimmer.skim(end + word + word + end, len(end)) == (2, 8, len(end + word + word))
     assert skimmer.skim(other + other + word, 0) == (2, 2, 2 * len(other))
+
+
+ENVELOPE = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":"m",'
+ENDS = [
+    b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n',
+    b'"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]}\n\n',
+    b'"choices":[{"index":1,"delta":{},"finish_reason":"length","stop_reason":null}]}\n\n',
+    b'"choices":[],"usage":{"prompt_tokens":%d,"completion_tokens":4}}\n\n',
+    b'"choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}],"usage":null}\n\n',
+    b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"error":{"message":"no %d"}}\n\n',
+    b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]\n\n',
+    b'"error":"no","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+    b'"choices":[{"index":0,\n\n"delta":{}}]}\n\n',
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_event_says_the_same_in_every_stream(end: bytes) -> None:
+    """Whether its like was read before or not; where the numbers in it differ, so does what it says."""
+    for number in (3, 5):
+        told = end.replace(b"%d", b"%d" % number)
+        # With spaces in the envelope it is always read.
+        read = classify_parsed((ENVELOPE % (b"a", 7)).replace(b'"id"', b' "id"') + told)
+        assert classify_parsed(ENVELOPE % (b"b%d" % number, 8 + number) + told) == read
+
+
+@pytest.mark.parametrize("name", [b'a"', b"a\\", b"\xff", b'a","error":{"message":"no"},"x":"'])
+def test_an_odd_envelope_is_read(name: bytes) -> None:
+    """Nothing passes for an end that is no JSON, or says more."""
+    end = ENDS[1]
+    assert classify_parsed(ENVELOPE % (b"a", 7) + end).kind == "finish"
+    assert classify_parsed(ENVELOPE % (name, 7) + end).kind in ("broken", "error")
