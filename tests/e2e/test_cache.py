@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tests.e2e.conftest import ENDLESS, WEIGHTS, House, serving, settings_for
 from tests.e2e.test_batch import ended, line, results, submitted
+from trivet import Trivet
 from trivet.cli.main import app
 from trivet.config.cache_settings import CacheSettings
 from trivet.config.settings import Settings
@@ -111,6 +112,15 @@ async def test_a_kept_answer_is_told_whole_and_as_a_stream(caching: House, kept_
     shapes = [{(e["object"], *sorted(e["choices"][0])) for e in found} for found in (events(stream), fresh)]
     assert {name for _, *names in shapes[1] for name in names} <= {name for _, *n in shapes[0] for name in n}
     assert {kind for kind, *_ in shapes[0]} == {kind for kind, *_ in shapes[1]} == {"chat.completion.chunk"}
+
+
+async def test_the_library_takes_a_kept_answer(caching: House) -> None:
+    """Nothing is charged for it, so there is nothing of a budget to tell."""
+    async with Trivet.connect(caching.url, api_key=caching.key("library")) as trivet:
+        first = await trivet.complete("A library's question", max_tokens=8, temperature=0)
+        second = await trivet.complete("A library's question", max_tokens=8, temperature=0)
+    assert (first.facts.cache, second.facts.cache) == ("miss", "hit")
+    assert (second.text, second.facts.budget_remaining) == (first.text, None)
 
 
 async def test_the_openai_client_takes_a_kept_stream(caching: House) -> None:

@@ -7,7 +7,13 @@ import pytest
 
 from tests.e2e.conftest import ENDLESS, House, settings_for
 from trivet import Trivet
-from trivet.domain.errors import KeyInvalid, ModelUnknown, ServerUnreachable, StoreLocked
+from trivet.domain.errors import (
+    IdempotencyCompleted,
+    KeyInvalid,
+    ModelUnknown,
+    ServerUnreachable,
+    StoreLocked,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,22 @@ async def test_route(trivet: Trivet) -> None:
     decision = await trivet.route("Hello", task_type="fix_bug", capabilities=["security_analysis"])
     assert (decision.tier, decision.raw["policy"]) == ("standard", "code")
     assert decision.reasons
+
+
+async def test_the_same_request_is_not_run_twice(trivet: Trivet) -> None:
+    """An idempotency key is a header, no parameter of the engine; asked again, it tells what became of it."""
+    await trivet.complete("Hello", max_tokens=4, idempotency_key="once", **ENDLESS)
+    with pytest.raises(IdempotencyCompleted):
+        await trivet.complete("Hello", max_tokens=4, idempotency_key="once", **ENDLESS)
+
+
+async def test_a_grant_that_was_cut_is_told(house: House) -> None:
+    """What a budget had left is the cap that counts."""
+    async with house.http() as admin:
+        await admin.put("/api/v1/budgets/sdk-cut", json={"request": 200})
+    async with Trivet.connect(house.url, api_key=house.key("sdk-cut")) as trivet:
+        answer = await trivet.complete("Hello", max_tokens=200, **ENDLESS)
+    assert answer.facts.max_tokens == answer.usage["completion_tokens"] < 200
 
 
 async def test_errors_keep_their_kind(trivet: Trivet) -> None:

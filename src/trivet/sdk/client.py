@@ -121,6 +121,7 @@ class Trivet:
         model: str = "auto",
         scope: str | None = None,
         reserve: bool = False,
+        idempotency_key: str | None = None,
         **options: Any,
     ) -> Route:
         """Decide without executing; nothing is charged, and nothing held unless that is asked for.
@@ -130,10 +131,12 @@ class Trivet:
             model: `auto`, a tier's name, or a deployment's name.
             scope: as for `complete`.
             reserve: hold budget until `report`, or `complete` with the `decision_id`, or `expires_at`.
+            idempotency_key: as for `complete`; of a reserve.
             options: hints (`task_type`, `min_tier`, `local_only`, ...) and OpenAI parameters (`tools`, ...).
         """
         body = _body(messages, model, options) | ({"reserve": True} if reserve else {})
-        return Route.read(await self.call("POST", "/api/v1/route", json=body, scope=scope))
+        headers = _headers(idempotency_key=idempotency_key)
+        return Route.read(await self.call("POST", "/api/v1/route", json=body, scope=scope, headers=headers))
 
     async def report(
         self,
@@ -171,6 +174,7 @@ class Trivet:
         stream: Literal[False] = ...,
         scope: str | None = ...,
         decision_id: str | None = ...,
+        idempotency_key: str | None = ...,
         **options: Any,
     ) -> Completion: ...
     @overload
@@ -182,6 +186,7 @@ class Trivet:
         stream: Literal[True],
         scope: str | None = ...,
         decision_id: str | None = ...,
+        idempotency_key: str | None = ...,
         **options: Any,
     ) -> CompletionStream: ...
     async def complete(
@@ -192,6 +197,7 @@ class Trivet:
         stream: bool = False,
         scope: str | None = None,
         decision_id: str | None = None,
+        idempotency_key: str | None = None,
         **options: Any,
     ) -> Completion | CompletionStream:
         """Answer the messages on the cheapest tier that will do, within the budget.
@@ -202,6 +208,7 @@ class Trivet:
             stream: return a CompletionStream instead of waiting for the whole answer.
             scope: whom to charge; only the owner and admin keys may name another than their own.
             decision_id: an earlier `route` to execute, with its hold if it has one, without deciding anew.
+            idempotency_key: stands for this request for a day: with it the same is never charged twice.
             options: hints and OpenAI parameters, as for `route`.
 
         Raises:
@@ -210,7 +217,7 @@ class Trivet:
         body = _body(messages, model, options)
         if stream:
             body["stream"] = True
-        headers = {"x-trivet-decision-id": decision_id} if decision_id else {}
+        headers = _headers(x_trivet_decision_id=decision_id, idempotency_key=idempotency_key)
         response = await self._send(
             "POST", "/v1/chat/completions", json=body, scope=scope, stream=stream, headers=headers
         )
@@ -304,6 +311,11 @@ class Trivet:
             await response.aread()
             raise error_from(document_in(response), response.headers)
         return response
+
+
+def _headers(**named: str | None) -> dict[str, str]:
+    """Return the headers that have a value; their names are written with underscores here."""
+    return {name.replace("_", "-"): value for name, value in named.items() if value}
 
 
 def _body(messages: Messages, model: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,34 +49,49 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the response headers say about who answered and why."""
+    """What the response headers say about who answered and why.
+
+    Of a stream whose model was still being loaded when it began, `tier`, `model` and `attempts` are None: who
+    answers was not known then.
+    """
 
     request_id: str
     decision_id: str
-    tier: str
-    model: str
+    tier: str | None
+    model: str | None
     complexity: float
     reason: str
-    attempts: int
+    attempts: int | None
     budget_remaining: int | None
+    """Tokens; None where nothing limits them, or nothing was charged: of a kept answer."""
     downgraded: str | None = None
     """FROM->TO, where a budget allowed a lower tier only."""
+    max_tokens: int | None = None
+    """The lower cap on the output that was granted, where little was left of a budget."""
+    cache: str | None = None
+    """`hit`, `miss` or `bypass`, where the response cache is on."""
 
     @classmethod
     def read(cls, headers: httpx.Headers) -> "Facts":
         """Read the `x-trivet-*` headers."""
-        remaining = headers["x-trivet-budget-remaining"]
+        remaining = headers.get("x-trivet-budget-remaining", "unlimited")
         return cls(
             request_id=headers["x-request-id"],
             decision_id=headers["x-trivet-decision-id"],
-            tier=headers["x-trivet-tier"],
-            model=headers["x-trivet-model"],
+            tier=headers.get("x-trivet-tier"),
+            model=headers.get("x-trivet-model"),
             complexity=float(headers["x-trivet-complexity"]),
             reason=headers["x-trivet-reason"],
-            attempts=int(headers["x-trivet-attempts"]),
+            attempts=_number(headers.get("x-trivet-attempts")),
             budget_remaining=None if remaining == "unlimited" else int(remaining),
             downgraded=headers.get("x-trivet-downgraded"),
+            max_tokens=_number(headers.get("x-trivet-max-tokens")),
+            cache=headers.get("x-trivet-cache"),
         )
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
