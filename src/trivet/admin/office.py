@@ -86,6 +86,13 @@ class Office:
         below = None if caller.sees_all else caller.scope
         return await asyncio.to_thread(lambda: [row.as_json() for row in self._ledger.rows(below)])
 
+    async def limits(self, caller: Principal, scope_text: str) -> dict[str, Any]:
+        """Return a scope's own limits, as they were set, with who set each and when."""
+        scope = parse_scope(scope_text)
+        require_scope(caller, scope)
+        found = await asyncio.to_thread(self._ledger.limits)
+        return {"scope": scope, "limits": [limit.as_json() for limit in found if limit.scope == scope]}
+
     async def set_budget(self, caller: Principal, scope_text: str, limits: dict[str, Any]) -> BudgetStatus:
         """Set a scope's limits: `{"daily": 100000, "usd_micros.monthly": 5000000}`; null lifts a limit.
 

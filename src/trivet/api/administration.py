@@ -51,6 +51,10 @@ def _budgets(office: Office) -> APIRouter:
     async def budget_status(principal: Caller, scope: str) -> dict[str, Any]:
         return (await office.budget_status(principal, scope)).as_json()
 
+    @routes.get("/budgets/{scope}", summary="A scope's own limits, as they were set")
+    async def limits_of(principal: Caller, scope: str) -> dict[str, Any]:
+        return await office.limits(principal, scope)
+
     @routes.put("/budgets/{scope}", summary='Set limits: {"daily": 100000, "usd_micros.monthly": null}')
     async def set_budget(principal: Caller, scope: str, limits: Limits) -> dict[str, Any]:
         return (await office.set_budget(principal, scope, told(limits))).as_json()

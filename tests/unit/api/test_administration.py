@@ -135,3 +135,19 @@ async def test_what_curl_sends_counts_as_json(rooms: Rooms, kind: str) -> None:
         "PUT", "/api/v1/budgets/curled", raw=b'{"daily": 7}', headers={"content-type": kind}
     )
     assert (answer.status_code, answer.json()["rows"][0]["limit"]) == (200, 7)
+
+
+async def test_limits_can_be_read_back_as_they_were_set(rooms: Rooms) -> None:
+    """A scope's own, with whoever set them; what binds it from above is its status' to tell."""
+    await rooms.ask("PUT", "/api/v1/budgets/crud", json={"daily": 9000})
+    wanted = {"daily": {"limit": 500, "critical_allowance": 20}, "usd_micros.task": 7, "monthly": None}
+    await rooms.ask("PUT", "/api/v1/budgets/crud.team", json=wanted)
+    told = (await rooms.ask("GET", "/api/v1/budgets/crud.team")).json()["limits"]
+    assert [(each["meter"], each["window"], each["amount"], each["critical_allowance"]) for each in told] == [
+        ("tokens", "daily", 500, 20),
+        ("tokens", "monthly", None, 0),
+        ("usd_micros", "task", 7, 0),
+    ]
+    assert {(each["version"], each["author"]) for each in told} == {(1, "owner")}
+    await rooms.ask("DELETE", "/api/v1/budgets/crud.team")
+    assert (await rooms.ask("GET", "/api/v1/budgets/crud.team")).json()["limits"] == []

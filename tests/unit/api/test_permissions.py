@@ -38,6 +38,7 @@ class Cell:
 LIMITS, RATES = {"daily": 1000}, {"requests_per_minute": 1000}
 CELLS: dict[str, Cell] = {
     "GET /api/v1/budgets": Cell((200, 200, 200, 200, 200, 401)),
+    "GET /api/v1/budgets/{scope}": Cell((200, 200, 200, 200, 404, 401)),
     "GET /api/v1/budgets/{scope}/status": Cell((200, 200, 200, 200, 404, 401)),
     "PUT /api/v1/budgets/{scope}": Cell((200, 403, 200, 403, 404, 401), LIMITS),
     "PUT /api/v1/budgets/{scope}/time-zone": Cell((400, 403, 403, 403, 404, 401), {"time_zone": "UTC"}),
