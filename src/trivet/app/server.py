@@ -18,6 +18,10 @@ from trivet.domain.errors import ConfigError
 from trivet.execution.drain import Drain
 from trivet.storage import StoreLock
 
+KEPT_S = 75
+"""How long a connection is kept for another request. Clients and load balancers keep it for less (httpx 5 s,
+aiohttp 15 s, most balancers 60 s): who sends a request just as the server closes cannot know whether it was
+heard, and reports a failure."""
 LAST_REQUESTS_S = 5
 """What a request may take at the very end that asks no engine, or whose answer is on its way."""
 
@@ -107,6 +111,7 @@ async def serve(
                 access_log=False,
                 proxy_headers=False,  # nobody asks for the client's address
                 lifespan="off",
+                timeout_keep_alive=KEPT_S,
                 timeout_graceful_shutdown=LAST_REQUESTS_S,
                 server_header=False,
                 ws="none",

@@ -3,7 +3,10 @@
 import asyncio
 import socket
 
-from trivet.app.server import bind, new_event_loop
+import httpx
+import openai
+
+from trivet.app.server import KEPT_S, bind, new_event_loop
 from trivet.config.settings import ServerSettings
 
 
@@ -29,3 +32,9 @@ def test_an_answers_body_does_not_wait_for_its_head() -> None:
     assert asyncio.run(_sends_at_once())
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         assert runner.run(_sends_at_once())
+
+
+def test_clients_close_kept_connections_first() -> None:
+    """Where both close at the same moment a request just sent is lost; balancers keep one for 60 s."""
+    kept_s = [httpx.Limits().keepalive_expiry, openai.DEFAULT_CONNECTION_LIMITS.keepalive_expiry, 60.0]
+    assert max(filter(None, kept_s)) < KEPT_S
