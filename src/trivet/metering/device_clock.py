@@ -97,10 +97,11 @@ class _Device:
 class _Engine:
     """One deployment: its running requests share what its devices give it."""
 
-    __slots__ = ("carry_ns", "deployment", "devices", "marks_ns", "running", "share_ns", "waiting")
+    __slots__ = ("carry_ns", "deployment", "devices", "marks_ns", "running", "share_ns", "slots", "waiting")
 
     def __init__(self, deployment: Deployment, devices: tuple[_Device, ...]) -> None:
         self.deployment = deployment
+        self.slots = max(1, deployment.slots)
         self.devices = devices
         self.marks_ns = [device.share_ns for device in devices]
         """Each device's virtual time up to which this engine has taken its part."""
@@ -125,7 +126,7 @@ class _Engine:
             self.share_ns += share_ns
 
     def enter(self, attempt_id: str) -> None:
-        if len(self.running) >= max(1, self.deployment.slots):
+        if len(self.running) >= self.slots:
             self.waiting[attempt_id] = None
             return
         if not self.running:
@@ -216,7 +217,8 @@ class DeviceClock:
         now_ns, drained = self._clock.monotonic_ns(), []
         for name, device in self._devices.items():
             device.advance(now_ns)
-            drained += [(name, minute, busy_ns) for minute, busy_ns in device.drain()]
+            for minute, busy_ns in device.drain():
+                drained.append((name, minute, busy_ns))
         return drained
 
     def _advance_devices(self) -> None:

@@ -31,6 +31,8 @@ class InFlightLimit:
             tolerance: how many times its ordinary value the time to first token may be.
         """
         self._value = float(seed)
+        self.value = seed
+        """How many requests may run at once; at least 1."""
         self._ceiling = max(1, ceiling)
         self._idle_max = max(1, seed // 8)
         self._tolerance = tolerance
@@ -40,11 +42,6 @@ class InFlightLimit:
         self._samples = 0
         self._changed_ns = -1
         self.decreases = 0
-
-    @property
-    def value(self) -> int:
-        """Return how many requests may run at once; at least 1."""
-        return int(self._value)
 
     @property
     def strain(self) -> float:
@@ -101,9 +98,11 @@ class InFlightLimit:
 
     def _increase(self) -> None:
         self._value = min(self._ceiling, self._value + 1.0 / self._value)
+        self.value = int(self._value)
 
     def _decrease(self, now_ns: int) -> None:
         self._value = max(1.0, self._value * DECREASE)
+        self.value = int(self._value)
         self._changed_ns = now_ns
         self._strain, self._samples = 1.0, 0
         self.decreases += 1
