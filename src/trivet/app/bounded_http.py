@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from trivet.app.exchange import Exchange
@@ -150,9 +151,14 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body; each byte of it pays for some of its frame."""
-        super().on_body(body)
         if self._chunked:
             self._framing_bytes = max(0, self._framing_bytes - (1 + FRAMING_PER_BYTE) * len(body))
+        if self._answering:
+            exchange = self.cycle
+            exchange.body += body
+            if len(exchange.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            exchange.message_event.set()
 
     def on_message_complete(self) -> None:
         """End the request."""
@@ -160,7 +166,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._chunked = False
         self._framing_bytes = 0
         self._stop_lingering()
-        super().on_message_complete()
+        if self._answering:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """Serve the next request, or wait for one.

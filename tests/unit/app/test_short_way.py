@@ -203,3 +203,19 @@ async def test_a_large_head_behind_a_request_is_refused() -> None:
         writer.write(GET % b"first" + large)
         await reader.read()
     assert "/large" not in served_paths
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_request_is_never_left_open(begun: bool) -> None:
+    """An endpoint that forgets to answer, or to end its answer, costs its client no wait."""
+
+    async def serve(way: ShortWay, _: Send) -> None:
+        if begun:
+            assert way.begin(HEAD)
+            assert way.part(b"data: 1\n\n")
+
+    async with served(serve) as (reader, writer):
+        writer.write(GET % b"left" if begun else b"GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
+        said = await reader.read()
+    assert said.startswith(b"HTTP/1.1 500 ") or begun
+    assert not said.endswith(b"0\r\n\r\n")
