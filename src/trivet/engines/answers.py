@@ -58,7 +58,7 @@ def plain_reply(body: bytes) -> PlainReply:
             content_events += bool(content) or _says_something(message)
         # Of plain text the envelope is not counted.
         plain = isinstance(content, str) and len(message) <= 2
-        content_bytes += len(content.encode() if plain else json.dumps(message))
+        content_bytes += len(content.encode("utf-8", "surrogatepass") if plain else json.dumps(message))
     return PlainReply(
         body=body,
         usage=parse_usage(document.get("usage")),
