@@ -178,8 +178,8 @@ def _print_status(answer: dict[str, Any]) -> None:
     for row in answer["rows"]:
         if row["critical_allowance"]:
             sys.stdout.write(
-                f"Critical requests may use {row['critical_allowance']:,} {row['meter']} beyond"
-                f" {window_name(row)} of {row['scope']}.\n"
+                f"Critical requests may use {row['critical_allowance']:,} {row['meter']} beyond the"
+                f" {window_name(row)} limit of {row['scope']}.\n"
             )
     for cap in answer["caps"]:
         sys.stdout.write(

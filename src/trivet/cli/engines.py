@@ -31,7 +31,8 @@ def engines(
         say("There are no engines that this key may use.")
     else:
         columns = ("engine", "tier", "kind", "state", "running", "limit", "waiting", "refused", "detail")
-        print_table(columns, [_row(each) for each in answer["deployments"]])
+        rows = [_row(each) for each in answer["deployments"]]
+        print_table(columns, rows, spare=("kind", "refused"))
 
 
 def _row(shown: dict[str, Any]) -> tuple[Any, ...]:

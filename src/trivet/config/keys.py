@@ -27,6 +27,8 @@ class Shape:
     inner: Any
     optional: bool
     limits: tuple[Any, ...] = ()
+    others: tuple[Any, ...] = ()
+    """Further types that the value may have instead."""
 
     def names(self) -> tuple[str, ...]:
         """Return the keys of a section in their order; nothing for other kinds."""
@@ -43,7 +45,8 @@ class Shape:
             if Ellipsis in items or get_origin(self.inner) is frozenset:
                 return shape_of(items[0])
             return shape_of(items[step]) if step < len(items) else None
-        return None
+        below = (shape_of(other).child(step) for other in self.others)
+        return next((shape for shape in below if shape is not None), None)
 
     def holds_secret(self) -> bool:
         """Tell whether the value, or a part of it, must never be shown."""
@@ -55,7 +58,8 @@ class Shape:
 
     def allowed(self) -> str:
         """Return in words what may be written here."""
-        return self._allowed() + (", or null" if self.optional else "")
+        others = "".join(f", or {shape_of(other).allowed()}" for other in self.others)
+        return self._allowed() + others + (", or null" if self.optional else "")
 
     def _allowed(self) -> str:
         if self.kind == "section":
@@ -88,6 +92,7 @@ def shape_of(annotation: Any) -> Shape:
     """Read an annotation: take `Annotated` and `| None` apart, and say which kind the rest is."""
     limits: list[Any] = []
     optional = False
+    others: list[Any] = []
     while True:
         origin = get_origin(annotation)
         if origin is Annotated:
@@ -98,6 +103,7 @@ def shape_of(annotation: Any) -> Shape:
             choices = [choice for choice in get_args(annotation) if choice is not type(None)]
             optional = len(choices) < len(get_args(annotation))
             annotation = choices[0]
+            others += choices[1:]
         else:
             break
     kind: ShapeKind = "leaf"
@@ -107,7 +113,7 @@ def shape_of(annotation: Any) -> Shape:
         kind = "table"
     elif origin in (tuple, list, frozenset):
         kind = "list"
-    return Shape(kind, annotation, optional, tuple(limits))
+    return Shape(kind, annotation, optional, tuple(limits), tuple(others))
 
 
 def root_shape() -> Shape:

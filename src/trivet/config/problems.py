@@ -87,7 +87,9 @@ def from_validation(error: ValidationError, tree: Node, known: Sequence[Problem]
         if fault["type"] == "value_error" and not fault["loc"]:
             problems.extend(_of_the_whole(line, tree) for line in str(fault["ctx"]["error"]).split("\n"))
             continue
-        path = tuple(fault["loc"])
+        path = tuple(step for step in fault["loc"] if not _is_alternative(step))
+        if len(path) < len(fault["loc"]) and _is_of_another(fault["type"], fault["input"]):
+            continue
         shape = shape_at(path)
         key = dotted(tree, path)
         # A list whose items are wrong is called too short as well: one reason is enough.
@@ -107,6 +109,16 @@ def from_validation(error: ValidationError, tree: Node, known: Sequence[Problem]
             given = HIDDEN if secret else shown(value)
             problems.append(Problem(key, origin, f"got {given}; allowed: {_allowed(shape)}."))
     return problems
+
+
+def _is_alternative(step: str | int) -> bool:
+    """Tell whether a step is no key, but pydantic's name of one of several types that a key may have."""
+    return isinstance(step, str) and "[" in step
+
+
+def _is_of_another(kind: str, value: Any) -> bool:
+    """Tell whether a fault is only that the value is of another one of the types: a list is no word."""
+    return (kind == "literal_error" and isinstance(value, list | tuple)) or kind == "tuple_type"
 
 
 def _allowed(shape: Shape | None) -> str:
