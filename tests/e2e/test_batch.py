@@ -324,7 +324,7 @@ async def test_replicas_share_the_work(programs: Programs, postgres_url: str, tm
         two.http(two.trivet.owner_token) as there,
     ):
         there.headers["x-trivet-scope"] = "acme"
-        long = await submitted(here, [line(f"id-{n}", model="heavy") for n in range(400)])
+        long = await submitted(here, [line(f"id-{n}", model="heavy") for n in range(1500)])
         short = await submitted(there, [line(f"id-{n}", model="light") for n in range(6)])
         done = await ended(here, short["id"])
         cancelled = await there.delete(f"/api/v1/batch/{long['id']}")
@@ -335,4 +335,4 @@ async def test_replicas_share_the_work(programs: Programs, postgres_url: str, tm
     assert (cancelled.status_code, given_up["status"]) == (200, "cancelled")
     counts = given_up["counts"]
     assert counts["abandoned"] > 0, given_up
-    assert counts["abandoned"] + counts["completed"] + counts["failed"] == 400
+    assert counts["abandoned"] + counts["completed"] + counts["failed"] == 1500
