@@ -110,6 +110,11 @@ class _Connection(asyncio.Protocol):
 
     # Called by the parser
 
+    def on_message_begin(self) -> None:
+        """Close it before a second answer, or the beginning of one, is taken for the next request's."""
+        if self._answer is None:
+            self.abort()
+
     def on_headers_complete(self) -> None:
         """Hand over the head, unless it only says that the answer will come."""
         status = self._parser.get_status_code()
@@ -118,7 +123,6 @@ class _Connection(asyncio.Protocol):
         if status < 200:
             return
         if self._answer is None:
-            self.abort()  # a second answer, which nobody asked for
             return
         self._framed = b"content-length" in fields or b"transfer-encoding" in fields or status in (204, 304)
         self._answer.set_head(status, fields)

@@ -198,15 +198,17 @@ async def test_fields_behind_a_body_are_not_the_next_heads() -> None:
         assert dict(second.headers) == {"transfer-encoding": "chunked"}
 
 
-async def test_a_second_answer_ends_the_connection() -> None:
-    """Nobody asked for it, and it shall answer nobody's next request."""
+@pytest.mark.parametrize("length", [1, 12, 17, 30, 1000])
+async def test_a_second_answer_ends_the_connection(length: int) -> None:
+    """Nobody asked for it, and neither it nor its beginning shall be read with the next request's answer."""
     connections: list[int] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(0)
         await reader.readexactly(len(REQUEST))
-        writer.write(answer(b"first") + answer(b"second"))
-        await reader.read()
+        writer.write(answer(b"first") + answer(b"second")[:length])
+        await reader.readexactly(len(REQUEST))
+        writer.write(answer(b"third"))
 
     async with talking_to(talk) as wire:
         assert [await whole(wire), await whole(wire)] == [b"first", b"first"]
