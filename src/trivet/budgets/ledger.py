@@ -6,9 +6,10 @@ The books are kept by a LedgerStore; what is here is the same over every one of 
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -111,7 +112,7 @@ class Ledger:
         """
         return self._store.reserve(hold, reservation_id, final=final)
 
-    async def reserve_or_wait(
+    def reserve_or_wait(
         self,
         hold: Hold,
         *,
@@ -119,7 +120,7 @@ class Ledger:
         wait_s: float,
         within_s: float = math.inf,
         attempt: Attempt | None = None,
-    ) -> Reservation:
+    ) -> Coroutine[Any, Any, Reservation]:
         """Reserve; while others' holds are in the way, wait in line; see `budgets.waiting`.
 
         A caller that is cancelled leaves no hold behind. `attempt` asks instead of `reserve`.
@@ -127,11 +128,9 @@ class Ledger:
         Raises:
             BudgetError: as `reserve`; BudgetContended only after a wait that was in vain.
         """
-
-        async def reserve(*, final: bool) -> Reservation:
-            return await self._reserve_or_undo(hold, reservation_id, final=final)
-
-        return await self._waiting.reserve(hold, attempt or reserve, wait_s=wait_s, within_s=within_s)
+        if attempt is None:
+            attempt = partial(self._reserve_or_undo, hold, reservation_id)
+        return self._waiting.reserve(hold, attempt, wait_s=wait_s, within_s=within_s)
 
     def reweight(
         self,

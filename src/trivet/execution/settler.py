@@ -107,9 +107,9 @@ class Settler:
         """Those whose first try has not ended; they leave from whatever thread resolves it."""
         self._patience = Patience(STORE_TIMEOUT_S)
 
-    async def hold(
+    def hold(
         self, hold: Hold, *, wait_s: float, within_s: float = math.inf, reservation_id: str | None = None
-    ) -> Reservation:
+    ) -> Coroutine[Any, Any, Reservation]:
         """Reserve; a caller that is cancelled meanwhile leaves no hold behind, and no place in a line.
 
         Args:
@@ -123,7 +123,7 @@ class Settler:
             StoreUnavailable: the ledger did not answer; nothing may pass unmetered.
         """
         name = reservation_id or new_id()
-        return await self._ledger.reserve_or_wait(
+        return self._ledger.reserve_or_wait(
             hold,
             reservation_id=name,
             wait_s=wait_s,
