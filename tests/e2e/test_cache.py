@@ -83,6 +83,7 @@ async def test_the_same_request_is_answered_again_for_nothing(caching: House) ->
     again = await ask(caching, key, body)
     assert (first.status_code, told(first), again.status_code, told(again)) == (200, "miss", 200, "hit")
     assert again.headers["x-trivet-attempts"] == "0"
+    assert "x-trivet-attempt-path" not in again.headers
     assert "x-trivet-budget-remaining" not in again.headers
     assert again.json()["choices"] == first.json()["choices"]
     assert again.json()["usage"] == first.json()["usage"]

@@ -129,8 +129,8 @@ def answer_headers(answer: Answer) -> dict[str, str]:
     headers["x-trivet-tier"] = served.tier.name
     headers["x-trivet-model"] = served.model
     headers["x-trivet-attempts"] = str(len(run.attempts))
-    headers["x-trivet-attempt-path"] = path_of(run.attempts)
-    if run.saved_device_ns is None:  # else an answer was kept, which needs no budget
+    if run.saved_device_ns is None:  # else an answer was kept, which needs no engine and no budget
+        headers["x-trivet-attempt-path"] = path_of(run.attempts)
         remaining = run.budget_remaining
         headers["x-trivet-budget-remaining"] = "unlimited" if remaining is None else str(remaining)
     headers.update(run.cache_headers)
