@@ -78,6 +78,17 @@ async def test_what_is_held_is_settled_by_the_report(house: House) -> None:
     assert house.trivet.ledger.verify().as_json()["ok"]
 
 
+async def test_a_time_that_nobody_told_is_none(house: House) -> None:
+    """A report without a latency counts, and leaves the mean of those that had one alone."""
+    async with house.http(house.key("timeless")) as http:
+        assert (await report(http, await routed(http), 20, 7)).status_code == 200
+        (row,) = (await http.get("/api/v1/usage")).json()["rows"]
+        assert (row["ok"], row["latency_p50_ms"], row["latency_mean_ms"]) == (1, None, None)
+        await report(http, await routed(http), 20, 7, latency_ms=300)
+        (row,) = (await http.get("/api/v1/usage")).json()["rows"]
+    assert (row["ok"], row["latency_mean_ms"]) == (2, 300)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_held_decision_is_executed_once(house: House, stream: bool) -> None:
     """The header executes it under its hold; then neither another execution nor a report is taken."""

@@ -53,7 +53,7 @@ def _sentence(difference: dict[str, Any]) -> str:
         if not isinstance(value, dict)
         else f"{name}: " + ", ".join(map(_fact, value.items()))
         for name, value in difference.items()
-        if name != "kind"
+        if name != "kind" and value != ""
     ]
     return f"{difference['kind']}: {'; '.join(facts)}"
 

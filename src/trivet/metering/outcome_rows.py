@@ -99,6 +99,8 @@ def outcome_row(outcome: Outcome, anchor: WallAnchor) -> Row:
     started_ns, ended_ns = outcome.started_ns, outcome.ended_ns
     deployment = outcome.served_by or decision.deployment
     first_token_ns = attempts[-1].first_token_ns if attempts else None
+    # Whoever ran it elsewhere need not tell how long that took.
+    timed = ended_ns != started_ns or usage is None or usage.source != "reported"
     return (
         outcome.request_id,
         ended_ns + anchor.offset_ns,
@@ -124,7 +126,7 @@ def outcome_row(outcome: Outcome, anchor: WallAnchor) -> Row:
         usage.source if usage else None,
         charged.weighted_tokens,
         charged.usd_micros,
-        (ended_ns - started_ns) / 1e6,
+        (ended_ns - started_ns) / 1e6 if timed else None,
         None if first_token_ns is None else (first_token_ns - started_ns) / 1e6,
         outcome.error_code,
         outcome.saved_device_ns,
