@@ -119,6 +119,9 @@ async def test_the_library_takes_a_kept_answer(caching: House) -> None:
     """Nothing is charged for it, so there is nothing of a budget to tell."""
     async with Trivet.connect(caching.url, api_key=caching.key("library")) as trivet:
         first = await trivet.complete("A library's question", max_tokens=8, temperature=0)
+        cache = caching.trivet.cache
+        assert cache is not None
+        await cache.settled()
         second = await trivet.complete("A library's question", max_tokens=8, temperature=0)
     assert (first.facts.cache, second.facts.cache) == ("miss", "hit")
     assert (second.text, second.facts.budget_remaining) == (first.text, None)
