@@ -7,7 +7,7 @@ from trivet.budgets.entries import quoted
 from trivet.budgets.ladder import Ladder
 from trivet.budgets.refusals import price_unknown
 from trivet.budgets.rows import Balance, Cap, Stored, least_room
-from trivet.domain.budgets import Amounts, Hold, Reservation, Tightest
+from trivet.domain.budgets import Amounts, Hold, Reservation
 from trivet.domain.errors import (
     BudgetError,
     BudgetExhausted,
@@ -138,27 +138,6 @@ def reservation_of(
         amounts=amounts,
         max_output=output,
         clamped=output < hold.max_output,
-        tightest=_tightest(balances, added),
         expires_at_ns=hold.expires_at_ns,
         dollars_limited=any(balance.key.meter == "usd_micros" for balance in balances),
     )
-
-
-def _tightest(balances: list[Balance], added: Amounts) -> Tightest | None:
-    """Return the counted row of which the smallest share is left."""
-    found: tuple[Balance, int, int] | None = None
-    least = 2.0
-    for balance in balances:
-        ceiling = balance.ceiling
-        if ceiling is not None and balance.key.window != "request":
-            left = max(0, ceiling - balance.used - balance.held - added.of(balance.key.meter))
-            share = left / ceiling if ceiling else 0.0
-            if share < least:
-                least, found = share, (balance, ceiling, left)
-    if found is None:
-        return None
-    balance, ceiling, left = found
-    key = balance.key
-    percent = 100.0 * balance.used / ceiling if ceiling else 100.0
-    assert key.window != "request"  # noqa: S101 - see above
-    return Tightest(key.scope, key.meter, key.window, left, round(percent, 2))

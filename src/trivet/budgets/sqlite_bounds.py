@@ -130,10 +130,11 @@ class Bounds:
 
     def _load(self, connection: Writes, now_ns: int) -> tuple[_Loaded, bool]:
         """Return limits and overrides, and whether what is made from them may be kept."""
-        with self._gate:
-            loaded, keep = self._loaded, not self._changing
-        if loaded is not None and keep:
+        # While a change is under way nothing is kept, and only this thread begins one.
+        if (loaded := self._loaded) is not None:
             return loaded, True
+        with self._gate:
+            keep = not self._changing
         loaded = _Loaded()
         for scope, meter, kind, amount, allowance in connection.execute(statements.LIMITS):
             loaded.limits.setdefault(Scope(scope), {})[meter, kind] = (amount, allowance)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from trivet.budgets.rows import Cap
 from trivet.budgets.sqlite_standing import Counter
-from trivet.domain.budgets import METERS, WINDOW_KINDS, Amounts, Hold, Reservation, Tightest
+from trivet.domain.budgets import METERS, WINDOW_KINDS, Amounts, Hold, Reservation
 
 _NEVER = 2**63
 _TOKENS = METERS.index("tokens")
@@ -77,19 +77,13 @@ class Footing:
             if asked[meter] > ceiling:
                 return None
         room = _NEVER
-        least = 2.0
-        tightest: tuple[_Bar, int] | None = None
-        for bar in self._bars:
-            counter, ceiling, meter, refused, _, _ = bar
+        for counter, ceiling, meter, refused, _, _ in self._bars:
             used = counter.used
             left = ceiling - used - counter.held - asked[meter]
             if left < 0 or used * 100 >= refused:
                 return None
             if meter == _TOKENS and left < room:
                 room = left
-            share = left / ceiling if ceiling else 0.0
-            if share < least:
-                least, tightest = share, (bar, left)
         return Reservation(
             reservation_id,
             hold.scope,
@@ -98,7 +92,6 @@ class Footing:
             amounts,
             hold.max_output,
             False,
-            None if tightest is None else _told(*tightest),
             hold.expires_at_ns,
             self.dollars,
         )
@@ -116,11 +109,3 @@ class Footing:
                 if left < room:
                     room = left
         return (None if room == _NEVER else max(0, room)), passed
-
-
-def _told(bar: _Bar, left: int) -> Tightest:
-    counter, ceiling = bar[:2]
-    key = counter.key
-    percent = 100.0 * counter.used / ceiling if ceiling else 100.0
-    assert key.window != "request"  # noqa: S101 - caps on single requests are no bars
-    return Tightest(key.scope, key.meter, key.window, left, round(percent, 2))

@@ -159,17 +159,6 @@ class Window:
 
 
 @value()
-class Tightest:
-    """The limited row that has the least left, measured against its limit."""
-
-    scope: Scope
-    meter: Meter
-    window: CounterKind
-    remaining: int
-    percent_used: float
-
-
-@value()
 class Reservation:
     """A hold on every row of one request: a true ceiling of what it can use."""
 
@@ -184,7 +173,6 @@ class Reservation:
     max_output: int = 0
     """Output tokens granted; fewer than asked: clamped, and to be enforced upstream."""
     clamped: bool = False
-    tightest: Tightest | None = None
     expires_at_ns: int | None = None
     dollars_limited: bool = False
     """Whether any of its rows has a limit in dollars."""

@@ -64,7 +64,7 @@ class Promise(Future[T]):
         Raises:
             TimeoutError, CancelledError: see above; or what the operation raised.
         """
-        fault = self.exception(timeout)
+        fault = self._fault if self._stage == _DONE else self.exception(timeout)
         if fault is not None:
             try:
                 raise fault

@@ -15,7 +15,7 @@ from tests.unit.budgets.stores import bury_owners, ledger_on
 from trivet.budgets import Ledger
 from trivet.budgets.rows import LARGEST_AMOUNT
 from trivet.config.settings import BudgetSettings
-from trivet.domain.budgets import Amounts, Hold, Settlement, Tightest
+from trivet.domain.budgets import Amounts, Hold, Settlement
 from trivet.domain.clock import ManualClock
 from trivet.domain.errors import (
     BudgetContended,
@@ -61,7 +61,6 @@ def test_a_hold_lies_on_every_scope_and_window(ledger: Ledger) -> None:
     reservation = ledger.reserve(Hold.of_tokens(ANA, 100), reservation_id="r").result()
     assert (reservation.scope, reservation.amount, reservation.remaining) == (ANA, 100, 900)
     assert reservation.amounts == Amounts(100, 100)
-    assert reservation.tightest == Tightest(ACME, "tokens", "daily", 900, 0.0)
     assert [(row.scope, row.window, row.held, row.limit) for row in ledger.rows()] == [
         ("acme", "daily", 100, 1000),
         ("acme", "monthly", 100, 10_000),
