@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TextIO, TypeVar
 
 import structlog
@@ -68,12 +69,11 @@ class PlainRenderer:
         self, logger: structlog.typing.WrappedLogger, name: str, said: structlog.typing.EventDict
     ) -> str | bytes:
         """Return the line of what was said."""
-        if not _SPECIAL.isdisjoint(said) or not _COLUMNS.issubset(said):
+        order = _order_of(tuple(said))
+        if order is None:
             return self._console(logger, name, said)
         line = f"{said['timestamp']} [{said['level']:<9}] {said['event']!s:<30}"
-        for key in sorted(said):
-            if key in _COLUMNS:
-                continue
+        for key in order:
             value = said[key]
             # The first question is the cheaper one, and answers for most.
             if type(value) is str and (value.isalnum() or not _QUOTED.search(value)):
@@ -81,6 +81,14 @@ class PlainRenderer:
             else:
                 line += f" {key}={value!r}"
         return line.rstrip(" ")
+
+
+@lru_cache(maxsize=1024)
+def _order_of(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the order of what stands behind the columns; None: structlog must render it."""
+    if not _SPECIAL.isdisjoint(names) or not _COLUMNS.issubset(names):
+        return None
+    return tuple(sorted(_COLUMNS.symmetric_difference(names)))
 
 
 class HeldLines:
