@@ -29,7 +29,7 @@ def granted_output(
         BudgetError: nothing may be held; see `admission` and `ladder`.
     """
     granted = grant(balances, hold, now_ns, final=final)
-    policy = ladder.refusal(balances, hold, approved=approved)
+    policy = ladder.refusal(balances, hold, approved=approved, now_ns=now_ns)
     if policy is not None and not isinstance(granted, BudgetExhausted | RequestTooLarge):
         raise policy
     if isinstance(granted, BudgetError):
@@ -57,7 +57,7 @@ def check_reweight(
     Raises:
         BudgetError: see above.
     """
-    policy = ladder.refusal(balances, asked, approved=approved) if asked.dearest else None
+    policy = ladder.refusal(balances, asked, approved=approved, now_ns=now_ns) if asked.dearest else None
     if policy is not None:
         raise policy
     growing = [balance for balance in balances if more.of(balance.key.meter) > 0]

@@ -54,27 +54,31 @@ class Ladder:
         """Return what is in force once so much is used."""
         return frozenset(action for action, percent in self._percent_of.items() if percent_used >= percent)
 
-    def refusal(self, balances: Iterable[Balance], hold: Hold, *, approved: bool) -> BudgetError | None:
-        """Return why policy refuses a hold; None when it does not.
+    def refusal(
+        self, balances: Iterable[Balance], hold: Hold, *, approved: bool, now_ns: int
+    ) -> BudgetError | None:
+        """Return why policy refuses a hold, by the row that lasts longest; None when it does not.
 
         Args:
             balances: the limited rows of the hold's lineage.
             hold: what is asked.
             approved: whether an approval for the dearest tier is in force.
+            now_ns: for an honest Retry-After.
         """
         if self._first_refusal > _ALL or (hold.priority == "critical" and (approved or not hold.dearest)):
             return None
         reached = [b for b in balances if self._reached(b, self._first_refusal)]
         if not reached:
             return None
-        fullest = max(reached, key=share_used)
-        if hold.priority != "critical" and self._at(fullest, "critical_only"):
-            return nonessential_blocked(fullest, self._percent_of["critical_only"], hold, critical_only=True)
-        if hold.priority == "batch" and self._at(fullest, "block_nonessential"):
+        if hold.priority != "critical" and (row := self._lasting(reached, "critical_only")):
+            return nonessential_blocked(
+                row, self._percent_of["critical_only"], hold, now_ns, critical_only=True
+            )
+        if hold.priority == "batch" and (row := self._lasting(reached, "block_nonessential")):
             percent = self._percent_of["block_nonessential"]
-            return nonessential_blocked(fullest, percent, hold, critical_only=False)
-        if hold.dearest and not approved and self._at(fullest, "approve_heavy"):
-            return approval_required(fullest, self._percent_of["approve_heavy"], hold)
+            return nonessential_blocked(row, percent, hold, now_ns, critical_only=False)
+        if hold.dearest and not approved and (row := self._lasting(reached, "approve_heavy")):
+            return approval_required(row, self._percent_of["approve_heavy"], hold)
         return None
 
     def refuses_from(self, priority: Priority, *, dearest: bool, approved: bool) -> int | None:
@@ -89,9 +93,13 @@ class Ladder:
         percents = [self._percent_of[action] for action in actions if action in self._percent_of]
         return min(percents, default=None)
 
-    def _at(self, balance: Balance, action: LadderAction) -> bool:
+    def _lasting(self, balances: Iterable[Balance], action: LadderAction) -> Balance | None:
+        """Return the row that has an action in force for longest: an earlier reset is no help; None: none."""
         percent = self._percent_of.get(action)
-        return percent is not None and self._reached(balance, percent)
+        if percent is None:
+            return None
+        reached = [balance for balance in balances if self._reached(balance, percent)]
+        return max(reached, key=lambda row: (row.key.end_s, share_used(row)), default=None)
 
     def _reached(self, balance: Balance, percent: int) -> bool:
         if balance.key.window not in WINDOW_KINDS or balance.ceiling is None:

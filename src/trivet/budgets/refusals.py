@@ -146,13 +146,14 @@ def approval_required(balance: Balance, percent: int, hold: Hold) -> ApprovalReq
 
 
 def nonessential_blocked(
-    balance: Balance, percent: int, hold: Hold, *, critical_only: bool
+    balance: Balance, percent: int, hold: Hold, now_ns: int, *, critical_only: bool
 ) -> NonessentialBlocked:
     """Say that requests of this priority are not served from here on."""
     works = ["priority critical"] if critical_only else ["priority interactive", "priority critical"]
     return NonessentialBlocked(
         f"{percent} % of the {_name(balance)} is used: {hold.priority} requests are not served.",
         hint=_reset_words(balance),
+        retry_after_s=None if reset_of(balance.key) is None else _seconds_until(balance, now_ns),
         details={**_facts(balance), "threshold": percent, "still_works": works},
     )
 

@@ -159,7 +159,18 @@ def test_what_is_not_essential_is_blocked(strict: Ledger) -> None:
     with pytest.raises(NonessentialBlocked) as refused:
         strict.reserve(asks(1, priority="batch"), reservation_id="b").result()
     assert refused.value.details["still_works"] == ["priority interactive", "priority critical"]
+    assert refused.value.retry_after_s == 86400
     strict.reserve(asks(1), reservation_id="i").result()
+
+
+def test_a_block_names_the_budget_that_lasts(strict: Ledger) -> None:
+    """Where the month is nearly used as well, the end of the day is no help, however full that is."""
+    strict.set_limit(ACME, "monthly", 1000, author="me").result()
+    strict.set_limit(ACME, "daily", 951, author="me").result()
+    strict.record(ACME, 950).result()
+    with pytest.raises(NonessentialBlocked) as refused:
+        strict.reserve(asks(1, priority="batch"), reservation_id="b").result()
+    assert (refused.value.details["window"], refused.value.retry_after_s) == ("monthly", 31 * 86400)
 
 
 def test_at_the_limit_only_critical_requests_pass(strict: Ledger) -> None:
