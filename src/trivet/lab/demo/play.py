@@ -43,7 +43,7 @@ async def run_demo(
         show: shows the report.
     """
     free = free_port_near(port)
-    if free != port:
+    if port and free != port:
         say(f"Port {port} is taken; the demo listens on {free}.")
     say("Writing three tiny models (random weights: their answers are nonsense), starting engines ...")
     started = datetime.now(UTC)
