@@ -4,7 +4,6 @@ It shares no code with the ledger's admission: it adds up entries, which `verify
 and counters, and which the engine's own count is compared with.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, select
 
 from tests.proofs.clients import Refusal
+from trivet.budgets.rows import rows_from_text
 from trivet.storage.schema import entries
 
 Row = tuple[str, str]
@@ -58,7 +58,7 @@ class History:
             entries.c.rows,
         )
         for entry in connection.execute(select(*columns).order_by(entries.c.seq)):
-            rows = [(key[0], key[2]) for key in json.loads(entry.rows) if key[1] == "tokens"]
+            rows = [(key.scope, key.window) for key in rows_from_text(entry.rows) if key.meter == "tokens"]
             for row in rows:
                 history._step(row, entry.at_ns, entry.used_tokens, entry.held_tokens)
             if entry.kind == "reserve":

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import itertools
 import math
 import os
 import tempfile
@@ -19,6 +18,7 @@ from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import Amounts, Hold, LimitKind
 from trivet.domain.clock import SystemClock
 from trivet.domain.errors import StoreError
+from trivet.domain.ids import new_id
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope, lineage
 from trivet.lab.scratch_postgres import ScratchPostgres
@@ -134,7 +134,6 @@ class _Side:
         """Give each caller a scope of its own under three that all share; all have limits."""
         self._ledger = ledger
         self._scopes = [Scope(f"{organisation}.web.team.user{number}") for number in range(callers)]
-        self._numbers = itertools.count()
         self.taken_ms: list[float] = []
         for limited in dict.fromkeys(above for scope in self._scopes for above in lineage(scope)):
             for window in WINDOWS:
@@ -161,7 +160,7 @@ class _Side:
         hold = Hold(scope=scope, prompt=Amounts(100, 300), output=Amounts(400, 1200), max_output=400)
         used, charged = Usage(50, 100), Amounts(150, 450)
         while (started_s := time.monotonic()) < until_s:
-            name = f"{scope}-{next(self._numbers)}"
+            name = new_id()  # as the server names holds: by the time, so that indexes grow at their ends
             await awaited(ledger.reserve(hold, reservation_id=name))
             await awaited(ledger.settle(name, used, charged))
             ended_s = time.monotonic()

@@ -120,7 +120,7 @@ reservations = Table(
         "rows",
         Text,
         nullable=False,
-        comment="JSON list of [scope, meter, window, subject, window_start_s, window_end_s]",
+        comment="JSON; see `budgets.rows.rows_as_text`",
     ),
     CheckConstraint("state IN ('held', 'settled', 'released', 'expired_charged')", name="state"),
     # Recovery and reconciliation look only for what is open.

@@ -30,10 +30,12 @@ def upgrade() -> None:
     op.drop_index("ix_attempts_dispatched_ns", "attempts")
     op.drop_index("ix_attempts_request_id", "attempts")
     _key_attempts("request_id", "attempt_id")
+    _comment_rows("JSON; see `budgets.rows.rows_as_text`")
 
 
 def downgrade() -> None:
     """Make them again."""
+    _comment_rows("JSON list of [scope, meter, window, subject, window_start_s, window_end_s]")
     _key_attempts("attempt_id")
     op.create_index("ix_attempts_request_id", "attempts", ["request_id"])
     op.create_index("ix_attempts_dispatched_ns", "attempts", ["dispatched_ns"])
@@ -49,6 +51,12 @@ def downgrade() -> None:
         sqlite_where=sa.text(_CHARGES),
         postgresql_where=sa.text(_CHARGES),
     )
+
+
+def _comment_rows(comment: str) -> None:
+    """Say how a reservation's rows are told, where columns have comments."""
+    if op.get_bind().dialect.name == "postgresql":
+        op.alter_column("reservations", "rows", existing_type=sa.Text(), comment=comment)
 
 
 def _key_attempts(*columns: str) -> None:
