@@ -1,5 +1,6 @@
 """Fixtures that every test may use: tiny models, real llama.cpp servers, the fault server."""
 
+import gc
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,12 +20,18 @@ from trivet.lab.scratch_redis import ScratchRedis
 from trivet.lab.tiny_models import write_tiny_models
 
 # Timing says nothing on a shared machine; the count follows the one setting that all long runs obey.
-settings.register_profile("trivet", deadline=None, max_examples=scaled(100))
+settings.register_profile("trivet", deadline=None, max_examples=scaled(50))
 settings.load_profile("trivet")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell lets what it starts in the background ignore Ctrl-C, and so would the commands under test.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector modules and tests, which live as long as the session."""
+    gc.collect()
+    gc.freeze()
 
 
 class StartLlama(Protocol):
