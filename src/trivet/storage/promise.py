@@ -7,8 +7,9 @@ was a tenth of a request's time in the ledger.
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _PENDING, _RUNNING, _CANCELLED, _DONE = range(4)
@@ -28,11 +29,28 @@ class Promise(Future[T]):
         self._value: Any = None
         self._fault: BaseException | None = None
         self._done_callbacks: list[Callable[[Future[T]], object]] = []
+        self._change: Callable[[Any], Any] | None = None
+
+    def changed_by(self, change: Callable[[T], S]) -> "Promise[S]":
+        """Have the result, once it is there, replaced by what `change` makes of it, before anybody is told.
+
+        Returns:
+            The same promise: whoever had it before gets what was made, too. To be asked for once, by whoever
+            asked for the operation.
+        """
+        changed = cast("Promise[S]", self)
+        with _gate:
+            if self._stage < _CANCELLED:
+                self._change = change
+                return changed
+        if self._stage == _DONE and self._fault is None:
+            self._value = change(self._value)
+        return changed
 
     def cancel(self) -> bool:
-        """Cancel what has not begun; tell whether it is cancelled."""
+        """Cancel what has not begun, and nothing follows on; tell whether it is cancelled."""
         with _gate:
-            if self._stage != _PENDING:
+            if self._stage != _PENDING or self._change is not None:
                 return self._stage == _CANCELLED
             self._stage = _CANCELLED
         self._call()
@@ -106,7 +124,11 @@ class Promise(Future[T]):
         with _gate:
             if self._stage >= _CANCELLED:
                 raise InvalidStateError(f"it has ended before: {self!r}")
-            self._value, self._fault, self._stage = value, fault, _DONE
+            change = self._change
+            if change is None or fault is not None:
+                self._value, self._fault, self._stage = value, fault, _DONE
+        if self._stage != _DONE and change is not None:
+            self._value, self._stage = change(value), _DONE
         self._call()
 
     def _call(self) -> None:

@@ -110,3 +110,24 @@ async def test_asyncio_wraps_it() -> None:
         await wrapped
     await asyncio.sleep(0)
     assert other.cancelled()
+
+
+def test_what_follows_comes_before_whoever_waits() -> None:
+    """The result is changed once, whenever that is asked; what is followed on cannot be taken back."""
+    for early in (True, False):
+        promise: Promise[int] = Promise()
+        if early:
+            changed = promise.changed_by(lambda found: f"{found} and more")
+            assert not changed.cancel()
+            promise.set_running_or_notify_cancel()
+            promise.set_result(1)
+        else:
+            promise.set_running_or_notify_cancel()
+            promise.set_result(1)
+            changed = promise.changed_by(lambda found: f"{found} and more")
+        assert changed.result(1) == "1 and more"
+    failed: Promise[int] = Promise()
+    followed = failed.changed_by(lambda found: found + 1)
+    failed.set_exception(ValueError("no"))
+    with pytest.raises(ValueError, match="no"):
+        followed.result(1)
