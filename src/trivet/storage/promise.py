@@ -124,11 +124,14 @@ class Promise(Future[T]):
         with _gate:
             if self._stage >= _CANCELLED:
                 raise InvalidStateError(f"it has ended before: {self!r}")
-            change = self._change
-            if change is None or fault is not None:
+            change = self._change if fault is None else None
+            if change is None:
                 self._value, self._fault, self._stage = value, fault, _DONE
-        if self._stage != _DONE and change is not None:
-            self._value, self._stage = change(value), _DONE
+        if change is not None:
+            changed = change(value)
+            # Under the gate: who asks to be called while this ends is either heard or called at once.
+            with _gate:
+                self._value, self._stage = changed, _DONE
         self._call()
 
     def _call(self) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
-from concurrent.futures import CancelledError, Future, InvalidStateError
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 
 import pytest
 
@@ -131,3 +133,38 @@ def test_what_follows_comes_before_whoever_waits() -> None:
     failed.set_exception(ValueError("no"))
     with pytest.raises(ValueError, match="no"):
         followed.result(1)
+
+
+class _SlowList(list[Callable[[Future[int]], object]]):
+    """Takes its time for each addition, and tells when it has begun one."""
+
+    def __init__(self, begun: threading.Event) -> None:
+        super().__init__()
+        self._begun = begun
+
+    def append(self, call: Callable[[Future[int]], object]) -> None:
+        """Add it, later."""
+        self._begun.set()
+        time.sleep(0.05)
+        super().append(call)
+
+
+def test_whoever_asks_while_it_ends_is_called() -> None:
+    """A thread that asks to be called just as what is followed on ends is heard, or called at once."""
+    asking = threading.Event()
+    promise: Promise[int] = Promise()
+    promise._done_callbacks = _SlowList(asking)
+
+    def change(found: int) -> int:
+        assert asking.wait(10)
+        return found + 1
+
+    changed = promise.changed_by(change)
+    promise.set_running_or_notify_cancel()
+    heard = threading.Event()
+    with ThreadPoolExecutor(1) as other:
+        ending = other.submit(promise.set_result, 1)
+        changed.add_done_callback(lambda _: heard.set())
+        ending.result(10)
+    assert heard.is_set()
+    assert changed.result(1) == 2
