@@ -11,12 +11,7 @@ T = TypeVar("T")
 
 
 def then(future: "Future[S]", change: Callable[[S], T]) -> "Future[T]":
-    """Return a future of what `change` makes of the result; it runs before whoever waits is told.
-
-    Whoever waits for that cannot cancel what it follows on.
-    """
-    if isinstance(future, Promise):
-        return future.changed_by(change)
+    """Return a future of what `change` makes of the result; it runs before whoever waits is told."""
     changed: Promise[T] = Promise()
     changed.set_running_or_notify_cancel()
 

@@ -7,9 +7,8 @@ was a tenth of a request's time in the ledger.
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-S = TypeVar("S")
 T = TypeVar("T")
 
 _PENDING, _RUNNING, _CANCELLED, _DONE = range(4)
@@ -29,28 +28,11 @@ class Promise(Future[T]):
         self._value: Any = None
         self._fault: BaseException | None = None
         self._done_callbacks: list[Callable[[Future[T]], object]] = []
-        self._change: Callable[[Any], Any] | None = None
-
-    def changed_by(self, change: Callable[[T], S]) -> "Promise[S]":
-        """Have the result, once it is there, replaced by what `change` makes of it, before anybody is told.
-
-        Returns:
-            The same promise: whoever had it before gets what was made, too. To be asked for once, by whoever
-            asked for the operation.
-        """
-        changed = cast("Promise[S]", self)
-        with _gate:
-            if self._stage < _CANCELLED:
-                self._change = change
-                return changed
-        if self._stage == _DONE and self._fault is None:
-            self._value = change(self._value)
-        return changed
 
     def cancel(self) -> bool:
-        """Cancel what has not begun, and nothing follows on; tell whether it is cancelled."""
+        """Cancel what has not begun; tell whether it is cancelled."""
         with _gate:
-            if self._stage != _PENDING or self._change is not None:
+            if self._stage != _PENDING:
                 return self._stage == _CANCELLED
             self._stage = _CANCELLED
         self._call()
@@ -124,14 +106,7 @@ class Promise(Future[T]):
         with _gate:
             if self._stage >= _CANCELLED:
                 raise InvalidStateError(f"it has ended before: {self!r}")
-            change = self._change if fault is None else None
-            if change is None:
-                self._value, self._fault, self._stage = value, fault, _DONE
-        if change is not None:
-            changed = change(value)
-            # Under the gate: who asks to be called while this ends is either heard or called at once.
-            with _gate:
-                self._value, self._stage = changed, _DONE
+            self._value, self._fault, self._stage = value, fault, _DONE
         self._call()
 
     def _call(self) -> None:

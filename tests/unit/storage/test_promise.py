@@ -2,9 +2,7 @@
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, InvalidStateError
 
 import pytest
 
@@ -112,59 +110,3 @@ async def test_asyncio_wraps_it() -> None:
         await wrapped
     await asyncio.sleep(0)
     assert other.cancelled()
-
-
-def test_what_follows_comes_before_whoever_waits() -> None:
-    """The result is changed once, whenever that is asked; what is followed on cannot be taken back."""
-    for early in (True, False):
-        promise: Promise[int] = Promise()
-        if early:
-            changed = promise.changed_by(lambda found: f"{found} and more")
-            assert not changed.cancel()
-            promise.set_running_or_notify_cancel()
-            promise.set_result(1)
-        else:
-            promise.set_running_or_notify_cancel()
-            promise.set_result(1)
-            changed = promise.changed_by(lambda found: f"{found} and more")
-        assert changed.result(1) == "1 and more"
-    failed: Promise[int] = Promise()
-    followed = failed.changed_by(lambda found: found + 1)
-    failed.set_exception(ValueError("no"))
-    with pytest.raises(ValueError, match="no"):
-        followed.result(1)
-
-
-class _SlowList(list[Callable[[Future[int]], object]]):
-    """Takes its time for each addition, and tells when it has begun one."""
-
-    def __init__(self, begun: threading.Event) -> None:
-        super().__init__()
-        self._begun = begun
-
-    def append(self, call: Callable[[Future[int]], object]) -> None:
-        """Add it, later."""
-        self._begun.set()
-        time.sleep(0.05)
-        super().append(call)
-
-
-def test_whoever_asks_while_it_ends_is_called() -> None:
-    """A thread that asks to be called just as what is followed on ends is heard, or called at once."""
-    asking = threading.Event()
-    promise: Promise[int] = Promise()
-    promise._done_callbacks = _SlowList(asking)
-
-    def change(found: int) -> int:
-        assert asking.wait(10)
-        return found + 1
-
-    changed = promise.changed_by(change)
-    promise.set_running_or_notify_cancel()
-    heard = threading.Event()
-    with ThreadPoolExecutor(1) as other:
-        ending = other.submit(promise.set_result, 1)
-        changed.add_done_callback(lambda _: heard.set())
-        ending.result(10)
-    assert heard.is_set()
-    assert changed.result(1) == 2
