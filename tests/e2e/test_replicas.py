@@ -53,6 +53,16 @@ async def unknown(house: House, key: str) -> None:
     raise AssertionError("the key is still taken")
 
 
+async def readiness(http: httpx.AsyncClient, status: int) -> dict[str, Any]:
+    """Return what the probe tells once it answers with a status."""
+    for _ in range(400):
+        told = await http.get("/readyz")
+        if told.status_code == status:
+            return dict(told.json())
+        await asyncio.sleep(0.025)
+    raise AssertionError(f"it never became {status}")
+
+
 async def test_one_budget_over_two_replicas(postgres_url: str, light_url: str, tmp_path: Path) -> None:
     """Keys, limits, budgets, records are common; together they overspend nothing and hold nothing after."""
     limit = 2_000
@@ -98,17 +108,22 @@ async def test_a_command_beside_a_running_replica(postgres_url: str, light_url: 
 
 
 async def test_a_store_that_goes_away(light_url: str, tmp_path: Path) -> None:
-    """While the database is gone nothing passes unmetered; when it is back all is served, nothing held."""
+    """While the database is gone nothing passes unmetered, probes say so; when it is back all is served."""
     body = {"model": "light", "messages": MESSAGES, "max_tokens": 8}
     with ScratchPostgres(durable=False) as database:
         async with serving(replica(tmp_path, database.url(), light_url)) as house:
             async with house.http(house.key("acme")) as http:
                 assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+                assert (await http.get("/readyz")).json()["store"] == "ready"
                 database.kill()
+                told = await readiness(http, 503)
+                assert (told["status"], told["store"]) == ("not_ready", "unavailable")
+                assert "store" in told["reason"]
                 refused = await http.post("/v1/chat/completions", json=body)
                 assert refused.status_code == 503
                 assert refused.json()["error"]["code"] == "budget_store_unavailable"
                 await asyncio.to_thread(database.start)
+                assert (await readiness(http, 200))["store"] == "ready"
                 assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
             assert {row.held for row in house.trivet.ledger.rows()} == {0}
             assert house.trivet.ledger.verify().differences == ()

@@ -1,6 +1,6 @@
 """All routes in one table."""
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -52,6 +52,7 @@ class Doors:
     collector: TrivetCollector
     tier_names: tuple[str, ...]
     batch: BatchSettings
+    store_answers: Callable[[], bool]
 
 
 class Application(FastAPI):
@@ -109,7 +110,9 @@ def build_application(doors: Doors, server: ServerSettings, budgets: BudgetSetti
     app.include_router(outcome_routes.router(doors.pipeline))
     app.include_router(administration.router(doors.offices))
     app.include_router(batch_routes.router(doors.offices.batches))
-    app.include_router(observation.router(doors.fleet, doors.collector, doors.pipeline.drain))
+    app.include_router(
+        observation.router(doors.fleet, doors.collector, doors.pipeline.drain, doors.store_answers)
+    )
     app.add_middleware(
         Guard, doorkeeper=doors.doorkeeper, own_doors=OWN_DOORS, body_timeout_s=server.body_timeout_s
     )

@@ -1,5 +1,8 @@
 """Liveness, readiness and metrics. Open to all who can reach the port: they name no tenant and no text."""
 
+from collections.abc import Callable
+from typing import Any
+
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
@@ -8,8 +11,14 @@ from trivet.fleet import Fleet
 from trivet.metering import TrivetCollector
 
 
-def router(fleet: Fleet, collector: TrivetCollector, drain: Drain) -> APIRouter:
-    """Return the routes that probes and Prometheus call."""
+def router(
+    fleet: Fleet, collector: TrivetCollector, drain: Drain, store_answers: Callable[[], bool]
+) -> APIRouter:
+    """Return the routes that probes and Prometheus call.
+
+    However often they are called, nobody else is asked: what they tell is known here. `store_answers` says
+    whether holds can be made.
+    """
     routes = APIRouter(tags=["observation"])
 
     # Also HEAD: some load balancers and `wget --spider` ask so.
@@ -19,13 +28,20 @@ def router(fleet: Fleet, collector: TrivetCollector, drain: Drain) -> APIRouter:
         return {"status": "ok"}
 
     @routes.head("/readyz", include_in_schema=False)
-    @routes.get("/readyz", summary="At least one engine can take a request")
+    @routes.get("/readyz", summary="The store takes holds, and at least one engine can take a request")
     async def readyz() -> JSONResponse:
         states = {offer.deployment.name: offer.state for offer in fleet.offers()}
-        ready = "ready" in states.values() and not drain.begun
-        status = "stopping" if drain.begun else "ready" if ready else "not_ready"
+        store = store_answers()
+        told: dict[str, Any] = {"store": "ready" if store else "unavailable", "deployments": states}
+        if drain.begun:
+            told["reason"] = "Trivet is stopping."
+        elif not store:
+            told["reason"] = "The store does not answer: no request can be held on its budgets."
+        elif "ready" not in states.values():
+            told["reason"] = "No engine is ready."
+        ready = "reason" not in told
         return JSONResponse(
-            {"status": status, "deployments": states},
+            {"status": "ready" if ready else "stopping" if drain.begun else "not_ready", **told},
             status_code=200 if ready else 503,
             headers={"cache-control": "no-store"},
         )

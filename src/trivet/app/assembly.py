@@ -158,7 +158,7 @@ async def open_trivet(
             *(books, records, fleet, signals.outbox, batches, caches.office, clock, configured, chain)
         )
         _register_rooms(collector, fleet, chain, books, gpus, caches, signals)
-        doors = Doors(pipeline, offices, fleet, keeper, collector, names, settings.batch)
+        doors = Doors(pipeline, offices, fleet, keeper, collector, names, settings.batch, ledger.answers)
         yield OpenTrivet(
             settings=settings,
             application=build_application(doors, settings.server, settings.budgets),
@@ -333,6 +333,12 @@ def _register_rooms(
         "Models brought into memory in place of another of their swap group, since the start.",
         ("swap_group",),
         lambda: [((name,), float(swaps)) for name, swaps in fleet.swap_counts.items()],
+    )
+    collector.register_snapshot(
+        "trivet_store_up",
+        "1 while the store takes holds and settlements.",
+        (),
+        lambda: [((), float(books.ledger.answers()))],
     )
     collector.register_snapshot(
         "trivet_budget_overrun_tokens",

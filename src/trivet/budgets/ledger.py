@@ -260,6 +260,10 @@ class Ledger:
 
     # Reading
 
+    def answers(self) -> bool:
+        """Tell whether holds can be made and settled now, as far as is known; never blocks, asks nobody."""
+        return self._store.answers()
+
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full the scope's budgets are and what the ladder makes of it; never blocks."""
         return self.pressing(scope) or self._store.pressure(scope)

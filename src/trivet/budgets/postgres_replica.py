@@ -79,9 +79,21 @@ class Replica:
         self._beat_s = lease_s * BEAT_S / LEASE_S
         self._ending = threading.Event()
         self._connection: psycopg.Connection[Any] | None = None
+        self._heard_s: float | None = None
+        """When the server last took a sign of life; None: the connection is lost since."""
         self._gate = threading.Lock()
         self._log = structlog.get_logger(__name__)
         self._thread = threading.Thread(target=self._run, name="trivet-replica", daemon=True)
+
+    @property
+    def heard(self) -> bool:
+        """Tell whether the server takes this replica's signs of life.
+
+        Each of them is written there, over a connection that tells at once when it is lost, so whoever wants
+        to know whether the store is there need not ask it. That a server stands still shows a beat later.
+        """
+        heard_s = self._heard_s
+        return heard_s is not None and time.monotonic() - heard_s < 2 * self._beat_s
 
     def register(self) -> list[str]:
         """Give the first sign of life, return the reservations of dead owners, and begin; blocks.
@@ -120,12 +132,14 @@ class Replica:
             try:
                 connection = postgres.connect(self._url, application=f"trivet-replica {self._name}")
             except StoreUnavailable:
+                self._heard_s = None
                 self._ending.wait(_RETRY_S)
                 continue
             self._connection = connection
             try:
                 self._live(connection, bury_from_s)
             except (psycopg.Error, OSError, RuntimeError, ValueError, TrivetError) as error:
+                self._heard_s = None
                 if self._ending.is_set():
                     return
                 # Whoever could not reach the store any more than we could gets time to be heard of again.
@@ -152,6 +166,7 @@ class Replica:
     def _beat(self, connection: psycopg.Connection[Any]) -> list[str]:
         """Say that we live; return the reservations of those that do not."""
         row = connection.execute(_BEAT, (self._name, socket.gethostname()[:80], os.getpid())).fetchone()
+        self._heard_s = time.monotonic()
         now_ns = int(row[0]) if row else 0
         dead_since_ns = now_ns - self._lease_ns
         connection.execute(_FORGET, (now_ns - 240 * self._lease_ns,))

@@ -285,6 +285,10 @@ class PostgresLedgerStore:
         """End an override."""
         return self._changing(None, lambda writes: self._rules.revoke(writes, override_id, author=author))
 
+    def answers(self) -> bool:
+        """Tell whether the server took this replica's last sign of life."""
+        return self._replica.heard
+
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full the scope's budgets are, as this replica last saw it."""
         return self._books.pressure(scope)

@@ -205,6 +205,10 @@ class SqliteLedgerStore:
     def listen(self, freed: Callable[[Scope], None]) -> None:
         """Do nothing: the store has one owner, who frees everything."""
 
+    def answers(self) -> bool:
+        """Tell whether the store's thread writes."""
+        return self._database.answers()
+
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full the scope's budgets are."""
         return self._books.pressure(scope)

@@ -194,6 +194,10 @@ class LedgerStore(Protocol):
         """Tell `freed` when tokens of a scope come free that this ledger did not free itself."""
         ...
 
+    def answers(self) -> bool:
+        """Tell, without waiting and without asking, whether a verb would be carried out now."""
+        ...
+
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full the scope's budgets are, from memory: never blocks, may be a moment old."""
         ...

@@ -78,6 +78,10 @@ class Database(ABC):
         """Read as `read` does, without blocking the event loop."""
         return await asyncio.to_thread(self.read, op)
 
+    def answers(self) -> bool:
+        """Tell, without waiting, whether what is asked now would be written, as far as this process knows."""
+        return True
+
     @abstractmethod
     def close(self) -> None:
         """Finish what is queued, then close; idempotent."""
@@ -154,6 +158,10 @@ class SqliteDatabase(Database):
         if self._reading is None:
             return await asyncio.wrap_future(self.transact(op))
         return await super().fetch(op)
+
+    def answers(self) -> bool:
+        """Tell whether the writer gets on; see there."""
+        return self._writer.answers(READ_AFTER_S)
 
     def close(self) -> None:
         """Finish what is queued, then close; idempotent."""

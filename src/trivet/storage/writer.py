@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -20,6 +21,13 @@ T = TypeVar("T")
 
 # Operations that share one commit, and so one wait for the disk.
 BATCH_LIMIT = 256
+
+_TRIAL = """
+    INSERT INTO meta (key, value)
+    VALUES ('written_on_trial', ?)
+        ON CONFLICT (key)
+        DO UPDATE SET value = excluded.value
+"""
 
 _Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]", Draft | None]
 _Answer = tuple["Future[Any]", Any, BaseException | None]
@@ -43,6 +51,11 @@ class Writer:
         self._connection = connection
         self._inbox: Inbox[_Job] = Inbox()
         self._drafts: WeakSet[Draft] = WeakSet()
+        self._began_s: float | None = None
+        """Since when the batch at hand is under way."""
+        self._failed = False
+        """Whether the last commit that would have changed anything failed."""
+        self._trial: Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name="trivet-writer", daemon=True)
         self._thread.start()
 
@@ -75,6 +88,21 @@ class Writer:
         with contextlib.suppress(StoreUnavailable, TimeoutError):
             self.submit(_write_nothing).result(within_s)
 
+    def answers(self, within_s: float) -> bool:
+        """Tell, without waiting, whether what is asked now would be written.
+
+        It would not where a batch has been under way for longer than `within_s`, or the last one that would
+        have changed something failed. Then one small write is tried for each time that this is asked and none
+        is under way: where nobody sends requests to a server that is not ready, nothing else would show that
+        the disk has room again.
+        """
+        began_s = self._began_s
+        if began_s is not None and time.monotonic() - began_s > within_s:
+            return False
+        if self._failed and (self._trial is None or self._trial.done()):
+            self._trial = self.submit(_write_little)
+        return not self._failed
+
     def close(self) -> None:
         """Refuse new operations, finish the queued ones, close the connection; idempotent."""
         self._inbox.close()
@@ -85,12 +113,15 @@ class Writer:
         while jobs := self._inbox.take(self._batch_limit):
             # What its owner cancelled in time is not run at all.
             if begun := [job for job in jobs if job[1].set_running_or_notify_cancel()]:
+                self._began_s = time.monotonic()
                 self._commit_together(begun)
+                self._began_s = None
         self._connection.close()
 
     def _commit_together(self, jobs: list[_Job]) -> None:
         answers: list[_Answer] = []
         try:
+            changes = self._connection.total_changes
             self._roll_back()  # what a failure left open, if rolling it back failed as well
             self._connection.execute("BEGIN IMMEDIATE")
             for draft, some in _runs(jobs):
@@ -101,8 +132,11 @@ class Writer:
             reach("inside_commit")
             self._connection.execute("COMMIT")
             reach("after_commit")
+            if self._failed and self._connection.total_changes != changes:
+                self._failed = False
         except BaseException as error:  # noqa: BLE001 - this thread must answer, and live to answer again
             failure = _unavailable(error)
+            self._failed = True
             answers = [(job[1], None, failure) for job in jobs]
             self._forget()
             # Where it fails, the transaction stays open: the next batch tries again before it begins.
@@ -207,6 +241,11 @@ class Writer:
 
 def _write_nothing(_: sqlite3.Connection) -> None:
     """Take a turn."""
+
+
+def _write_little(connection: sqlite3.Connection) -> None:
+    """Change what nobody reads, so that there is something to commit."""
+    connection.execute(_TRIAL, (str(time.time_ns()),))
 
 
 def _runs(jobs: list[_Job]) -> Iterator[tuple[Draft | None, list[_Job]]]:

@@ -71,6 +71,12 @@ async def test_the_list_of_models_is_the_keys(rooms: Rooms, limits: dict[str, An
     assert sorted(unknown.json()["error"]["trivet"]["names"]) == sorted(names)
 
 
+async def test_readiness_says_what_is_missing(rooms: Rooms) -> None:
+    """A store that answers and engines that do not: the body names both, and which is in the way."""
+    told = (await rooms.ask("GET", "/readyz")).json()
+    assert (told["status"], told["store"], told["reason"]) == ("not_ready", "ready", "No engine is ready.")
+
+
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
 

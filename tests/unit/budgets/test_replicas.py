@@ -95,6 +95,14 @@ def standing(ledger: Ledger) -> tuple[int, int]:
     return next((row.used, row.held) for row in ledger.rows(ACME) if row.window == "daily")
 
 
+def becomes(ledger: Ledger, *, answering: bool) -> bool:
+    """Wait until a replica knows whether its store is there."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while ledger.answers() is not answering and time.monotonic() < give_up_s:
+        time.sleep(0.01)
+    return ledger.answers() is answering
+
+
 def drain(ledger: Ledger, client: int) -> int:
     """Reserve and settle until the budget is used up; return what was used."""
     dice, total = random.Random(client), 0
@@ -281,15 +289,17 @@ def test_replicas_that_write_to_the_same_rows(replica: Opener) -> None:
 
 
 def test_a_server_that_says_nothing(replica: Opener, store: str, wire: TcpProxy) -> None:
-    """Callers are told so in time; the hold that may have been made all the same does not stay."""
+    """Callers and probes are told so in time; the hold that may have been made all the same does not stay."""
     watcher = replica()
-    ledger = replica(through(wire, store), answer_within_s=0.5)
+    ledger = replica(through(wire, store), answer_within_s=0.5, lease_s=1.5)
+    assert ledger.answers()
     ledger.reserve(Hold.of_tokens(ACME, 10), reservation_id="kept").result()
     wire.become("hang")
     with pytest.raises(StoreUnavailable):
         ledger.reserve(Hold.of_tokens(ACME, 100), reservation_id="doubtful").result(timeout=PATIENCE_S)
     with pytest.raises(StoreUnavailable):
         ledger.settle("kept", Usage(0, 1)).result(timeout=PATIENCE_S)
+    assert becomes(ledger, answering=False)
     wire.become("refuse")
     with pytest.raises(StoreUnavailable):
         ledger.reserve(Hold.of_tokens(ACME, 100), reservation_id="refused").result(timeout=PATIENCE_S)
@@ -301,6 +311,7 @@ def test_a_server_that_says_nothing(replica: Opener, store: str, wire: TcpProxy)
             break
         except StoreUnavailable:
             time.sleep(0.05)
+    assert becomes(ledger, answering=True)
     assert standing(watcher) == (7, 0)
     assert watcher.verify().differences == ()
 

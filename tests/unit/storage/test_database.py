@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy import insert, select
 
 from trivet.domain.errors import StoreError, StoreUnavailable
 from trivet.storage import Database
+from trivet.storage.database import SqliteDatabase
 from trivet.storage.schema import meta
 
 
@@ -183,6 +185,18 @@ def test_a_full_disk_is_unavailable(tmp_path: Path) -> None:
         assert keys(database) == [*survivors, "c"]
 
 
+def test_a_disk_that_stands_still_does_not_answer(database: Database) -> None:
+    """While a batch is under way for longer than it may, nothing else would be written either."""
+    assert database.answers()
+    hold = Hold(database)
+    assert isinstance(database, SqliteDatabase)
+    assert database.answers()
+    assert not database._writer.answers(0.0)
+    hold.let_go()
+    put(database, "a").result()
+    assert database.answers()
+
+
 def test_a_lost_connection_leaves_no_future_unresolved() -> None:
     """When not even ROLLBACK works, all writes are refused as unavailable, those that come later too."""
     database = Database.open(None)
@@ -213,9 +227,18 @@ def test_a_failed_rollback_is_made_up_for(tmp_path: Path) -> None:
         hold.let_go()
         failures = [type(future.exception(30)) for future in futures]
         still = put(database, "c").exception(30)
+        assert not database.answers()
+        # What was tried because somebody asked fails as well.
+        with pytest.raises(StoreUnavailable):
+            put(database, "e").result(30)
+        assert not database.answers()
         forbidden.clear()
+        give_up_s = time.monotonic() + 30
+        while not database.answers() and time.monotonic() < give_up_s:
+            time.sleep(0.001)
+        assert database.answers()
         put(database, "d").result(30)
-        assert keys(database) == ["d"]
+        assert keys(database) == ["d", "written_on_trial"]
     assert failures == [StoreUnavailable] * 3
     assert isinstance(still, StoreUnavailable)
 
