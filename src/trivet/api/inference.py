@@ -55,7 +55,7 @@ class Inference:
             request, principal = await read_request(
                 scope, receive, self._doorkeeper, self._surface, bounds=self._bounds
             )
-            with _Presence(receive, way):
+            with _Presence(receive) if way is None else way.presence():
                 answer: Answer | None = None
                 try:
                     try:
@@ -111,33 +111,25 @@ def _decided_headers(error: TrivetError) -> dict[str, str]:
 
 
 class _Presence:
-    """While open, cancels the request's task when the client disconnects, and raises ClientGone for it.
+    """What `ShortWay.presence` is where the server does not tell that a client has gone.
 
-    Where the server does not tell, it begins to look after LOOK_AFTER_S: a task costs more than many an
-    engine's answer takes, and whoever leaves before is found gone then.
+    It begins to look after LOOK_AFTER_S: a task costs more than many an engine's answer takes, and whoever
+    leaves before is found gone then.
     """
 
-    def __init__(self, receive: Receive, way: ShortWay | None) -> None:
+    def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._way = way
         self._gone = False
-        self._timer: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._task = task
-        if self._way is not None:
-            self._way.tell_when_gone(self._leave)
-        else:
-            self._timer = task.get_loop().call_later(LOOK_AFTER_S, self._look)
+        self._timer = task.get_loop().call_later(LOOK_AFTER_S, self._look)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if self._way is not None:
-            self._way.tell_when_gone(None)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
         if self._gone and isinstance(error, asyncio.CancelledError) and self._task.uncancel() == 0:
@@ -149,8 +141,5 @@ class _Presence:
     async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._leave()
-
-    def _leave(self) -> None:
         self._gone = True
         self._task.cancel()

@@ -4,7 +4,8 @@ Through ASGI every part of an answer is a message, whose head a server looks at 
 wants to know that a client has gone needs a task that waits for it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from trivet.api.asgi import HEADER_CHARS_MAX, STREAM_FIELDS, clean_header
@@ -51,8 +52,11 @@ class ShortWay(Protocol):
         """Send a part of the body; False: nothing was sent, since the client reads slowly, or has gone."""
         ...
 
-    def tell_when_gone(self, told: Callable[[], None] | None) -> None:
-        """Call this when the client disconnects before its answer has ended; None: call nothing any more."""
+    def presence(self) -> AbstractContextManager[None]:
+        """Return what cancels the request's task, while it is open, when the client disconnects.
+
+        It then raises ClientGone instead of CancelledError. Nothing happens after the answer has ended.
+        """
         ...
 
 

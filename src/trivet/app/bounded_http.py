@@ -31,6 +31,7 @@ _SINGLE = frozenset({b"host", b"authorization", b"x-api-key", b"x-trivet-scope",
 class BoundedHttp(HttpToolsProtocol):
     """Closes a connection whose request is too large or too slow, or can be read in more than one way."""
 
+    cycle: Exchange
     head_timeout_s = 10.0
     linger_s = 2.0
     """How long a client may go on sending a body after its answer, which it may not have read yet."""
@@ -49,7 +50,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._idle_since_s: float | None = None
         """Since when a kept connection waits for its next request."""
         self._served: Exchange | None = None
-        """The request that is served, if it wants to know when the client goes."""
+        """The request that is served, or was the last one."""
+        self._server: asyncio.Task[None] | None = None
+        """What serves the requests of this connection, one after the other."""
+        self._resting: asyncio.Future[Exchange | None] | None = None
+        """Gives it the next one while it has none, or None: there will be no more."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the first head."""
@@ -63,11 +68,10 @@ class BoundedHttp(HttpToolsProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         super().connection_lost(exc)
-        served = self._served
-        if served is not None and not served.ended:
-            served.disconnected = True
-            if served.when_gone is not None:
-                served.when_gone()
+        if self._served is not None:
+            self._served.lose_client()
+        self._server = None
+        self._hand_over(None)
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head that is not complete yet, and what frames a body in chunks."""
@@ -118,7 +122,46 @@ class BoundedHttp(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((exchange, self.app))
         else:
-            self._start_asgi_task(exchange, self.app)
+            self._serve(exchange)
+
+    def _serve(self, exchange: Exchange) -> None:
+        """Have a request served, by the task that served the one before, if that has come to its end.
+
+        A task for each request would cost as much as reading its head.
+        """
+        self._served = exchange
+        if not self._hand_over(exchange):
+            self._server = self.loop.create_task(self._serve_from(exchange))
+            self._server.add_done_callback(self.tasks.discard)
+        assert self._server is not None  # noqa: S101 - it rests, or has begun
+        self.tasks.add(self._server)
+
+    def _hand_over(self, exchange: Exchange | None) -> bool:
+        resting, self._resting = self._resting, None
+        if resting is None or resting.done():
+            return False
+        resting.set_result(exchange)
+        return True
+
+    async def _serve_from(self, first: Exchange) -> None:
+        """Serve a request and those after it, until the connection ends, or this task is to end."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        following: Exchange | None = first
+        del first
+        while following is not None:
+            following.task = task
+            try:
+                await following.run_asgi(self.app)
+            finally:
+                self.tasks.discard(task)
+                following.part_from_scope()
+            following = None
+            # Another one has begun where the next request came before the end of this one's endpoint.
+            if self._server is not task or task.cancelling() or self.transport.is_closing():
+                return
+            self._resting = self.loop.create_future()
+            following = await self._resting
 
     def _exchange(self, version: str) -> Exchange:
         target = httptools.parse_url(self.url)
@@ -146,7 +189,6 @@ class BoundedHttp(HttpToolsProtocol):
             expect_100_continue=self.expect_100_continue,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
-            note_served=self._note_served,
         )
 
     def on_body(self, body: bytes) -> None:
@@ -158,7 +200,7 @@ class BoundedHttp(HttpToolsProtocol):
             exchange.body += body
             if len(exchange.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
-            exchange.message_event.set()
+            exchange.note_news()
 
     def on_message_complete(self) -> None:
         """End the request."""
@@ -168,7 +210,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_lingering()
         if self._answering:
             self.cycle.more_body = False
-            self.cycle.message_event.set()
+            self.cycle.note_news()
 
     def on_response_complete(self) -> None:
         """Serve the next request, or wait for one.
@@ -181,7 +223,9 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            exchange, _ = self.pipeline.pop()
+            assert isinstance(exchange, Exchange)  # noqa: S101 - nothing else was put there
+            self._serve(exchange)
         else:
             self._await_request()
         if self._body_open:
@@ -202,9 +246,6 @@ class BoundedHttp(HttpToolsProtocol):
             self.timeout_keep_alive_handler()
         else:
             self._idle_timer = self.loop.call_later(left_s, self._look_whether_idle)
-
-    def _note_served(self, exchange: Exchange) -> None:
-        self._served = exchange
 
     @property
     def _awaits_head(self) -> bool:

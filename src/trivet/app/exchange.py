@@ -8,6 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from trivet.api.asgi import ClientGone
 from trivet.api.short_way import SHORT_WAY
 
 _LOG = logging.getLogger("uvicorn.error")
@@ -40,6 +41,24 @@ class Exchange(RequestResponseCycle):
     point: both ways keep the same books.
     """
 
+    logger = _LOG
+    access_log = False
+    disconnected = False
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding = None
+    expected_content_length = 0
+    task: asyncio.Task[None]
+    """What serves it."""
+    _news: asyncio.Event | None = None
+    """Set when more of the body has come, or no more will; made for who waits for that."""
+    _has_news = False
+    _watched = False
+    """Whether its task is to be cancelled when the client goes."""
+    _left = False
+    """Whether it was cancelled for that."""
+
     def __init__(
         self,
         scope: dict[str, Any],
@@ -50,37 +69,37 @@ class Exchange(RequestResponseCycle):
         expect_100_continue: bool,
         keep_alive: bool,
         on_response: Callable[[], None],
-        note_served: Callable[["Exchange"], None],
     ) -> None:
-        """Take what uvicorn's takes, and whom to tell that the client's going is to be told."""
+        """Take what uvicorn's takes."""
         self.scope: Any = scope
         scope[SHORT_WAY] = self
         self.transport = transport
         self.flow = flow
-        self.logger = _LOG
-        self.access_log = False
         self.default_headers = default_headers
-        self.message_event = asyncio.Event()
         self.on_response = on_response
-        self.disconnected = False
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expect_100_continue
         self.body = bytearray()
-        self.more_body = True
-        self.response_started = False
-        self.response_complete = False
-        self.chunked_encoding = None
-        self.expected_content_length = 0
-        self.when_gone: Callable[[], None] | None = None
-        self._note_served = note_served
         self._unsent: list[bytes] = []
 
-    async def run_asgi(self, app: Any) -> None:
-        """Serve it; after that nothing refers to itself, and no collector of garbage has to find it."""
-        try:
-            await super().run_asgi(app)
-        finally:
-            del self.scope[SHORT_WAY]
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override]
+        """Return what uvicorn's ways wait by for news of the request's body, or of its client's going."""
+        if self._news is None:
+            self._news = asyncio.Event()
+            if self._has_news:
+                self._news.set()
+        return self._news
+
+    def note_news(self) -> None:
+        """Wake who waits for more of the body, or for the client's going."""
+        self._has_news = True
+        if self._news is not None:
+            self._news.set()
+
+    def part_from_scope(self) -> None:
+        """Refer to itself no longer, so that no collector of garbage has to find it."""
+        del self.scope[SHORT_WAY]
 
     @property
     def begun(self) -> bool:
@@ -102,7 +121,9 @@ class Exchange(RequestResponseCycle):
         if self.more_body or self.waiting_for_100_continue or len(self.body) > limit_bytes:
             return None
         body, self.body = bytes(self.body), bytearray()
-        self.message_event.clear()
+        self._has_news = False
+        if self._news is not None:
+            self._news.clear()
         return body
 
     def whole(self, head: bytes, body: bytes) -> bool:
@@ -134,15 +155,35 @@ class Exchange(RequestResponseCycle):
             self._end()
         return True
 
-    def tell_when_gone(self, told: Callable[[], None] | None) -> None:
-        """Have the connection tell it. Only one request of a connection is served at a time."""
-        self.when_gone = told
-        if told is None:
-            return
-        self._note_served(self)
+    def presence(self) -> "Exchange":
+        """Return itself, to be entered while the client is needed."""
+        return self
+
+    def __enter__(self) -> None:
+        """Have the connection tell when the client goes: from now on it reads, whatever has come already."""
+        self._watched = True
         self.flow.resume_reading()
         if self.disconnected:
-            told()
+            self._leave()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Need the client no longer."""
+        self._watched = False
+        if self._left and isinstance(error, asyncio.CancelledError) and self.task.uncancel() == 0:
+            raise ClientGone from None
+
+    def lose_client(self) -> None:
+        """Take note that the connection is lost, which does not matter to an answer that has ended."""
+        if self.response_complete:
+            return
+        self.disconnected = True
+        self.note_news()
+        if self._watched:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._left = True
+        self.task.cancel()
 
     def _say(self, *pieces: bytes) -> None:
         if not self._unsent:
@@ -169,7 +210,7 @@ class Exchange(RequestResponseCycle):
 
     def _end(self) -> None:
         self.response_complete = True
-        self.message_event.set()
+        self.note_news()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()

@@ -3,13 +3,13 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import uvicorn
 
-from trivet.api.asgi import Application, Receive, Scope, Send, send_part, start_stream
+from trivet.api.asgi import Application, ClientGone, Receive, Scope, Send, send_part, start_stream
 from trivet.api.replies import LastResort
 from trivet.api.short_way import SHORT_WAY, ShortWay, head_of
 from trivet.app.bounded_http import bounded_http
@@ -118,16 +118,18 @@ async def test_a_fault_is_told(begun: bool) -> None:
 async def test_a_client_that_leaves_is_heard_at_once() -> None:
     """Also one that has sent a second request behind the first; after the answer nobody is told."""
     gone, waits = asyncio.Event(), asyncio.Event()
-    late: list[str] = []
 
     async def serve(way: ShortWay, _: Send) -> None:
-        if not waits.is_set():
-            way.tell_when_gone(lambda: late.append("after its answer"))
-            way.whole(head_of({}, length_bytes=2), b"ok")
-            waits.set()
-            return
-        way.tell_when_gone(gone.set)
-        await gone.wait()
+        with way.presence():
+            if not waits.is_set():
+                way.whole(head_of({}, length_bytes=2), b"ok")
+                waits.set()
+                return
+            try:
+                await asyncio.sleep(60.0)
+            except asyncio.CancelledError:
+                gone.set()
+                raise
 
     async with served(serve) as (reader, writer):
         writer.write(GET % b"first")
@@ -136,7 +138,78 @@ async def test_a_client_that_leaves_is_heard_at_once() -> None:
         await asyncio.sleep(0.01)
         writer.close()
         await asyncio.wait_for(gone.wait(), 5.0)
-    assert late == []
+
+
+async def test_who_left_before_is_gone_at_once() -> None:
+    """Its request is cancelled at the first thing that it waits for, and only that one says ClientGone."""
+    ends: list[str] = []
+    over = asyncio.Event()
+
+    async def serve(way: ShortWay, _: Send) -> None:
+        await asyncio.sleep(0.05)
+        try:
+            with way.presence():
+                await asyncio.sleep(60.0)
+        except ClientGone:
+            ends.append("gone")
+        over.set()
+
+    async with served(serve) as (_, writer):
+        writer.write(GET % b"only")
+        await asyncio.sleep(0.01)
+        writer.close()
+        await asyncio.wait_for(over.wait(), 5.0)
+    assert ends == ["gone"]
+
+
+async def test_requests_of_a_connection_are_served_by_one_task() -> None:
+    """As long as each comes after the end of the one before, which may be a while after its answer."""
+    tasks: list[asyncio.Task[Any] | None] = []
+    ended, may_end = asyncio.Event(), asyncio.Event()
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        tasks.append(asyncio.current_task())
+        scope[SHORT_WAY].whole(head_of({}, length_bytes=2), b"ok")
+        if scope["path"] == "/slow":
+            await may_end.wait()
+            ended.set()
+
+    async with served_by(endpoint) as (reader, writer):
+        for path in (b"a", b"b", b"slow", b"c", b"d"):
+            writer.write(GET % path)
+            await reader.readuntil(b"\r\n\r\nok")
+        may_end.set()
+        await asyncio.wait_for(ended.wait(), 5.0)
+        writer.write(GET % b"e")
+        await reader.readuntil(b"\r\n\r\nok")
+    first, second, slow, *later = tasks
+    assert first is second is slow
+    assert slow not in later
+    assert len(set(later)) == 1
+
+
+async def test_a_cancelled_task_serves_no_other_request() -> None:
+    """Whoever is told to end does, though an endpoint may hold on to its answer; the connection lives on."""
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if not tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.0)
+        tasks.append(task)
+        scope[SHORT_WAY].whole(head_of({}, length_bytes=2), b"ok")
+
+    async with served_by(endpoint) as (reader, writer):
+        for path in (b"a", b"b"):
+            writer.write(GET % path)
+            await reader.readuntil(b"\r\n\r\nok")
+        assert tasks[0] is not tasks[1]
+        assert tasks[0].done()
+    await asyncio.sleep(0)
+    assert tasks[1].done()
 
 
 async def test_what_is_said_at_once_goes_out_at_once() -> None:
