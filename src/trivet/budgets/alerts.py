@@ -1,6 +1,11 @@
-"""Reading which thresholds have fired. They are entered by what charges; see `Books.announce`."""
+"""Reading which thresholds have fired. They are entered by what charges; see `Books.announce`.
 
-from collections.abc import Iterable, Sequence
+The `subject` of an alert is empty while it counts: its threshold does not fire again in that window. A limit
+that is raised so far that use has yet to reach the threshold sets the alert aside: then `subject` is the
+instant of that, in nanoseconds since 1970, and the alert is history.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +34,8 @@ class Alert:
     used: int
     limit: int
     at: datetime
+    rearmed_at: datetime | None = None
+    """When a raise of the limit armed it again; None: it has fired for this window."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the alert as the API and the CLI show it."""
@@ -41,6 +48,7 @@ class Alert:
             "threshold": self.threshold,
             "used": self.used,
             "limit": self.limit,
+            "rearmed_at": None if self.rearmed_at is None else self.rearmed_at.isoformat(),
         }
 
 
@@ -59,36 +67,45 @@ def read_alerts(connection: Connection, scope: Scope | None, *, limit: int) -> l
             used=row.used,
             limit=row.limit_amount,
             at=instant_of(row.at_ns),
+            rearmed_at=instant_of(int(row.subject)) if row.subject else None,
         )
         for row in connection.execute(query.limit(max(1, min(limit, ALERTS_MAX))))
     ]
 
 
-def unannounced(
+def misannounced(
     connection: Connection, balances: Iterable[Balance], thresholds: Sequence[int]
 ) -> list[RowKey]:
-    """Return the limited rows whose use has passed a threshold that never fired: their limits were higher.
+    """Return the rows whose announcements do not suit their limits, which were others when they were made.
+
+    Use has passed a threshold that never fired, or one fired under a lower limit that it has not reached.
 
     Args:
         connection: on the snapshot of the balances.
         balances: current calendar rows.
         thresholds: in percent, ascending.
     """
-    passed = {
-        balance.key: {percent for percent in thresholds if balance.used * 100 >= percent * balance.limit}
-        for balance in balances
-        if balance.limit is not None
-    }
-    passed = {key: percents for key, percents in passed.items() if percents}
-    if not passed:
-        return []
-    fired: dict[tuple[str, str, str, int], set[int]] = {}
-    columns = (alerts.c.scope, alerts.c.meter, alerts.c.window, alerts.c.window_start_s, alerts.c.percent)
-    recent = select(*columns).where(alerts.c.window_start_s.in_({key.start_s for key in passed}))
-    for scope, meter, window, start_s, percent in connection.execute(recent):
-        fired.setdefault((scope, meter, window, start_s), set()).add(percent)
+    rows = {balance.key: balance for balance in balances}
+    fired: dict[tuple[str, str, str, int], dict[int, int]] = {}
+    recent = select(alerts).where(
+        alerts.c.subject == "", alerts.c.window_start_s.in_({key.start_s for key in rows})
+    )
+    for row in connection.execute(recent):
+        told = fired.setdefault((row.scope, row.meter, row.window, row.window_start_s), {})
+        told[row.percent] = row.limit_amount
     return [
         key
-        for key, percents in passed.items()
-        if percents - fired.get((key.scope, key.meter, key.window, key.start_s), set())
+        for key, balance in rows.items()
+        if _unsuited(balance, thresholds, fired.get((key.scope, key.meter, key.window, key.start_s), {}))
     ]
+
+
+def _unsuited(balance: Balance, thresholds: Sequence[int], fired: Mapping[int, int]) -> bool:
+    """Tell whether a row has anything to announce, or to arm again; `fired`: percentages and limits."""
+    limit = balance.limit
+    if limit is None:
+        return bool(fired)
+    passed = {percent for percent in thresholds if balance.used * 100 >= percent * limit}
+    return not passed <= fired.keys() or any(
+        percent * limit > balance.used * 100 and then < limit for percent, then in fired.items()
+    )

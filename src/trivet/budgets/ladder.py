@@ -41,6 +41,11 @@ class Ladder:
         self._first_refusal = min(self._percent_of.get(action, _ALL + 1) for action in refusing)
 
     @property
+    def announces_from(self) -> int | None:
+        """Return the percentage of use that is announced first; None: none is."""
+        return self.thresholds[0] if self.thresholds else None
+
+    @property
     def refuses_above(self) -> int | None:
         """Return the percentage of use below which no hold is refused; None: none ever is."""
         return None if self._first_refusal > _ALL else self._first_refusal

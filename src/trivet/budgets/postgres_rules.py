@@ -92,7 +92,7 @@ class Rules:
         )
 
     def announce_passed(self, writes: Writes, key: RowKey) -> None:
-        """Announce what use has passed of a row's limit without anybody being told."""
+        """Bring what was announced of a row in line with a limit that the configuration changed."""
         self._changing(
             writes,
             key.scope,

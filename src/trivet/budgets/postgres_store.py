@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 from sqlalchemy import Connection, text
 
-from trivet.budgets.alerts import unannounced
+from trivet.budgets.alerts import misannounced
 from trivet.budgets.balances import read_balances
 from trivet.budgets.calendar import LedgerCalendar, read_standing
 from trivet.budgets.following import then
@@ -326,7 +326,7 @@ class PostgresLedgerStore:
         return expiring
 
     def _announcing(self) -> "list[Future[None]]":
-        """Learn how full the current rows are, and announce what a change of the configuration passed."""
+        """Learn how full the current rows are; see to it that what was announced suits the configuration."""
         view = self._books.view()
 
         def look(connection: Connection) -> list[RowKey]:
@@ -334,7 +334,7 @@ class PostgresLedgerStore:
             for balance in balances:
                 if balance.limit is not None:
                     self._books.note_fullness(Cap(balance.key, balance.limit, balance.extra), balance.used)
-            return unannounced(connection, balances, view.ladder.thresholds)
+            return misannounced(connection, balances, view.ladder.thresholds)
 
         return [
             self._database.write(lambda writes, key=key: self._rules.announce_passed(writes, key))  # type: ignore[misc]

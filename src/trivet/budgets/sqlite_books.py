@@ -9,7 +9,7 @@ from trivet.budgets.balances import View
 from trivet.budgets.calendar import LedgerCalendar
 from trivet.budgets.entries import FIRST_HASH, Entry, chained
 from trivet.budgets.ladder import Ladder, share_used
-from trivet.budgets.rows import Balance, Cap, DefaultLimits, RowKey, Stored, reset_of
+from trivet.budgets.rows import LARGEST_AMOUNT, Balance, Cap, DefaultLimits, RowKey, Stored, reset_of
 from trivet.budgets.sqlite_bounds import Bounds
 from trivet.domain.budgets import (
     WINDOW_KINDS,
@@ -111,17 +111,39 @@ class Books:
             charged: the charge; None: enter all that are passed, whenever that was.
             now_ns: the instant.
         """
+        first = self.ladder.announces_from
+        if first is None:
+            return
         for balance in balances:
             limit = balance.limit
             if limit is None or balance.key.window not in WINDOW_KINDS:
                 continue
             after = balance.used * 100
             before = -1 if charged is None else after - charged.of(balance.key.meter) * 100
-            if after < self.ladder.thresholds[0] * limit or before == after:
+            if after < first * limit or before == after:
                 continue
             for percent in self.ladder.thresholds:
                 if before < percent * limit <= after:
                     self._alert(connection, balance, percent, now_ns)
+
+    def retell(self, connection: Writes, key: RowKey, cap: Cap | None, now_ns: int) -> None:
+        """Bring what was announced of a row in line with the limit that counts from now on.
+
+        A threshold that fired under a lower limit, and that use has not reached under this one, is armed
+        again. What use has passed already and has not been announced is announced now.
+
+        Args:
+            connection: the writer's.
+            key: the row, of the current window.
+            cap: what bounds it; None: nothing does any more.
+            now_ns: the instant.
+        """
+        balances = [] if cap is None else self.balances(connection, [cap])
+        reached = reached_percent(balances[0]) if balances else -1
+        limit = LARGEST_AMOUNT + 1 if cap is None else cap.limit
+        scope, meter, window, _, start_s, _ = key
+        connection.execute(statements.REARM_ALERTS, (now_ns, scope, meter, window, start_s, reached, limit))
+        self.announce(connection, balances, None, now_ns)
 
     def pressure(self, scope: Scope) -> Pressure:
         """Tell how full the rows of a scope's lineage are."""
@@ -184,6 +206,11 @@ class Books:
             statements.INSERT_OUTBOX,
             (organisation(key.scope), "budget.threshold", now_ns, text, now_ns),
         )
+
+
+def reached_percent(balance: Balance) -> int:
+    """Return the highest whole percentage of the limit that settled use has reached."""
+    return balance.used * 100 // balance.limit if balance.limit else 100
 
 
 def percent_full(cap: Cap, used: int) -> float:

@@ -76,7 +76,7 @@ class KeptBooks(Books):
                 limited,
                 critical=critical,
                 refuses_from=self.ladder.refuses_above or _ALL * 2**32,
-                announces_from=self.ladder.thresholds[0],
+                announces_from=self.ladder.announces_from or _ALL * 2**32,
             )
             for cap, counter in zip(caps, limited, strict=True):
                 self._watch(cap, counter)

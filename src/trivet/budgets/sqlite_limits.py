@@ -52,9 +52,9 @@ class Limiting:
         }
         books.append(connection, Entry(at_ns=now_ns, kind="limit", scope=scope, detail=as_detail(facts)))
         books.forget_fullness(scope, meter, kind)
-        if amount is None or kind not in WINDOW_KINDS:
+        if kind not in WINDOW_KINDS:
             return
-        if (meter, kind) not in TRACKED:
+        if amount is not None and (meter, kind) not in TRACKED:
             key = RowKey(scope, meter, kind, "", *books.calendar.windows(scope, now_ns)[kind])
             self._open(connection, key, now_ns)
         self.announce_passed(connection, scope, meter, kind, now_ns)
@@ -101,14 +101,15 @@ class Limiting:
     def announce_passed(
         self, connection: Writes, scope: Scope, meter: Meter, kind: LimitKind, now_ns: int
     ) -> None:
-        """Announce what current use passes of the limit that counts from now on, its own or the default."""
+        """Announce what current use passes of the limit that counts from now on, its own or the default.
+
+        And arm again what it puts out of reach; see `Books.retell`.
+        """
         books = self._books
         if kind not in WINDOW_KINDS:
             return
         key = RowKey(scope, meter, kind, "", *books.calendar.windows(scope, now_ns)[kind])
-        cap = books.bounds.cap(connection, key, now_ns)
-        if cap is not None:
-            books.announce(connection, books.balances(connection, [cap]), None, now_ns)
+        books.retell(connection, key, books.bounds.cap(connection, key, now_ns), now_ns)
 
     def _open(self, connection: Writes, key: RowKey, now_ns: int) -> None:
         """Begin to keep a counter in the midst of its window, as if it had been kept from the start.

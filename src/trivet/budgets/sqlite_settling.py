@@ -120,18 +120,18 @@ class Settling:
         return Recovered(len(closings), closings)
 
     def _look_around(self, connection: sqlite3.Connection, now_ns: int) -> None:
-        """Learn how full the current rows are, and announce what a change of the configuration passed."""
+        """Learn how full the current rows are; see to it that what was announced suits the configuration."""
         books, now_s = self._books, now_ns // 1_000_000_000
         books.standing.enter(connection)
+        fired = {tuple(row) for row in connection.execute(statements.FIRED_ALERTS)}
         for counter in connection.execute(statements.CURRENT_COUNTERS, (now_s, now_s)).fetchall():
             row = RowKey(*counter)
             # After an edit of the time zone an older window may still overlap.
             if books.calendar.windows(row.scope, now_ns).get(row.window) != (row.start_s, row.end_s):
                 continue
             cap = books.bounds.cap(connection, row, now_ns)
-            if cap is not None:
-                balances = books.balances(connection, [cap])
-                books.announce(connection, balances, None, now_ns)
+            if cap is not None or (*row[:3], row.start_s) in fired:
+                books.retell(connection, row, cap, now_ns)
 
     def _expire_one(self, connection: sqlite3.Connection, reservation_id: str) -> Closing:
         stored = self._find(connection, reservation_id)

@@ -296,6 +296,33 @@ INSERT_ALERT = """
         ON CONFLICT DO NOTHING
 """
 
+# Those that a raise puts out of reach are set aside under its instant: see `budgets.alerts`. Where a clock
+# stands still, a nanosecond for each that was set aside before keeps them apart.
+REARM_ALERTS = """
+    UPDATE alerts
+       SET subject = CAST(? + (SELECT count(*)
+                                 FROM alerts AS before
+                                WHERE before.scope = alerts.scope
+                                  AND before.meter = alerts.meter
+                                  AND before.window = alerts.window
+                                  AND before.window_start_s = alerts.window_start_s
+                                  AND before.percent = alerts.percent
+                                  AND before.subject <> '') AS TEXT)
+     WHERE scope = ?
+       AND meter = ?
+       AND window = ?
+       AND subject = ''
+       AND window_start_s = ?
+       AND percent > ?
+       AND limit_amount < ?
+"""
+
+FIRED_ALERTS = """
+    SELECT DISTINCT scope, meter, window, window_start_s
+      FROM alerts
+     WHERE subject = ''
+"""
+
 INSERT_OUTBOX = """
     INSERT INTO outbox (organisation, kind, at_ns, payload, attempts, next_ns)
     VALUES (?, ?, ?, ?, 0, ?)

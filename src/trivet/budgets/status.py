@@ -144,7 +144,9 @@ def _alerts(
     fired = {
         (row.scope, row.meter, row.window, row.window_start_s, row.percent): row.at_ns
         for row in connection.execute(
-            select(alerts).where(alerts.c.scope.in_(sorted({row.scope for row, _ in passed})))
+            select(alerts).where(
+                alerts.c.subject == "", alerts.c.scope.in_(sorted({row.scope for row, _ in passed}))
+            )
         )
     }
     found = []

@@ -21,6 +21,7 @@ async def test_fired_thresholds_and_their_delivery(rooms: Rooms) -> None:
         "threshold": 80,
         "used": 800,
         "limit": 1000,
+        "rearmed_at": None,
     }
     assert told["delivery"]["dead"] == 0
     assert told["delivery"]["delivered"] + told["delivery"]["waiting"] >= 3

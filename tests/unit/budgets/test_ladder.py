@@ -71,6 +71,83 @@ def test_a_lowered_limit_announces_what_is_passed(ledger: Ledger, database: Data
     assert [percent for _, _, percent in announced(database)] == [50, 70, 80]
 
 
+def test_a_raise_arms_what_it_puts_out_of_reach(ledger: Ledger, database: Database) -> None:
+    """What use has yet to reach under the new limit fires once more; what it has passed does not."""
+    ledger.record(ACME, 860).result()
+    assert percents(database) == [50, 70, 80, 85]
+    ledger.set_limit(ACME, "daily", 1200, author="me").result()  # 71 % are used
+    ledger.record(ACME, 90).result()
+    assert percents(database)[4:] == []
+    ledger.record(ACME, 20).result()
+    assert percents(database)[4:] == [80]
+    ledger.record(ACME, 200).result()
+    assert percents(database)[5:] == [85, 95]
+    told = [(alert.threshold, alert.limit, alert.rearmed_at is None) for alert in ledger.alerts(ACME)]
+    assert sorted(told) == [
+        *((50, 1000, True), (70, 1000, True), (80, 1000, False), (80, 1200, True)),
+        *((85, 1000, False), (85, 1200, True), (95, 1200, True)),
+    ]
+    (active,) = (one for one in ledger.status(ACME).active_alerts if one["window"] == "daily")
+    assert active["threshold"] == 95
+
+
+def test_a_raise_and_a_fall_again_and_again(ledger: Ledger, database: Database) -> None:
+    """Each raise arms once, also within one instant; a fall tells at once what it makes passed."""
+    ledger.record(ACME, 500).result()
+    for _ in range(3):
+        ledger.set_limit(ACME, "daily", 2000, author="me").result()
+        ledger.set_limit(ACME, "daily", 3000, author="me").result()
+        ledger.set_limit(ACME, "daily", 1000, author="me").result()
+    assert percents(database) == [50] * 4
+    ledger.set_limit(ACME, "daily", None, author="me").result()
+    ledger.set_limit(ACME, "daily", 700, author="me").result()
+    assert percents(database)[4:] == [50, 70]
+
+
+def test_a_correction_arms_nothing(ledger: Ledger, database: Database, clock: ManualClock) -> None:
+    """Use that falls below a threshold and comes back has passed it before."""
+    later = int((clock.now() + timedelta(minutes=1)).timestamp() * 1e9)
+    ledger.reserve(asks(600, expires_at_ns=later), reservation_id="r").result()
+    clock.advance(61)
+    assert ledger.expire().result() == 1
+    ledger.settle("r", Usage(100, 0)).result()
+    ledger.set_limit(ACME, "daily", 1000, author="me").result()
+    ledger.record(ACME, 450).result()
+    assert percents(database) == [50]
+
+
+def test_a_configured_limit_that_is_raised_arms_again(
+    ledger: Ledger, database: Database, clock: ManualClock
+) -> None:
+    """A start under higher default limits, or none, counts as a raise."""
+    ledger.record(ACME, 600).result()
+    for daily in (2000, None, 1000):
+        bury_owners(database)
+        settings = BudgetSettings(default_daily_tokens=daily, default_monthly_tokens=10_000)
+        ledger = ledger_on(database, settings, clock)
+        ledger.recover()
+    assert percents(database) == [50, 50]
+
+
+def test_nothing_need_be_announced(database: Database, clock: ManualClock) -> None:
+    """Without thresholds a budget is used up in silence; it still binds, and limits may change."""
+    settings = BudgetSettings(default_daily_tokens=1000, default_monthly_tokens=None, thresholds=())
+    ledger = ledger_on(database, settings, clock)
+    ledger.recover()
+    ledger.reserve(asks(900), reservation_id="r").result()
+    ledger.settle("r", Usage(900, 0)).result()
+    ledger.set_limit(ACME, "daily", 950, author="me").result()
+    with pytest.raises(BudgetExhausted):
+        ledger.reserve(asks(100), reservation_id="s").result()
+    assert ledger.status(ACME).active_alerts == ()
+    assert announced(database) == []
+
+
+def percents(database: Database) -> list[int]:
+    """Return the thresholds that were announced, in their order."""
+    return [percent for _, _, percent in announced(database)]
+
+
 def test_a_cleared_limit_announces_what_is_passed_of_the_default(ledger: Ledger, database: Database) -> None:
     """Falling back to a lower default tells at once; no later charge would cross what is passed already."""
     ledger.set_limit(ACME, "daily", 5000, author="me").result()
