@@ -45,17 +45,18 @@ class Writer:
     failure: while the connection is beyond use, each batch fails.
     """
 
+    _began_s: float | None = None
+    """Since when the batch at hand is under way."""
+    _failed = False
+    """Whether the last commit that would have changed anything failed."""
+    _trial: "Future[None] | None" = None
+
     def __init__(self, connection: WriterConnection, batch_limit: int = BATCH_LIMIT) -> None:
         """Start the thread; it owns `connection` from now on and closes it at the end."""
         self._batch_limit = batch_limit
         self._connection = connection
         self._inbox: Inbox[_Job] = Inbox()
         self._drafts: WeakSet[Draft] = WeakSet()
-        self._began_s: float | None = None
-        """Since when the batch at hand is under way."""
-        self._failed = False
-        """Whether the last commit that would have changed anything failed."""
-        self._trial: Future[None] | None = None
         self._thread = threading.Thread(target=self._run, name="trivet-writer", daemon=True)
         self._thread.start()
 
