@@ -253,6 +253,8 @@ class Skimmer:
     def __init__(self) -> None:
         self._before = b""
         self._after = b""
+        self._seam = b""
+        """What lies between two texts: `_after` of the first one's, `_before` of the second one's."""
 
     def skim(self, buffer: bytes, start: int) -> tuple[int, int, int]:
         """Return how many events from `start` on are plain pieces of text, that text's bytes, and their end.
@@ -263,24 +265,25 @@ class Skimmer:
         plain, end = self._count(buffer, start)
         if not plain and self._learn(buffer, start):
             plain, end = self._count(buffer, start)
-        return plain, end - start - plain * (len(self._before) + len(self._after)), end
+        return plain, end - start - plain * len(self._seam), end
 
     def _count(self, buffer: bytes, start: int) -> tuple[int, int]:
         """Return how many pieces with the same bytes around their text follow, and where they end."""
-        if not self._before or not buffer.startswith(self._before, start):
+        before, after, seam = self._before, self._after, self._seam
+        if not before or not buffer.startswith(before, start):
             return 0, start
-        after, seam = self._after, self._after + self._before
-        plain, at = 0, start + len(self._before)
-        limit = buffer.find(b"\\", start)
+        find, goes_on_with, frame_bytes = buffer.find, buffer.startswith, len(seam)
+        plain, at = 0, start + len(before)
+        limit = find(b"\\", start)
         if limit < 0:
             limit = len(buffer)
-        while (end := buffer.find(b'"', at, limit)) > at and buffer.startswith(seam, end):
+        while (end := find(b'"', at, limit)) > at and goes_on_with(seam, end):
             plain += 1
-            at = end + len(seam)
-        if end > at and buffer.startswith(after, end):
+            at = end + frame_bytes
+        if end > at and goes_on_with(after, end):
             plain, end = plain + 1, end + len(after)
         else:
-            end = at - len(self._before)
+            end = at - len(before)
         # Each piece ends with the two line ends behind it; none may be in a text.
         if buffer.count(b"\n", start, end) != 2 * plain:
             self._before = b""
@@ -302,7 +305,8 @@ class Skimmer:
             and classify(event) is _PLAIN_CONTENT
         )
         if plain:
-            self._before, self._after = buffer[start:at], buffer[end:stop]
+            before, after = buffer[start:at], buffer[end:stop]
+            self._before, self._after, self._seam = before, after, after + before
         return plain
 
 

@@ -14,8 +14,8 @@ from trivet.engines.protocol import StreamChunk
 from trivet.engines.received import Received
 from trivet.engines.sse import (
     EVENT_LIMIT_BYTES,
-    ChatEvent,
     ChatEvents,
+    EventKind,
     EventReader,
     EventSplitter,
 )
@@ -76,14 +76,17 @@ class StreamReply:
         Raises:
             EngineError: the stream failed or ended before.
         """
-        while not self.content_events and not self._ended:
+        while not self._has_begun():
             if self._fault is not None:
                 raise self._fault
             if self._over:
                 raise self._incomplete()
             self._held += self._digest(await self._receive())
-            if sum(len(chunk.data) for chunk in self._held) > EVENT_LIMIT_BYTES and not self.content_events:
+            if not self._has_begun() and sum(len(chunk.data) for chunk in self._held) > EVENT_LIMIT_BYTES:
                 raise EngineBroken("The engine sends frames without content and without end.", status=200)
+
+    def _has_begun(self) -> bool:
+        return bool(self.content_events or self._ended)
 
     async def chunks(self) -> AsyncIterator[StreamChunk]:
         """Yield the stream's events in order, several at once where they arrived together.
@@ -116,7 +119,8 @@ class StreamReply:
                 raise self._fault
             if not self.finished:
                 raise self._incomplete()
-            await self._read_to_end()
+            if not self._response.content.at_eof():
+                await self._read_to_end()
         finally:
             limit.close()
             await self.aclose()
@@ -155,69 +159,65 @@ class StreamReply:
         # Empty data is the end of the stream. A fault is kept until what came before it has been yielded.
         chunks: list[StreamChunk] = []
         together: list[bytes] = []
-        content_events = 0
+        counted = self.content_events
         splitter, skim = self._splitter, self._reader.skim
         splitter.add(data or self._ending())
-        while splitter.at < len(splitter.buffer):
-            if self._choices == 1:
-                # Most of a stream is plain pieces of text.
-                start = splitter.at
-                plain, text_bytes, splitter.at = skim(splitter.buffer, start)
-                if plain:
-                    self.content_events += plain
-                    self.content_bytes += text_bytes
-                    content_events += plain
-                    together.append(splitter.buffer[start : splitter.at])
-                    continue
-            raw = self._following()
-            if raw is None:
-                break
-            event = self._classify(raw)
-            self._note(event)
-            if self._over or self._fault is not None:
-                break
-            if event.kind == "usage":
-                if together:
-                    chunks.append(StreamChunk(b"".join(together), content_events))
-                together, content_events = [], 0
-                chunks.append(StreamChunk(raw, content_events=0, usage_only=True))
-            elif event.kind != "comment":
-                together.append(raw)
-                if event.kind == "content":
-                    content_events += 1
-                    self.content_bytes += self._reader.content_size(raw)
+        try:
+            while splitter.at < len(splitter.buffer):
+                if self._choices == 1 and not self._ended:
+                    # Most of a stream is plain pieces of text.
+                    start = splitter.at
+                    plain, text_bytes, splitter.at = skim(splitter.buffer, start)
+                    if plain:
+                        self.content_events += plain
+                        self.content_bytes += text_bytes
+                        together.append(splitter.buffer[start : splitter.at])
+                        continue
+                raw = splitter.following()
+                if raw is None:
+                    break
+                kind = self._noted(raw)
+                if self._over or self._fault is not None:
+                    break
+                if kind == "usage":
+                    if together:
+                        chunks.append(StreamChunk(b"".join(together), self.content_events - counted))
+                    together, counted = [], self.content_events
+                    chunks.append(StreamChunk(raw, content_events=0, usage_only=True))
+                elif kind != "comment":
+                    together.append(raw)
+        except EngineBroken as error:
+            self._fault = error
         if together:
-            chunks.append(StreamChunk(b"".join(together), content_events))
+            chunks.append(StreamChunk(b"".join(together), self.content_events - counted))
         self._over = self._over or not data
         self.finished = self._fault is None and bool(self._ended) and self._is_finished()
         return chunks
-
-    def _following(self) -> bytes | None:
-        try:
-            return self._splitter.following()
-        except EngineBroken as error:
-            self._fault = error
-            return None
 
     def _ending(self) -> bytes:
         # Some servers omit the last blank line. A half event is a sign of a cut, not a fault of its own.
         rest = [event.rstrip() + b"\n\n" for event in self._splitter.end()]
         return b"".join(event for event in rest if self._reader.classify_parsed(event).kind != "broken")
 
-    def _note(self, event: ChatEvent) -> None:
+    def _noted(self, raw: bytes) -> EventKind:
+        """Note what an event says, and return its kind."""
+        event = self._classify(raw)
+        kind = event.kind
         if event.seen:
             self._seen |= event.seen
             self._ended |= event.ended
         if event.usage is not None:
-            self._note_usage(event.usage, final=event.kind == "usage")
-        if event.kind == "content":
+            self._note_usage(event.usage, final=kind == "usage")
+        if kind == "content":
             self.content_events += 1
-        elif event.kind == "done":
+            self.content_bytes += self._reader.content_size(raw)
+        elif kind == "done":
             self._over = True
-        elif event.kind == "error":
+        elif kind == "error":
             self._fault = fault_from_event(event.error)
-        elif event.kind == "broken":
+        elif kind == "broken":
             self._fault = EngineBroken("The engine sent an event that is none of its protocol.", status=200)
+        return kind
 
     def _note_usage(self, usage: Usage, *, final: bool) -> None:
         # With n > 1 llama.cpp sends one final usage per choice, others one for all; so finals are added up.
