@@ -8,9 +8,9 @@ from trivet.domain.outcomes import OutcomeStatus
 from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment
 from trivet.engines.protocol import Reply
-from trivet.execution.chain import RunningAttempt
 from trivet.execution.kept_reply import FromMemory
 from trivet.execution.run import Run
+from trivet.execution.running import RunningAttempt
 
 _LAST_EVENTS = {
     Surface.CHAT: b"data: [DONE]\n\n",

@@ -42,6 +42,8 @@ class Breaker:
     """Counts the failures of one endpoint and closes the way to it for a while."""
 
     def __init__(self, settings: ExecutionSettings, clock: Clock, dice: random.Random) -> None:
+        self.rests = False
+        """Whether it is open or half-open."""
         self._settings = settings
         self._clock = clock
         self._dice = dice
@@ -55,11 +57,6 @@ class Breaker:
         self._pending = 0
         self._numbers = 0
         self._newest_success = 0
-
-    @property
-    def rests(self) -> bool:
-        """Tell whether it is open or half-open."""
-        return self._open_until_ns is not None
 
     @property
     def state(self) -> str:
@@ -82,21 +79,19 @@ class Breaker:
 
     def ask(self) -> Pass | None:
         """Return a Pass, or None when the request must go elsewhere."""
-        if self._open_until_ns is None:
-            return self._sent(probe=False)
-        if not self.lets_through:
-            return None
-        self._probing = True
-        return self._sent(probe=True)
+        if self.rests:
+            if not self.lets_through:
+                return None
+            self._probing = True
+        self._pending += 1
+        self._numbers += 1
+        return Pass(self.rests, True, self._numbers)
 
     def unasked(self) -> Pass:
         """Return a Pass for a request that failed before it could be sent."""
-        return self._sent(probe=False)
-
-    def _sent(self, *, probe: bool) -> Pass:
         self._pending += 1
         self._numbers += 1
-        return Pass(probe, True, self._numbers)
+        return Pass(False, True, self._numbers)
 
     def succeeded(self, leave: Pass) -> None:
         """Record that content arrived."""
@@ -104,7 +99,10 @@ class Breaker:
         if leave.number > self._newest_success:
             self._newest_success = leave.number
         self._recent.append((self._clock.monotonic_ns(), True))
-        if self._spend(leave):
+        if leave.pending and not leave.probe:
+            leave.pending = False
+            self._pending -= 1
+        elif self._spend(leave):
             self._probe_successes += 1
             if self._probe_successes >= PROBES_TO_CLOSE:
                 self._close()
@@ -162,12 +160,14 @@ class Breaker:
             self._settings.breaker_open_max_s,
             self._settings.breaker_open_s * 2.0 ** min(self._opened_times, 16),
         )
+        self.rests = True
         self._opened_times += 1
         self._probe_successes = 0
         self._open_until_ns = now_ns + int(open_s * self._dice.uniform(0.8, 1.0) * 1e9)
 
     def _close(self) -> None:
         self._open_until_ns = None
+        self.rests = False
         self._opened_times = 0
         self._probe_successes = 0
         self._consecutive = 0

@@ -14,31 +14,24 @@ import structlog
 from trivet.config.settings import ExecutionSettings
 from trivet.domain.clock import Clock
 from trivet.domain.decisions import Decision
-from trivet.domain.errors import (
-    ContextOverflow,
-    EngineBroken,
-    EngineBusy,
-    EngineError,
-    EngineIncapable,
-    EngineLoading,
-    EngineRejected,
-    EngineTimeout,
-)
+from trivet.domain.errors import EngineError, EngineTimeout
 from trivet.domain.failpoints import reach
 from trivet.domain.ids import new_id
 from trivet.domain.outcomes import Attempt
 from trivet.domain.requests import ChatRequest
 from trivet.domain.tiers import Deployment
-from trivet.engines.protocol import CallLimits, EngineCall, Reply, Transport
+from trivet.engines.protocol import CallLimits, EngineCall, Reply
 from trivet.execution.admission import Admission, Ticket
-from trivet.execution.breaker import Breaker, Breakers, Pass
+from trivet.execution.breaker import Breakers
 from trivet.execution.conditions import Conditions
 from trivet.execution.itinerary import Itinerary, Stop
 from trivet.execution.retry_budget import RetryBudgets
 from trivet.execution.run import Run
+from trivet.execution.running import RunningAttempt
+from trivet.execution.station import Station
 from trivet.execution.upstream import upstream_body
 from trivet.execution.verdict import most_telling
-from trivet.fleet import Fleet, Lease
+from trivet.fleet import Fleet
 from trivet.metering import DeviceClock, Metrics
 
 log = structlog.get_logger(__name__)
@@ -46,119 +39,6 @@ log = structlog.get_logger(__name__)
 MINIMUM_WITNESSES = 2
 LONG_PAUSE_S = 1.0
 """A stream's client is shown signs of life in a pause longer than this."""
-
-
-class RunningAttempt:
-    """An attempt that holds its engine: slot, device time, breaker pass. Ends exactly once."""
-
-    __slots__ = (
-        "_breaker",
-        "_chain",
-        "_condition",
-        "_lease",
-        "_leave",
-        "_place",
-        "_ticket",
-        "attempt",
-        "error",
-        "limits",
-    )
-
-    def __init__(
-        self,
-        attempt: Attempt,
-        chain: "Chain",
-        breaker: Breaker,
-        leave: Pass,
-        limits: CallLimits,
-        ticket: Ticket | None,
-        place: contextlib.ExitStack | None,
-    ) -> None:
-        self.attempt = attempt
-        self.error: EngineError | None = None
-        self.limits = limits
-        self._chain = chain
-        self._breaker = breaker
-        self._leave = leave
-        self._condition = chain.conditions.of(attempt.deployment.name)
-        self._condition.pending += 1
-        self._ticket = ticket
-        """Its place at the gate; None where models take turns, which has places of its own."""
-        self._place = place
-        """Such a place."""
-        self._lease: Lease | None = None
-
-    def enter(self, lease: Lease) -> Transport:
-        """Take the engine's lease until the attempt ends."""
-        self._lease = lease
-        return lease.transport
-
-    @property
-    def suspect(self) -> bool:
-        """Tell whether the engine answered with a fault that the request itself may have caused."""
-        return isinstance(self.error, EngineBroken) and self.error.status is not None
-
-    def first_content(self) -> None:
-        """Record that the engine produced content: the endpoint works."""
-        now_ns = self.attempt.first_token_ns = self._chain.clock.monotonic_ns()
-        if self._ticket is not None:
-            self._ticket.answered(self.attempt.dispatched_ns, now_ns)
-        self._condition.pending -= 1
-        self._condition.answered()
-        self._breaker.succeeded(self._leave)
-
-    def end(self, error: EngineError | None = None, *, cancelled: bool = False) -> None:
-        """Stop the clocks. Idempotent; a plain call, so that no cancellation can skip it."""
-        attempt = self.attempt
-        if attempt.ended_ns is not None:
-            return
-        attempt.ended_ns = self._chain.clock.monotonic_ns()
-        attempt.device_ns = self._chain.device_clock.end(attempt.attempt_id)
-        self.error = error
-        if attempt.first_token_ns is None:
-            self._condition.pending -= 1
-        if error is not None:
-            attempt.error_code = error.code
-            self._chain.conditions.failed(attempt.deployment.name, error)
-            if self._ticket is not None and isinstance(error, EngineBusy | EngineTimeout):
-                self._ticket.refused(attempt.dispatched_ns, attempt.ended_ns)
-        elif cancelled:
-            attempt.error_code = "cancelled"
-        if self._lease is not None:
-            self._lease.close()
-        if self._ticket is not None:
-            self._ticket.release()
-        if self._place is not None:
-            self._place.close()
-        self._chain.metrics.attempt_ended(attempt)
-        if error is None or not self._engine_at_fault(error):
-            self._breaker.returned(self._leave)
-        elif attempt.first_token_ns is not None or not self.suspect:
-            self._breaker.failed(self._leave)
-
-    def judge(self, *, guilty: bool, origin: int | None = None) -> None:
-        """Give the verdict on a suspect, once it is known how others answered the same request.
-
-        Args:
-            guilty: whether the engine is to blame.
-            origin: what the request can be known by, where nobody else can bear witness.
-        """
-        if guilty:
-            self._breaker.failed(self._leave, origin=origin)
-        else:
-            self._breaker.returned(self._leave)
-
-    def _engine_at_fault(self, error: EngineError) -> bool:
-        if isinstance(error, EngineRejected | EngineIncapable | ContextOverflow):
-            return False  # the request's fault
-        if isinstance(error, EngineBusy | EngineLoading):
-            return False  # the engine works, at its limit, or will
-        if not isinstance(error, EngineTimeout):
-            return True
-        # A timeout speaks against the engine only if it had its full time, not a deadline's last second.
-        elapsed_s = ((self.attempt.ended_ns or 0) - self.attempt.dispatched_ns) / 1e9
-        cut_short = elapsed_s >= 0.95 * self.limits.total_s
-        return not cut_short or self.limits.total_s >= self._chain.full_time_s
 
 
 class Chain:
@@ -180,8 +60,11 @@ class Chain:
         self.metrics = metrics
         self._settings = settings
         self.clock = clock
+        self.full_time_s = settings.first_content_timeout_s
+        """The time within which an engine must have produced content."""
         self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
         self._retries = RetryBudgets(clock, metrics.retries)
+        self._stations: dict[str, Station] = {}
         self.conditions = Conditions(clock, longest_busy_s=settings.breaker_open_max_s)
         self.admission = Admission(settings.admission, clock, takes=self._takes, waits=metrics.queue_wait)
 
@@ -195,33 +78,61 @@ class Chain:
         """
         failed: list[RunningAttempt] = []
         shut: dict[Deployment, float] = {}
-        longest_pause_s = self._settings.retry_pause_max_s
-        way = Itinerary(run.decision.candidates, self.conditions, self._retries, self._dice, longest_pause_s)
+        way: Itinerary | None = None
         try:
-            while (stop := self._next_stop(way, run)) is not None:
+            stop = self._first_stop(run)
+            if stop is None:
+                way = self._way_of(run)
+                stop = self._next_stop(way, run)
+            while stop is not None:
                 if stop.pause_s:
                     await self._pause(stop, run)
-                if not (run.is_held_for(stop.deployment) or await run.weigh(stop.deployment)):
-                    continue
-                running = await self._begin(stop.deployment, run, last=stop.last)
-                if running is None:
-                    shut[stop.deployment] = self.breakers.of(stop.deployment.name).retry_after_s or 1.0
-                    continue
-                reply = await self._dispatch(running, run)
-                if reply is not None:
-                    if failed:
-                        self._judge(failed, guilty=True)
-                    return reply, running
-                failed.append(running)
-                assert running.error is not None  # noqa: S101 - or there was a reply
-                if not running.error.retryable:
-                    break
-                way.failed(stop, running.error)
+                error: EngineError | None = None
+                if run.is_held_for(stop.deployment) or await run.weigh(stop.deployment):
+                    running = await self._begin(stop.deployment, run, last=stop.last)
+                    if running is None:
+                        shut[stop.deployment] = self.breakers.of(stop.deployment.name).retry_after_s or 1.0
+                    else:
+                        reply = await self._dispatch(running, run)
+                        if reply is not None:
+                            if failed:
+                                self._judge(failed, guilty=True)
+                            return reply, running
+                        failed.append(running)
+                        error = running.error
+                if way is None:
+                    way = self._way_of(run, after=stop)
+                if error is not None:
+                    if not error.retryable:
+                        break
+                    way.failed(stop, error)
+                stop = self._next_stop(way, run)
         except BaseException:
             self._judge(failed, guilty=False)  # no verdict can follow: give the passes back
             raise
+        assert way is not None  # noqa: S101 - or there was a reply
         self._judge_without_answer(failed, run)
         raise self._verdict(failed, way, run, shut)
+
+    def _first_stop(self, run: Run) -> Stop | None:
+        """Return the best candidate, if it may be asked now: nearly always that is the whole way."""
+        candidates = run.decision.candidates
+        deployment = candidates[0].deployment
+        station = self._station(deployment)
+        if station.condition.busy_until_ns or self._left_s(run) <= 0:
+            return None
+        station.retries.request()
+        return Stop(deployment, 0.0, len(candidates) == 1)
+
+    def _way_of(self, run: Run, *, after: Stop | None = None) -> Itinerary:
+        return Itinerary(
+            run.decision.candidates,
+            self.conditions,
+            self._retries,
+            self._dice,
+            self._settings.retry_pause_max_s,
+            after=after,
+        )
 
     def _next_stop(self, way: Itinerary, run: Run) -> Stop | None:
         """Return where to go next; None: there is nowhere, or no time."""
@@ -229,6 +140,15 @@ class Chain:
         if left_s <= 0 or len(run.attempts) >= self._settings.max_attempts:
             return None
         return way.following(left_s, begun=bool(run.attempts))
+
+    def _station(self, deployment: Deployment) -> Station:
+        name = deployment.name
+        station = self._stations.get(name)
+        if station is None:
+            station = self._stations[name] = Station(
+                self.breakers.of(name), self.conditions.of(name), self._retries.of(deployment.tier.name)
+            )
+        return station
 
     async def _pause(self, stop: Stop, run: Run) -> None:
         """Wait until it is time for a stop."""
@@ -260,8 +180,9 @@ class Chain:
             The attempt, which has ended if the wait was in vain; None if the breaker lets nothing through.
         """
         name = deployment.name
-        breaker = self.breakers.of(name)
-        if not breaker.lets_through:
+        station = self._station(deployment)
+        breaker = station.breaker
+        if breaker.rests and not breaker.lets_through:
             return None
         asked_ns = self.clock.monotonic_ns()
         fault: EngineError | None = None
@@ -293,8 +214,9 @@ class Chain:
             )
             run.attempts.append(attempt)
             # The running attempt owns what was taken from the start: whatever happens, its end gives it back.
-            limits = self._limits(self._left_s(run), plain=not run.request.stream, last=last)
-            running = RunningAttempt(attempt, self, breaker, leave, limits, ticket, place)
+            left_s = self._settings.deadline_s - (now_ns - run.started_ns) / 1e9
+            limits = self._limits(left_s, plain=not run.request.stream, last=last)
+            running = RunningAttempt(attempt, self, station, leave, limits, ticket, place)
         finally:
             if running is None:
                 if ticket is not None:
@@ -339,13 +261,9 @@ class Chain:
         name = running.attempt.deployment.name
         log.info("attempt.failed", request_id=run.request_id, deployment=name, code=error.code)
 
-    def _takes(self, name: str) -> bool:
+    def _takes(self, deployment: Deployment) -> bool:
         """Tell whether an engine can be sent a request now, as far as is known."""
-        return (
-            self._fleet.takes(name)
-            and self.breakers.of(name).lets_through
-            and not self.conditions.busy_s(name)
-        )
+        return self._fleet.takes(deployment.name) and self._station(deployment).is_free
 
     def _left_s(self, run: Run) -> float:
         return self._settings.deadline_s - (self.clock.monotonic_ns() - run.started_ns) / 1e9
@@ -370,19 +288,15 @@ class Chain:
         else:
             self._judge(failed, guilty=True, origin=fingerprint(run.request))
 
-    @property
-    def full_time_s(self) -> float:
-        """Return the time within which an engine must have produced content."""
-        return self._settings.first_content_timeout_s
-
     def _limits(self, left_s: float, *, plain: bool, last: bool) -> CallLimits:
         # A plain answer shows no first content, so a hang cannot be told from a long answer. While
         # another candidate waits it may take half of the time that is left, not all of it.
+        settings = self._settings
         return CallLimits(
             total_s=left_s / 2 if plain and not last else left_s,
-            connect_s=min(left_s, self._settings.connect_timeout_s),
-            first_content_s=min(left_s, self._settings.first_content_timeout_s),
-            idle_s=self._settings.idle_timeout_s,
+            connect_s=min(left_s, settings.connect_timeout_s),
+            first_content_s=min(left_s, settings.first_content_timeout_s),
+            idle_s=settings.idle_timeout_s,
         )
 
 

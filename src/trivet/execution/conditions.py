@@ -25,6 +25,7 @@ fewer than there are requests that have not been heard of yet, since failures ar
 class Condition:
     """One endpoint's, as the last answers tell."""
 
+    clock: Clock
     failures_in_row: int = 0
     pending: int = 0
     """Attempts of which nothing has been heard yet."""
@@ -35,6 +36,12 @@ class Condition:
     def is_doubtful(self) -> bool:
         """Tell whether its last answers were all failures, so that one more try is likely to be, too."""
         return self.failures_in_row >= max(DOUBTFUL_AFTER, self.pending)
+
+    @property
+    def busy_s(self) -> float:
+        """Return for how many seconds the endpoint still wants to be left alone; 0: it may be asked."""
+        until_ns = self.busy_until_ns
+        return max(0.0, (until_ns - self.clock.monotonic_ns()) / 1e9) if until_ns else 0.0
 
     def answered(self) -> None:
         """Note that the endpoint produced content."""
@@ -54,13 +61,8 @@ class Conditions:
         """Return the condition of a deployment's endpoint."""
         condition = self._by_name.get(name)
         if condition is None:
-            condition = self._by_name[name] = Condition()
+            condition = self._by_name[name] = Condition(self._clock)
         return condition
-
-    def busy_s(self, name: str) -> float:
-        """Return for how many seconds an endpoint still wants to be left alone; 0: it may be asked."""
-        until_ns = self.of(name).busy_until_ns
-        return 0.0 if until_ns == 0 else max(0.0, (until_ns - self._clock.monotonic_ns()) / 1e9)
 
     def failed(self, name: str, error: EngineError) -> None:
         """Note what an endpoint said instead of content."""

@@ -77,9 +77,13 @@ class Itinerary:
         budgets: RetryBudgets,
         dice: random.Random,
         longest_pause_s: float,
+        *,
+        after: Stop | None = None,
     ) -> None:
-        """Take the candidates, the best of which is the first."""
+        """Take the candidates, the best one first, and where the request has been already."""
         self._untried = [candidate.deployment for candidate in candidates]
+        if after is not None:
+            self._untried.remove(after.deployment)
         self._conditions = conditions
         self._budgets = budgets
         self._dice = dice
@@ -90,7 +94,7 @@ class Itinerary:
         """What failed so that a wait may cure it, and the pause that was asked for."""
         self._overflowed_tokens = 0
         """The largest window that the prompt is known not to fit."""
-        self._counted = False
+        self._counted = after is not None
         self._repeated = False
         self._left_alone: EngineError | None = None
         self._put_off: list[Deployment] = []
@@ -145,7 +149,7 @@ class Itinerary:
         """Return the first untried candidate that may be asked now, else the one whose time comes first."""
         soonest, soonest_s = self._untried[0], float("inf")
         for deployment in self._untried:
-            busy_s = self._conditions.busy_s(deployment.name)
+            busy_s = self._conditions.of(deployment.name).busy_s
             if not busy_s:
                 return deployment, 0.0
             if busy_s < soonest_s:
@@ -158,7 +162,7 @@ class Itinerary:
         self._repeated = True
         deployment, asked_s = min(self._curable, key=lambda each: each[1])
         # The endpoint may have told another request something since.
-        wait_s = max(asked_s, self._conditions.busy_s(deployment.name))
+        wait_s = max(asked_s, self._conditions.of(deployment.name).busy_s)
         if not self._may_pause(wait_s, left_s) or not self._paid(deployment):
             return None
         pause_s = self._after(wait_s) if wait_s else self._dice.uniform(0.0, JITTER_S)

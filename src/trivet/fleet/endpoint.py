@@ -63,26 +63,27 @@ class Endpoint:
         self._settings = settings
         self._session = session
         self._deployment = plan.deployment
-        self._lender = Lender(plan.deployment.name, self._note_answer)
+        self._lender = Lender(plan.deployment.name)
+        self.takes_turns = plan.deployment.swap_group is not None
+        """Whether it shares its memory with others, so that its model may have to be brought first."""
         self._turns = room.turns if room is not None else LoadingTurns()
         self._launcher: Launcher | None = None
         if plan.launch is not None and room is not None:
             self._launcher = Launcher(plan, plan.launch, room)
         self.turn = Turn(launched=self._launcher is not None)
-        if plan.deployment.swap_group is not None and self._launcher is not None:
+        if self.takes_turns and self._launcher is not None:
             self.turn.take(EngineState.ABSENT)
         self.ollama: OllamaKeeper | None = None
         """Of a model in Ollama that Trivet drives, once the endpoint has begun."""
         self._found = Health(EngineState.ABSENT)
-        self._standing = Standing(
+        self.standing = Standing(
             Health(EngineState.ABSENT, "not started yet" if plan.launch else "not probed yet")
         )
+        """The endpoint's state, to be waited for."""
         self._memory = AttachedMemory(plan, session)
-        self._in_flight = 0
         self._offer: Offer | None = None
         """The last one, while it stays as it was."""
         self._restarts = 0
-        self._misses = 0
         self._came_up = False
         self.settled = asyncio.Event()
         """Set once it has a first state: a launched engine is ready or has failed, another was probed."""
@@ -93,17 +94,12 @@ class Endpoint:
         """Return the deployment with what the engine reported filled in."""
         return self._deployment
 
-    @property
-    def standing(self) -> Standing:
-        """Return the endpoint's state, to be waited for."""
-        return self._standing
-
     def offer(self) -> Offer:
         """Return the endpoint as routing sees it; of one that is ready nothing but the requests changes."""
-        offer = self._offer
-        if offer is None or offer.in_flight != self._in_flight:
-            health = self._standing.health
-            offer = Offer(self._deployment, health.state, self._in_flight, self._standing.wait_s)
+        offer, in_flight = self._offer, self._lender.in_flight
+        if offer is None or offer.in_flight != in_flight:
+            health = self.standing.health
+            offer = Offer(self._deployment, health.state, in_flight, self.standing.wait_s)
             self._offer = offer if health.ready else None
         return offer
 
@@ -113,14 +109,10 @@ class Endpoint:
         Raises:
             EngineUnavailable: the engine has no address yet (it is still starting, or failed to).
         """
-        lent = self._lender.current
-        if lent is None:
+        lease = self._lender.lend()
+        if lease is None:
             raise EngineUnavailable(f"{self._deployment.name} is not running: {self._health.detail}.")
-        self._in_flight += 1
-        return lent.held(self._count_back)
-
-    def _count_back(self) -> None:
-        self._in_flight -= 1
+        return lease
 
     def report(self) -> dict[str, Any]:
         """Return the endpoint as the API shows it."""
@@ -139,7 +131,7 @@ class Endpoint:
             "log": str(self._launcher.log_path) if self._launcher else None,
             "launched": self._plan.launch is not None,
             "restarts": self._restarts,
-            "in_flight": self._in_flight,
+            "in_flight": self._lender.in_flight,
             "context_tokens": d.context_tokens,
             "slots": d.slots,
             "devices": list(d.devices),
@@ -193,7 +185,7 @@ class Endpoint:
             if loop.time() - started_s > STEADY_AFTER_S:
                 pause_s = RESTART_FIRST_S
             if self._came_up and self._launcher is not None:
-                self._standing.expect_back()
+                self.standing.expect_back()
             await self.turn.pause(pause_s)
             longest_s = RESTART_MAX_S if self._launcher is None or self._came_up else FAILED_START_MAX_S
             pause_s = min(longest_s, pause_s * 2)
@@ -233,11 +225,11 @@ class Endpoint:
 
     @property
     def _health(self) -> Health:
-        return self._standing.health
+        return self.standing.health
 
     @_health.setter
     def _health(self, health: Health) -> None:
-        self._standing.show(self.turn.seen(health))
+        self.standing.show(self.turn.seen(health))
         self._offer = None
 
     async def _survives(self, work: Coroutine[Any, Any, None]) -> bool:
@@ -286,7 +278,7 @@ class Endpoint:
         """Probe an engine that runs. One that is busy may miss a probe; one that hangs misses them all."""
         health = await self._find_health()
         if health.ready:
-            self._misses = 0
+            self._lender.misses = 0
             self.show(health)
             return
         if health.broken and self._launcher is not None:
@@ -294,15 +286,15 @@ class Endpoint:
             self.show(replace(health, state=EngineState.FAILED))
             await self._launcher.stop()
             return
-        self._misses += 1
-        if self._misses >= MISSES_TO_FAILED:
+        self._lender.misses += 1
+        if self._lender.misses >= MISSES_TO_FAILED:
             # Not killed: a hang looks like very hard work, and what it has begun may yet be answered.
             detail = f"It runs but does not answer: {health.detail}"
             self.show(replace(health, state=EngineState.FAILED, detail=detail))
 
     async def _launch(self, launcher: Launcher) -> None:
         """Adopt or start the engine; return when it is ready, or has failed to become so."""
-        self._misses = 0
+        self._lender.misses = 0
         planned = launcher.adopt()
         if planned is not None and not await self._serves_the_model(planned):
             await launcher.stop()
@@ -355,9 +347,6 @@ class Endpoint:
     def _replace(self, deployment: Deployment) -> None:
         if deployment != self._deployment:
             self._connect(deployment)
-
-    def _note_answer(self) -> None:
-        self._misses = 0
 
     async def _find_health(self) -> Health:
         health = await probe(self._plan_view(), session=self._session, api_key=self._plan.api_key)

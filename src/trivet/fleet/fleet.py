@@ -123,7 +123,8 @@ class Fleet:
 
     def is_there(self, name: str) -> bool:
         """Tell whether a deployment's model is not to be waited for; else `ensure_ready` comes first."""
-        return not self._endpoints[name].standing.is_coming and self._groups.of(name) is None
+        endpoint = self._endpoints[name]
+        return not (endpoint.standing.is_coming or endpoint.takes_turns)
 
     async def ensure_ready(
         self, name: str, *, left_s: float, last: bool, on_wait: Callable[[], None]
@@ -167,7 +168,7 @@ class Fleet:
 
     def takes(self, name: str) -> bool:
         """Tell whether a deployment's engine answers its probe, so that a request may go there now."""
-        return self._endpoints[name].standing.health.ready
+        return self._endpoints[name].standing.is_ready
 
     def report(self) -> list[dict[str, Any]]:
         """Return all endpoints as the API shows them."""

@@ -1,48 +1,36 @@
 """A transport as it is lent to attempts, and closed once none of them holds it."""
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
-from trivet.engines.protocol import EngineCall, Reply, Transport
+from trivet.engines.protocol import Transport
 
 log = structlog.get_logger(__name__)
 
 
 class LentTransport:
-    """A transport with the count of the attempts that hold it.
+    """A transport with the count of the attempts that hold it."""
 
-    Use it as the transport itself. It tells its lender of every answer, since an engine that answers
-    does not hang, whatever its health check says.
-    """
-
-    def __init__(self, transport: Transport, answered: Callable[[], None]) -> None:
-        """Take the transport, which this object closes, and what to call at each answer."""
-        self._transport = transport
-        self._answered = answered
+    def __init__(self, transport: Transport) -> None:
+        """Take the transport, which this object closes."""
+        self.transport = transport
         self._leases = 0
         self._unused: asyncio.Event | None = None
         """Set when nobody holds it any more, or when nobody counts; None: that is not waited for."""
         self._recalled = False
         self._closed = False
 
-    def held(self, returned: Callable[[], None] | None = None) -> "Lease":
-        """Lend it for one attempt; `returned` is called when it has been given back."""
+    def held(self, lender: "Lender | None" = None) -> "Lease":
+        """Lend it for one attempt, in a lender's name."""
         self._leases += 1
-        return Lease(self, returned)
+        return Lease(self, lender)
 
     def give_back(self) -> None:
         """Take it back; for the lease."""
         self._leases -= 1
         if self._leases == 0 and self._unused is not None:
             self._unused.set()
-
-    async def chat(self, call: EngineCall) -> Reply:
-        """Dispatch; see `Transport.chat`."""
-        reply = await self._transport.chat(call)
-        self._answered()
-        return reply
 
     async def retire(self) -> None:
         """Close it as soon as no attempt holds it, or it is recalled. Lend it no more before."""
@@ -61,26 +49,31 @@ class LentTransport:
         """Close it now, whoever holds it; idempotent."""
         if not self._closed:
             self._closed = True
-            await self._transport.aclose()
+            await self.transport.aclose()
 
 
 class Lease:
     """A transport, held by one attempt until it is closed; idempotent. As a context manager it gives it."""
 
-    __slots__ = ("_open", "_returned", "transport")
+    __slots__ = ("_lender", "_lent", "transport")
 
-    def __init__(self, transport: LentTransport, returned: Callable[[], None] | None) -> None:
-        self.transport = transport
-        self._returned = returned
-        self._open = True
+    def __init__(self, lent: LentTransport, lender: "Lender | None") -> None:
+        self.transport = lent.transport
+        self._lent: LentTransport | None = lent
+        self._lender = lender
+
+    def answered(self) -> None:
+        """Tell the lender that the engine answers: it does not hang, whatever its health check says."""
+        if self._lender is not None:
+            self._lender.misses = 0
 
     def close(self) -> None:
         """Give the transport back."""
-        if self._open:
-            self._open = False
-            self.transport.give_back()
-            if self._returned is not None:
-                self._returned()
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.give_back()
+            if self._lender is not None:
+                self._lender.in_flight -= 1
 
     def __enter__(self) -> Transport:
         """Return the transport."""
@@ -94,21 +87,27 @@ class Lease:
 class Lender:
     """Lends the newest transport to an endpoint; former ones are closed when their last attempt has ended."""
 
-    def __init__(self, name: str, answered: Callable[[], None]) -> None:
-        """Take the deployment's name, for the log, and what to call at each answer."""
+    def __init__(self, name: str) -> None:
+        """Take the deployment's name, for the log."""
+        self.in_flight = 0
+        """How many attempts hold a transport of its."""
+        self.misses = 0
+        """Probes that were missed one after the other, as its endpoint counts; an answer ends the row."""
         self._name = name
-        self._answered = answered
         self._lent: LentTransport | None = None
         self._retiring: dict[asyncio.Task[None], LentTransport] = {}
 
-    @property
-    def current(self) -> LentTransport | None:
-        """Return the transport to lend now; None before the first."""
-        return self._lent
+    def lend(self) -> Lease | None:
+        """Lend the newest transport for one attempt; None before the first."""
+        lent = self._lent
+        if lent is None:
+            return None
+        self.in_flight += 1
+        return lent.held(self)
 
     def replace(self, transport: Transport) -> None:
         """Lend this one from now on, and close it in the end."""
-        former, self._lent = self._lent, LentTransport(transport, self._answered)
+        former, self._lent = self._lent, LentTransport(transport)
         if former is not None:
             task = asyncio.create_task(former.retire(), name=f"retire-{self._name}")
             self._retiring[task] = former

@@ -13,6 +13,7 @@ class Standing:
     def __init__(self, health: Health) -> None:
         self.health = health
         """The present health; `show` changes it."""
+        self.is_ready = health.ready
         self.is_coming = EngineState(health.state).is_coming
         """Whether waiting alone makes it better: it is on its way, or is about to be started again."""
         self._changed = asyncio.Event()
@@ -24,6 +25,7 @@ class Standing:
         """Take the new health, and wake who waits for it."""
         now_s = asyncio.get_running_loop().time()
         before, self.health = self.health.state, health
+        self.is_ready = health.ready
         gave_up, self._comes_back = self._comes_back, False
         self.is_coming = EngineState(health.state).is_coming
         if before == health.state and not gave_up:

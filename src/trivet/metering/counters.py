@@ -55,7 +55,6 @@ class Metrics:
         """From arrival to the first content, failed attempts included."""
         self.queue_wait = Histogram(QUEUE_BOUNDS_S)
         """Of requests that had to wait for their turn at an engine and were let through."""
-        self._started: set[str] = set()
 
     def refused(self, code: str) -> None:
         """Count a refusal that came before there was an outcome."""
@@ -64,14 +63,12 @@ class Metrics:
     def attempt_started(self, attempt: Attempt) -> None:
         """Count an attempt as in flight."""
         name = attempt.deployment.name
-        self._started.add(attempt.attempt_id)
         self.in_flight[name] = self.in_flight.get(name, 0) + 1
 
-    def attempt_ended(self, attempt: Attempt) -> None:
+    def attempt_ended(self, attempt: Attempt, *, started: bool = True) -> None:
         """Count an attempt's result; one that never started was not in flight either."""
         name = attempt.deployment.name
-        if attempt.attempt_id in self._started:
-            self._started.remove(attempt.attempt_id)
+        if started:
             self.in_flight[name] -= 1
         result = (name, attempt.error_code or "ok")
         self.attempts[result] = self.attempts.get(result, 0) + 1

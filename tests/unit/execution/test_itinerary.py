@@ -196,12 +196,12 @@ def test_retry_after_is_not_believed_for_ever(road: Road) -> None:
     """An engine that asks for a day is asked again after a minute; an answer ends the rest at once."""
     day = EngineBusy("Limited.", status=429, retry_after_s=86_400.0)
     road.conditions.failed("near", day)
-    assert road.conditions.busy_s("near") == pytest.approx(60.0)
+    assert road.conditions.of("near").busy_s == pytest.approx(60.0)
     road.clock.advance(60.0)
-    assert road.conditions.busy_s("near") == 0.0
+    assert road.conditions.of("near").busy_s == 0.0
     road.conditions.failed("near", day)
     road.conditions.of("near").answered()
-    assert road.conditions.busy_s("near") == 0.0
+    assert road.conditions.of("near").busy_s == 0.0
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class CountingRelay(Relay):
 def counting(session: aiohttp.ClientSession) -> tuple[CountingRelay, LentTransport]:
     """Return a relay to nowhere, and it as it is lent."""
     relay = CountingRelay("http://127.0.0.1:9", session=session)
-    return relay, LentTransport(relay, lambda: None)
+    return relay, LentTransport(relay)
 
 
 async def test_a_retired_transport_is_closed_when_its_last_attempt_ends(

@@ -38,8 +38,9 @@ def test_a_scrape_shows_what_happened() -> None:
         metrics.attempt_started(attempt)
     device_clock.start("c", BIG)
     clock.advance(3)
-    for attempt in (failed, served, never):
+    for attempt in (failed, served):
         metrics.attempt_ended(attempt)
+    metrics.attempt_ended(never, started=False)
     metrics.observe(outcome("r1", [failed, served], started_ns=0, ended_ns=3 * SECOND, usage=Usage(100, 20)))
     metrics.observe(
         outcome(

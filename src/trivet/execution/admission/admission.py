@@ -68,7 +68,7 @@ class Admission:
         settings: AdmissionSettings,
         clock: Clock,
         *,
-        takes: Callable[[str], bool],
+        takes: Callable[[Deployment], bool],
         waits: Histogram,
     ) -> None:
         """Take the section and the clocks.
@@ -76,7 +76,7 @@ class Admission:
         Args:
             settings: the section.
             clock: both clocks; its monotonic one must be the event loop's.
-            takes: whether a deployment's engine can take a request now, by name.
+            takes: whether a deployment's engine can take a request now.
             waits: counts those that had to wait for their turn.
         """
         self._settings = settings
@@ -179,7 +179,7 @@ class Admission:
         return _with_first(decision, found, entry.waited_ns)
 
     def _is_gated(self, deployment: Deployment) -> bool:
-        return deployment.swap_group is None and self._takes(deployment.name)
+        return deployment.swap_group is None and self._takes(deployment)
 
     def _with_room(self, entry: Entry, candidates: Sequence[Candidate]) -> Candidate | None:
         for candidate in candidates:

@@ -65,7 +65,7 @@ def admission(*, down: tuple[str, ...] = (), **settings: Any) -> Admission:
     """Return an admission to engines that all take requests but those that are down."""
     waits = Metrics().queue_wait
     return Admission(
-        AdmissionSettings(**settings), LoopClock(), takes=lambda name: name not in down, waits=waits
+        AdmissionSettings(**settings), LoopClock(), takes=lambda one: one.name not in down, waits=waits
     )
 
 

@@ -1,0 +1,25 @@
+"""One deployment's endpoint as requests know it: found once for each attempt."""
+
+from dataclasses import dataclass
+
+from trivet.execution.breaker import Breaker
+from trivet.execution.conditions import Condition
+from trivet.execution.retry_budget import RetryBudget
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """What decides whether a request goes there. For the event loop's thread."""
+
+    breaker: Breaker
+    condition: Condition
+    retries: RetryBudget
+    """Its tier's."""
+
+    @property
+    def is_free(self) -> bool:
+        """Tell whether its breaker lets requests through, and it does not ask to be left alone."""
+        breaker, condition = self.breaker, self.condition
+        return (not breaker.rests or breaker.lets_through) and not (
+            condition.busy_until_ns and condition.busy_s
+        )
