@@ -18,7 +18,6 @@ from sqlalchemy import func, select
 from trivet.budgets.alerts import Alert, read_alerts
 from trivet.budgets.approvals import Approvals
 from trivet.budgets.balances import read_overrides
-from trivet.budgets.following import then
 from trivet.budgets.history import EntryRecord, read_history, read_key_changes, read_rule_changes
 from trivet.budgets.opening import books_in
 from trivet.budgets.status import Limit, read_limits, read_organisation_rows, read_rows, read_status
@@ -28,6 +27,7 @@ from trivet.budgets.verify import VerifyReport, verify
 from trivet.budgets.waiting import Attempt, Waiting
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import (
+    NOTHING,
     Amounts,
     BudgetRow,
     BudgetStatus,
@@ -45,6 +45,7 @@ from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.storage.database import Database
 from trivet.storage.delivery import awaited
+from trivet.storage.promise import then
 from trivet.storage.schema import entries
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ class Ledger:
         self._approvals = Approvals()
         self._turnstile = Turnstile()
         self._waiting = Waiting(self._turnstile, store.lasting)
-        store.listen(self._turnstile.freed)
+        store.listen(self._closed, self._turnstile.freed)
         self._log = structlog.get_logger(__name__)
         self.overrun_tokens = 0
         """Tokens charged beyond holds and limits since this start; the target is 0."""
@@ -180,16 +181,14 @@ class Ledger:
         The future's errors: NotFound, RequestMalformed, StoreUnavailable, or what `also` raised.
         """
         patient = patient and not self._turnstile.crowded
-        return self._settlement(
-            self._store.settle(reservation_id, usage, charged, also, earlier, patient=patient)
-        )
+        return self._store.settle(reservation_id, usage, charged, also, earlier, patient=patient)
 
     def release(
         self, reservation_id: str, *, also: AlsoWrite | None = None, patient: bool = False
     ) -> "Future[Settlement]":
         """Give a hold back uncharged, since no engine worked for it. Otherwise as `settle`."""
         patient = patient and not self._turnstile.crowded
-        return self._settlement(self._store.release(reservation_id, also, patient=patient))
+        return self._store.release(reservation_id, also, patient=patient)
 
     def record(
         self, scope: Scope, charged: Amounts | int, *, note: str = "", also: AlsoWrite | None = None
@@ -200,7 +199,7 @@ class Ledger:
         tokens of weight 1.
         """
         amounts = charged if isinstance(charged, Amounts) else Amounts(charged, charged)
-        return self._settlement(self._store.record(scope, amounts, note, also))
+        return self._store.record(scope, amounts, note, also)
 
     def expire(self) -> "Future[int]":
         """Charge in full what outside callers held and never reported in time; resolve to how many."""
@@ -354,25 +353,23 @@ class Ledger:
             self.release(reservation_id)
             raise
 
-    def _settlement(self, closing: "Future[Closing]") -> "Future[Settlement]":
-        return then(closing, self._closed)
-
     def _closed(self, closing: Closing) -> Settlement:
         """Follow up what is committed: wake who waits, report an overrun."""
-        settlement = closing.settlement if closing.first else replace(closing.settlement, repeated=True)
-        if closing.first:
-            self._turnstile.freed(closing.scope)
-            if settlement.overrun_amounts != Amounts():
-                self.overrun_tokens += settlement.overrun
-                self._log.warning(
-                    "budget.overrun",
-                    scope=closing.scope,
-                    reservation_id=settlement.reservation_id,
-                    charged=settlement.charged,
-                    overrun=settlement.overrun,
-                    overrun_weighted=settlement.overrun_amounts.weighted_tokens,
-                    overrun_usd_micros=settlement.overrun_amounts.usd_micros,
-                )
+        settlement = closing.settlement
+        if not closing.first:
+            return replace(settlement, repeated=True)
+        self._turnstile.freed(closing.scope)
+        if settlement.overrun_amounts != NOTHING:
+            self.overrun_tokens += settlement.overrun
+            self._log.warning(
+                "budget.overrun",
+                scope=closing.scope,
+                reservation_id=settlement.reservation_id,
+                charged=settlement.charged,
+                overrun=settlement.overrun,
+                overrun_weighted=settlement.overrun_amounts.weighted_tokens,
+                overrun_usd_micros=settlement.overrun_amounts.usd_micros,
+            )
         return settlement
 
     def _expired(self, closings: tuple[Closing, ...]) -> int:

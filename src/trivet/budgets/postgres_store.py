@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from operator import attrgetter
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -12,7 +13,6 @@ from sqlalchemy import Connection, text
 from trivet.budgets.alerts import misannounced
 from trivet.budgets.balances import read_balances
 from trivet.budgets.calendar import LedgerCalendar, read_standing
-from trivet.budgets.following import then
 from trivet.budgets.futures import all_of, pass_on
 from trivet.budgets.idempotency import KEPT_NS
 from trivet.budgets.ladder import Ladder
@@ -30,7 +30,7 @@ from trivet.budgets.sqlite_books import Books
 from trivet.budgets.status import View
 from trivet.budgets.store import AlsoWrite, Closing, OverrideRequest, Recovered
 from trivet.config.settings import BudgetSettings
-from trivet.domain.budgets import Amounts, Hold, LimitKind, Meter, Override, Pressure, Reservation
+from trivet.domain.budgets import Amounts, Hold, LimitKind, Meter, Override, Pressure, Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.errors import TrivetError
 from trivet.domain.failpoints import reach
@@ -39,6 +39,7 @@ from trivet.domain.scopes import Scope
 from trivet.storage.database import READ_AFTER_S
 from trivet.storage.instants import ns_of
 from trivet.storage.postgres import PostgresDatabase
+from trivet.storage.promise import then
 from trivet.storage.writes import Writes
 
 T = TypeVar("T")
@@ -91,6 +92,7 @@ class PostgresLedgerStore:
         self._books = Books(self._calendar, defaults, Ladder(settings))
         self._bounds = SharedBounds(database, self._calendar, defaults)
         self._rules = Rules(self._calendar, settings, self._observe)
+        self._closed: Callable[[Closing], Settlement] = attrgetter("settlement")
         self._freed: Callable[[Scope], None] = lambda _: None
         at_ns = None if own_time else self._now_ns
         self.carrier = Carrier(names, self.name, self._books, self._bounds, self._observe, at_ns)
@@ -114,9 +116,9 @@ class PostgresLedgerStore:
         database.before_reading(lambda: self._gateway.catch_up(READ_AFTER_S))
         database.before_close(self.close)
 
-    def listen(self, freed: Callable[[Scope], None]) -> None:
-        """Tell of tokens that come free, also in another replica."""
-        self._freed = freed
+    def listen(self, closed: Callable[[Closing], Settlement], freed: Callable[[Scope], None]) -> None:
+        """Tell of closings, and of tokens that come free in another replica."""
+        self._closed, self._freed = closed, freed
 
     def close(self) -> None:
         """Finish what is queued, then leave the replicas; idempotent."""
@@ -176,7 +178,7 @@ class PostgresLedgerStore:
         earlier: Sequence[AttemptCharge] = (),
         *,
         patient: bool = False,
-    ) -> "Future[Closing]":
+    ) -> "Future[Settlement]":
         """Replace a hold by what was used."""
         del patient  # the gateway gathers by itself
         operation = Operation(
@@ -190,21 +192,24 @@ class PostgresLedgerStore:
         def check() -> None:
             check_charges(usage, charged, earlier)
 
-        return self._submit(operation, check, also)
+        return then(self._submit(operation, check, also), self._closed)
 
     def release(
         self, reservation_id: str, also: AlsoWrite | None, *, patient: bool = False
-    ) -> "Future[Closing]":
+    ) -> "Future[Settlement]":
         """Give a hold back."""
         del patient
-        return self._submit(Operation(verb="release", reservation_id=reservation_id), None, also)
+        operation = Operation(verb="release", reservation_id=reservation_id)
+        return then(self._submit(operation, None, also), self._closed)
 
-    def record(self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None) -> "Future[Closing]":
+    def record(
+        self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None
+    ) -> "Future[Settlement]":
         """Charge what no hold preceded."""
         operation = Operation(
             verb="record", scope=scope, charged=charged, note=note, token=secrets.token_hex(8)
         )
-        return self._submit(operation, lambda: check_amounts(charged, "tokens"), also)
+        return then(self._submit(operation, lambda: check_amounts(charged, "tokens"), also), self._closed)
 
     def lasting(self, rows: Sequence[RowKey], since_ns: int) -> "Future[RowKey | None]":
         """Look for holds that last."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import (
     NEVER_S,
+    NOTHING,
     PRIORITIES,
     Amounts,
     BudgetRow,
@@ -31,7 +32,6 @@ TRACKED: tuple[tuple[Meter, CounterKind], ...] = (("tokens", "daily"), ("tokens"
 LARGEST_AMOUNT = 2**53
 """No single amount is larger; beyond it JSON readers lose digits."""
 SUBJECT_CHARS_MAX = 200
-_NONE = Amounts()
 
 
 class RowKey(NamedTuple):
@@ -175,7 +175,7 @@ def beyond(charged: Amounts, held: Amounts) -> Amounts:
         and charged.weighted_tokens <= held.weighted_tokens
         and charged.usd_micros <= held.usd_micros
     ):
-        return _NONE
+        return NOTHING
     return (charged - held).at_least(0)
 
 
@@ -301,7 +301,7 @@ def check_hold(hold: Hold) -> None:
     check_amount(hold.min_output, "min_output")
     if hold.min_output > hold.max_output or hold.priority not in PRIORITIES:
         raise RequestMalformed("The hold's output tokens or its priority cannot be meant.")
-    if not hold.max_output and hold.output != _NONE:
+    if not hold.max_output and hold.output != NOTHING:
         raise RequestMalformed("A hold of no output tokens cannot have amounts for them.", param="max_output")
     for name, subject in (("task", hold.task), ("session", hold.session)):
         if subject is not None:

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from operator import attrgetter
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -23,7 +24,7 @@ from trivet.budgets.status import View
 from trivet.budgets.steady_clock import SteadyClock
 from trivet.budgets.store import AlsoWrite, Closing, OverrideRequest, Recovered
 from trivet.config.settings import BudgetSettings
-from trivet.domain.budgets import Amounts, Hold, LimitKind, Meter, Override, Pressure, Reservation
+from trivet.domain.budgets import Amounts, Hold, LimitKind, Meter, Override, Pressure, Reservation, Settlement
 from trivet.domain.clock import Clock
 from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
@@ -60,6 +61,7 @@ class SqliteLedgerStore:
         books = KeptBooks(calendar, DefaultLimits.of(settings), Ladder(settings))
         self._calendar = calendar
         self._books = books
+        self._closed: Callable[[Closing], Settlement] = attrgetter("settlement")
         self._reserving = reserving(books)
         self._settling = settling(books)
         self._limiting = Limiting(books)
@@ -106,7 +108,7 @@ class SqliteLedgerStore:
         earlier: Sequence[AttemptCharge] = (),
         *,
         patient: bool = False,
-    ) -> "Future[Closing]":
+    ) -> "Future[Settlement]":
         """Replace a hold by what was used."""
         return self._closing(
             lambda connection: self._settling.settle(connection, reservation_id, usage, charged, earlier),
@@ -116,13 +118,15 @@ class SqliteLedgerStore:
 
     def release(
         self, reservation_id: str, also: AlsoWrite | None, *, patient: bool = False
-    ) -> "Future[Closing]":
+    ) -> "Future[Settlement]":
         """Give a hold back."""
         return self._closing(
             lambda connection: self._settling.release(connection, reservation_id), also, patient=patient
         )
 
-    def record(self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None) -> "Future[Closing]":
+    def record(
+        self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None
+    ) -> "Future[Settlement]":
         """Charge what no hold preceded."""
         return self._closing(lambda connection: self._settling.record(connection, scope, charged, note), also)
 
@@ -202,8 +206,10 @@ class SqliteLedgerStore:
             lambda connection: self._overriding.revoke(connection, override_id, author=author)
         )
 
-    def listen(self, freed: Callable[[Scope], None]) -> None:
-        """Do nothing: the store has one owner, who frees everything."""
+    def listen(self, closed: Callable[[Closing], Settlement], freed: Callable[[Scope], None]) -> None:
+        """Tell of closings; tokens come free by nobody else, since the store has one owner."""
+        del freed
+        self._closed = closed
 
     def answers(self) -> bool:
         """Tell whether the store's thread writes."""
@@ -231,14 +237,14 @@ class SqliteLedgerStore:
         also: AlsoWrite | None,
         *,
         patient: bool = False,
-    ) -> "Future[Closing]":
-        def op(connection: sqlite3.Connection) -> Closing:
+    ) -> "Future[Settlement]":
+        def op(connection: sqlite3.Connection) -> Any:
             closing = operation(connection)
             if closing.first and also is not None:
                 also(self._books.standing.beside(connection))
             return closing
 
-        return self._database.write(op, self._books.standing, patient=patient)
+        return self._database.write(op, self._books.standing, patient=patient, follow=self._closed)
 
     def _writing(self, operation: Callable[[sqlite3.Connection], T]) -> "Future[T]":
         """Run what also reads and writes the tables by itself; what it notes is entered behind it."""

@@ -113,25 +113,28 @@ class LedgerStore(Protocol):
         earlier: Sequence[AttemptCharge] = (),
         *,
         patient: bool = False,
-    ) -> "Future[Closing]":
+    ) -> "Future[Settlement]":
         """Replace a hold by what was used, in the windows that admitted it.
 
         `usage` and `charged` are the last attempt's; what `earlier` ones owe is charged beside it, each as an
         entry of its own of kind `attempt`, before that of the settlement. `charged` None: `usage` in tokens
         of weight 1, and on the other meters in proportion to the hold. Of an expired one the signed
-        difference is corrected, once. What has ended otherwise stays as it is: then `first` is False and
-        `also` is not run. `patient`: nobody waits for it, and a store that gathers writes may let it wait
-        for others. Error: NotFound, RequestMalformed, what `also` raised.
+        difference is corrected, once. What has ended otherwise stays as it is, and `also` is not run. What is
+        told is what the listener to closings makes of it; it cannot be cancelled. `patient`: nobody waits for
+        it, and a store that gathers writes may let it wait for others. Error: NotFound, RequestMalformed,
+        what `also` raised.
         """
         ...
 
     def release(
         self, reservation_id: str, also: AlsoWrite | None, *, patient: bool = False
-    ) -> "Future[Closing]":
+    ) -> "Future[Settlement]":
         """Give a hold back uncharged. Otherwise as `settle`; an expired one stays charged."""
         ...
 
-    def record(self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None) -> "Future[Closing]":
+    def record(
+        self, scope: Scope, charged: Amounts, note: str, also: AlsoWrite | None
+    ) -> "Future[Settlement]":
         """Charge what no hold preceded, whether it fits or not."""
         ...
 
@@ -190,8 +193,13 @@ class LedgerStore(Protocol):
         """End an override, or take back a request, before its time."""
         ...
 
-    def listen(self, freed: Callable[[Scope], None]) -> None:
-        """Tell `freed` when tokens of a scope come free that this ledger did not free itself."""
+    def listen(self, closed: Callable[[Closing], Settlement], freed: Callable[[Scope], None]) -> None:
+        """Take what is to be told what; to be called once, before anything else.
+
+        Args:
+            closed: makes of each closing that was asked for, once it is on disk, what its asker is told.
+            freed: is told of scopes of which tokens come free that this ledger did not free itself.
+        """
         ...
 
     def answers(self) -> bool:

@@ -27,7 +27,7 @@ from trivet.domain.ids import new_id
 from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
 from trivet.domain.time_limits import Patience
-from trivet.storage.delivery import awaited, call_when_done, done
+from trivet.storage.delivery import awaited, done, end_of
 
 log = structlog.get_logger(__name__)
 
@@ -134,10 +134,8 @@ class Settler:
     async def _attempt(self, hold: Hold, name: str, *, final: bool) -> Reservation:
         granting = self._ledger.reserve(hold, reservation_id=name, final=final)
         if not granting.done():
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            call_when_done(granting, partial(_wake, waiter))
             try:
-                await self._patience.wait(waiter)
+                await self._patience.wait(end_of(granting))
             except (asyncio.CancelledError, TimeoutError) as error:
                 # Nobody waits any more, but the hold may still be granted: release it when it is.
                 self._own(self._release_when_granted(granting))
@@ -294,11 +292,6 @@ class Settler:
                 log.warning("settlement.failed", error=type(error).__name__, detail=str(error))
                 also = _nothing_to_write
         return None
-
-
-def _wake(waiter: "asyncio.Future[None]", _: object) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 async def _awaited(take: Callable[[], Future[None]]) -> None:

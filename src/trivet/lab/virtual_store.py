@@ -83,11 +83,16 @@ class _VirtualWriter(Writer):
         self.dead = False
 
     def submit(
-        self, op: Callable[[Any], T], draft: Draft | None = None, *, patient: bool = False
+        self,
+        op: Callable[[Any], T],
+        draft: Draft | None = None,
+        *,
+        patient: bool = False,
+        follow: Callable[[Any], T] | None = None,
     ) -> "Future[T]":
         """Queue `op` for the next commit. Of a dead process nobody hears any more."""
         del patient
-        future: Promise[T] = Promise()
+        future: Promise[T] = Promise(follow)
         if self.dead:
             return future
         self._jobs.append((op, future, draft))
@@ -145,10 +150,15 @@ class VirtualDatabase(Database):
         self._writer.begun = True
 
     def write(
-        self, op: Callable[[Any], T], draft: Draft | None = None, *, patient: bool = False
+        self,
+        op: Callable[[Any], T],
+        draft: Draft | None = None,
+        *,
+        patient: bool = False,
+        follow: Callable[[Any], T] | None = None,
     ) -> "Future[T]":
         """Queue an operation."""
-        return self._writer.submit(op, draft, patient=patient)
+        return self._writer.submit(op, draft, patient=patient, follow=follow)
 
     def transact(self, op: Callable[[Any], T]) -> "Future[T]":
         """Queue an operation of SQLAlchemy Core."""

@@ -49,15 +49,21 @@ class Database(ABC):
 
     @abstractmethod
     def write(
-        self, op: Callable[[Any], T], draft: Draft | None = None, *, patient: bool = False
+        self,
+        op: Callable[[Any], T],
+        draft: Draft | None = None,
+        *,
+        patient: bool = False,
+        follow: Callable[[Any], T] | None = None,
     ) -> "Future[T]":
         """Run `op` in a transaction of its own, after all earlier ones; it must not begin, commit or block.
 
         It is given the writing connection: see `storage.writes`. The future resolves when the transaction
         is on disk. `draft`: where `op` notes what it writes, if the store writes by one thread; see
-        `storage.draft`. `patient`: nobody waits for it; see `storage.inbox`. Errors: whatever
-        `op` raised (StoreError and StoreUnavailable for the driver's), or StoreUnavailable when the commit
-        failed or the store is closed.
+        `storage.draft`. `patient`: nobody waits for it; see `storage.inbox`. `follow`: makes what is told of
+        what `op` returned, once that is on disk; such a write cannot be cancelled. Errors: whatever `op` or
+        `follow` raised (StoreError and StoreUnavailable for the driver's), or StoreUnavailable when the
+        commit failed or the store is closed.
         """
 
     @abstractmethod
@@ -127,10 +133,15 @@ class SqliteDatabase(Database):
         return cls(connection, path, batch_limit)
 
     def write(
-        self, op: Callable[[Any], T], draft: Draft | None = None, *, patient: bool = False
+        self,
+        op: Callable[[Any], T],
+        draft: Draft | None = None,
+        *,
+        patient: bool = False,
+        follow: Callable[[Any], T] | None = None,
     ) -> "Future[T]":
         """Run `op` on the writer thread with the driver's connection, by default in its own savepoint."""
-        return self._writer.submit(op, draft, patient=patient)
+        return self._writer.submit(op, draft, patient=patient, follow=follow)
 
     def transact(self, op: Callable[[sqlalchemy.Connection], T]) -> "Future[T]":
         """Do as `write` does, with SQLAlchemy Core."""

@@ -7,19 +7,20 @@ up the interpreter's lock. With 32 callers that costs more than the writing.
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_Calls = list[tuple[Callable[[Any], None], Future[Any]]]
+_Waiters = list["asyncio.Future[None]"]
 
 
 class _Post(threading.local):
-    """What this thread has to deliver; None: it delivers each result by itself."""
+    """Whom this thread has to wake; None: it wakes each by itself."""
 
-    bag: dict[asyncio.AbstractEventLoop, _Calls] | None = None
+    bag: dict[asyncio.AbstractEventLoop, _Waiters] | None = None
 
 
 _post = _Post()
@@ -33,8 +34,8 @@ def delivery() -> Iterator[None]:
         yield
     finally:
         _post.bag = None
-        for loop, calls in bag.items():
-            _bring(loop, calls)
+        for loop, waiters in bag.items():
+            _wake_all(loop, waiters)
 
 
 async def awaited(future: "Future[T]") -> T:
@@ -42,52 +43,48 @@ async def awaited(future: "Future[T]") -> T:
 
     A caller that is cancelled cancels the future, if that has not begun.
     """
-    try:
-        await done(future)
-    except asyncio.CancelledError:
-        future.cancel()
-        raise
+    if not future.done():
+        try:
+            await end_of(future)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
     try:
         return future.result()
     except CancelledError:
         raise asyncio.CancelledError from None
 
 
-async def done(future: "Future[T]") -> None:
+async def done(future: "Future[Any]") -> None:
     """Wait until a future is done; a caller that is cancelled leaves it alone."""
-    if future.done():
-        return
-    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    if not future.done():
+        await end_of(future)
 
-    def tell(_: "Future[T]") -> None:
+
+def end_of(future: "Future[Any]") -> "asyncio.Future[None]":
+    """Return a future of the running loop that ends, with nothing in it, once `future` has ended."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+    future.add_done_callback(partial(_report, loop, waiter))
+    return waiter
+
+
+def _report(loop: asyncio.AbstractEventLoop, waiter: "asyncio.Future[None]", _: "Future[Any]") -> None:
+    bag = _post.bag
+    if bag is None:
+        _wake_all(loop, [waiter])
+    elif loop in bag:
+        bag[loop].append(waiter)
+    else:
+        bag[loop] = [waiter]
+
+
+def _wake_all(loop: asyncio.AbstractEventLoop, waiters: _Waiters) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
+        loop.call_soon_threadsafe(_end, waiters)
+
+
+def _end(waiters: _Waiters) -> None:
+    for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
-
-    call_when_done(future, tell)
-    await waiter
-
-
-def call_when_done(future: "Future[T]", call: "Callable[[Future[T]], None]") -> None:
-    """Have the running loop call something with the future once that is done."""
-    loop = asyncio.get_running_loop()
-
-    def bring(ended: "Future[T]") -> None:
-        bag = _post.bag
-        if bag is None:
-            _bring(loop, [(call, ended)])
-        elif loop in bag:
-            bag[loop].append((call, ended))
-        else:
-            bag[loop] = [(call, ended)]
-
-    future.add_done_callback(bring)
-
-
-def _bring(loop: asyncio.AbstractEventLoop, calls: _Calls) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
-        loop.call_soon_threadsafe(_make, calls)
-
-
-def _make(calls: _Calls) -> None:
-    for call, ended in calls:
-        call(ended)

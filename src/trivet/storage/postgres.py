@@ -19,6 +19,7 @@ from trivet.domain.errors import ConfigError, StoreError, StoreUnavailable
 from trivet.storage.database import Database
 from trivet.storage.draft import Draft
 from trivet.storage.migration import migrate_shared
+from trivet.storage.promise import then
 from trivet.storage.writer import closed_error
 
 T = TypeVar("T")
@@ -137,11 +138,17 @@ class PostgresDatabase(Database):
         return opened
 
     def write(
-        self, op: Callable[[Any], T], draft: Draft | None = None, *, patient: bool = False
+        self,
+        op: Callable[[Any], T],
+        draft: Draft | None = None,
+        *,
+        patient: bool = False,
+        follow: Callable[[Any], T] | None = None,
     ) -> "Future[T]":
         """Run `op` with a connection of plain SQL. Others write too, so that no draft is of use."""
         del draft, patient
-        return self.transact(lambda connection: op(PlainSql(driver_connection(connection))))
+        future = self.transact(lambda connection: op(PlainSql(driver_connection(connection))))
+        return future if follow is None else then(future, follow)
 
     def transact(self, op: Callable[[sqlalchemy.Connection], T]) -> "Future[T]":
         """Run `op` in a transaction."""

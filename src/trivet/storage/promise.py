@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _PENDING, _RUNNING, _CANCELLED, _DONE = range(4)
@@ -22,8 +23,14 @@ class Promise(Future[T]):
     Only `concurrent.futures.wait` and `as_completed`, which look inside, do not know it.
     """
 
-    def __init__(self) -> None:
-        """Begin as pending. What the base class would make is not needed."""
+    def __init__(self, follow: Callable[[Any], T] | None = None) -> None:
+        """Begin as pending. What the base class would make is not needed.
+
+        `follow` makes the result of what the promise is ended with, in the thread that ends it and before
+        anybody is told; if it fails, its error is the promise's. As it counts on the end, such a promise
+        cannot be cancelled.
+        """
+        self._follow = follow
         self._stage = _PENDING
         self._value: Any = None
         self._fault: BaseException | None = None
@@ -32,7 +39,7 @@ class Promise(Future[T]):
     def cancel(self) -> bool:
         """Cancel what has not begun; tell whether it is cancelled."""
         with _gate:
-            if self._stage != _PENDING:
+            if self._stage != _PENDING or self._follow is not None:
                 return self._stage == _CANCELLED
             self._stage = _CANCELLED
         self._call()
@@ -94,9 +101,18 @@ class Promise(Future[T]):
             return False
         raise InvalidStateError(f"it has begun before: {self!r}")
 
-    def set_result(self, result: T) -> None:
-        """End with a result."""
-        self._end(result, None)
+    def set_result(self, result: Any) -> None:
+        """End with a result, or with what follows from it."""
+        if self._follow is None:
+            self._end(result, None)
+            return
+        if self._stage >= _CANCELLED:
+            raise self._ended_before()
+        try:
+            followed, fault = self._follow(result), None
+        except BaseException as error:  # noqa: BLE001 - whoever waits is told; who ends it goes on
+            followed, fault = None, error
+        self._end(followed, fault)
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End with an error."""
@@ -105,15 +121,39 @@ class Promise(Future[T]):
     def _end(self, value: Any, fault: BaseException | None) -> None:
         with _gate:
             if self._stage >= _CANCELLED:
-                raise InvalidStateError(f"it has ended before: {self!r}")
+                raise self._ended_before()
             self._value, self._fault, self._stage = value, fault, _DONE
-        self._call()
+        if self._done_callbacks:
+            self._call()
 
     def _call(self) -> None:
         """Make all calls, by the base class's own way: of one that fails it tells the log."""
-        if self._done_callbacks:
-            self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
-            self._done_callbacks = []
+        self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
+        self._done_callbacks = []
+
+    def _ended_before(self) -> InvalidStateError:
+        return InvalidStateError(f"it has ended before: {self!r}")
 
     def __repr__(self) -> str:
         return f"<Promise {('pending', 'running', 'cancelled', 'done')[self._stage]}>"
+
+
+def then(future: "Future[S]", change: Callable[[S], T]) -> "Future[T]":
+    """Return a future of what `change` makes of the result; it runs before whoever waits is told.
+
+    If `change` fails, its error is the future's.
+    """
+    changed: Promise[T] = Promise(change)
+
+    def pass_on(done: "Future[S]") -> None:
+        try:
+            error = done.exception()
+        except CancelledError as cancelled:
+            error = cancelled
+        if error is not None:
+            changed.set_exception(error)
+        else:
+            changed.set_result(done.result())
+
+    future.add_done_callback(pass_on)
+    return changed

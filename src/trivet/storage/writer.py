@@ -61,15 +61,21 @@ class Writer:
         self._thread.start()
 
     def submit(
-        self, op: Callable[[sqlite3.Connection], T], draft: Draft | None = None, *, patient: bool = False
+        self,
+        op: Callable[[sqlite3.Connection], T],
+        draft: Draft | None = None,
+        *,
+        patient: bool = False,
+        follow: Callable[[Any], T] | None = None,
     ) -> "Future[T]":
         """Queue `op`. The future resolves after the commit; StoreUnavailable if the store is closed.
 
         A future cancelled before its operation begins takes the operation back; later it cannot be cancelled.
         `draft`: where it notes what it writes; see there. `patient`: nobody waits for it, so it may wait a
-        few milliseconds for others to share a commit with.
+        few milliseconds for others to share a commit with. `follow`: what follows once it is on disk, before
+        anybody is told; see `storage.promise`.
         """
-        future: Promise[T] = Promise()
+        future: Promise[T] = Promise(follow)
         if not self._inbox.put((op, future, draft), patient=patient):
             future.set_exception(closed_error())
         return future

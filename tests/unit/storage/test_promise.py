@@ -6,8 +6,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 
 import pytest
 
-from trivet.budgets.following import then
-from trivet.storage.promise import Promise
+from trivet.storage.promise import Promise, then
 
 
 def test_a_result_is_told_to_all() -> None:
@@ -96,6 +95,50 @@ def test_what_follows_is_told_first() -> None:
     passed = then(failing, lambda number: number + 1)
     failing.set_exception(LookupError())
     assert isinstance(passed.exception(), LookupError)
+
+
+def test_what_fails_to_follow_is_told() -> None:
+    """A follow-up that fails, or whose promise is cancelled, leaves nobody waiting."""
+
+    def fail(_: int) -> int:
+        raise LookupError("no more")
+
+    promise: Promise[int] = Promise()
+    changed = then(promise, fail)
+    promise.set_result(1)
+    with pytest.raises(LookupError, match="no more"):
+        changed.result(10)
+    assert promise.result() == 1
+    cancelled: Promise[int] = Promise()
+    follows = then(cancelled, fail)
+    cancelled.cancel()
+    with pytest.raises(CancelledError):
+        follows.result(10)
+
+
+def test_a_follow_up_makes_the_result() -> None:
+    """What a promise is ended with is followed up first, once, and such a promise cannot be cancelled."""
+    made: list[int] = []
+
+    def count(number: int) -> str:
+        made.append(number)
+        return "x" * number
+
+    promise: Promise[str] = Promise(count)
+    heard: list[tuple[str, int]] = []
+    promise.add_done_callback(lambda done: heard.append((done.result(), len(made))))
+    assert not promise.cancel()
+    assert promise.set_running_or_notify_cancel()
+    promise.set_result(3)
+    assert heard == [("xxx", 1)]
+    with pytest.raises(InvalidStateError):
+        promise.set_result(4)
+    assert (promise.result(), made) == ("xxx", [3])
+    failed: Promise[str] = Promise(count)
+    failed.set_exception(LookupError("no"))
+    with pytest.raises(LookupError, match="no"):
+        failed.result()
+    assert made == [3]
 
 
 async def test_asyncio_wraps_it() -> None:
