@@ -25,15 +25,10 @@ class Surface(StrEnum):
 
     __hash__ = str.__hash__  # as equality is the text's; an enumeration's own is a call of Python's
 
-    @property
-    def generates(self) -> bool:
-        """Tell whether an engine generates tokens for it, up to a cap."""
-        return self in _GENERATING
-
-    @property
-    def computes(self) -> bool:
-        """Tell whether the model itself works on it, so that there is something to hold and to charge."""
-        return self not in _COUNTING
+    generates: bool
+    """Whether an engine generates tokens for it, up to a cap."""
+    computes: bool
+    """Whether the model itself works on it, so that there is something to hold and to charge."""
 
 
 EMBEDDINGS = "embeddings"
@@ -42,6 +37,9 @@ CHAT = "chat"
 
 _GENERATING = frozenset({Surface.CHAT, Surface.COMPLETIONS, Surface.RESPONSES, Surface.MESSAGES})
 _COUNTING = frozenset({Surface.TOKENIZE, Surface.COUNT_TOKENS})
+for _surface in Surface:
+    _surface.generates = _surface in _GENERATING
+    _surface.computes = _surface not in _COUNTING
 _TOKENIZERS: frozenset[EngineKind] = frozenset({"vllm", "llamacpp"})
 """Engines that tell their model's tokens."""
 

@@ -14,6 +14,8 @@ from trivet.domain.outcomes import Usage
 from trivet.domain.surfaces import Surface
 from trivet.domain.values import value
 
+_READY = EngineState.READY
+
 
 @value(kw_only=True)
 class CallLimits:
@@ -116,7 +118,7 @@ class Health:
     @property
     def ready(self) -> bool:
         """Tell whether requests may be sent."""
-        return self.state is EngineState.READY
+        return self.state is _READY
 
 
 class Transport(Protocol):

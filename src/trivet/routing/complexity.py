@@ -44,10 +44,12 @@ _MESSAGE, _CONTEXT, _CAPABILITY, _DEPTH, _KEYWORDS = FACTOR_WEIGHTS.values()
 # One pass: pairs of Chinese or Japanese characters (about a word), words, ends of sentences.
 _TOKENS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]{1,2}|\w+(?:['\u2019.]\w+)*|[.!?\u3002\uff01\uff1f]+")
 _SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"
+_ENDING = " .!?"
 _FIRST_PAIRED = "\u3040"
-_PARTED = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) in "_'.!?")}
+_BETWEEN = bytes(code for code in range(128) if not (chr(code).isalnum() or chr(code) in "_'.!?"))
+_PARTED = bytes.maketrans(_BETWEEN, b" " * len(_BETWEEN))
 # What often stands around words and is in no token: ASCII's, dashes, quotation marks.
-_AROUND = "".join(map(chr, _PARTED)) + "\u2013\u2014\u2026\u201c\u201d\u201e\u00ab\u00bb"
+_AROUND = _BETWEEN.decode() + "\u2013\u2014\u2026\u201c\u201d\u201e\u00ab\u00bb"
 
 
 class ComplexityEstimator:
@@ -130,7 +132,13 @@ def _words(text: str) -> tuple[int, set[str], int]:
     """Return how many words a text in lower case has, the distinct ones, and its ends of sentences."""
     # Parted at what no token holds, most of a text are words already; only the rest takes the pattern.
     if text.isascii():
-        parts = text.translate(_PARTED).split()
+        parted = text.encode().translate(_PARTED).decode()  # in a tenth of the time that a text's takes
+        said = parted.rstrip(_ENDING)
+        if "." not in said and said.replace(" ", "").isalnum():
+            # One sentence, with no mark but the one at its end.
+            parts = said.split()
+            return len(parts), set(parts), len(parted[len(said) :].split())
+        parts = parted.split()
         distinct = set(parts)
         rough = {part: 0 for part in distinct if not part.isalnum()}
     else:

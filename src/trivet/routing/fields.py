@@ -38,13 +38,20 @@ def _levels(value: Any) -> Iterator[list[Any]]:
 
 def check_shape(body: dict[str, Any]) -> None:
     """Refuse what no chat needs: everything after this walks through all of it, while others wait."""
-    containers = 0
-    for depth, level in enumerate(_levels(body), start=1):
+    containers, depth = 0, 0
+    level: list[Any] = [body]
+    while level:
+        depth += 1
         containers += len(level)
         if depth > DEPTH_LIMIT:
             raise RequestMalformed(f"The body is nested deeper than {DEPTH_LIMIT} levels.")
         if containers > CONTAINERS_LIMIT:
             raise RequestMalformed(f"The body holds more than {CONTAINERS_LIMIT} objects and lists.")
+        below: list[Any] = []
+        for parent in level:
+            children = parent.values() if isinstance(parent, dict) else parent
+            below += [child for child in children if isinstance(child, _CONTAINERS)]
+        level = below
 
 
 def document_of(body: Any, *, example: str) -> dict[str, Any]:

@@ -19,6 +19,21 @@ from trivet.routing.messages import check_messages
 from trivet.routing.refused_fields import refuse_fields
 from trivet.routing.tools import check_tools
 
+_OPTIONS = frozenset(
+    {
+        "max_completion_tokens",
+        "max_tokens",
+        "metadata",
+        "min_tokens",
+        "n",
+        "response_format",
+        "stream_options",
+        "tool_choice",
+        "tools",
+    }
+)
+"""What is looked at besides messages, `model` and `stream`; most bodies hold little of it, or nothing."""
+_NO_METADATA: Mapping[str, Any] = {}
 EXAMPLE = '{"messages": [{"role": "user", "content": "Hello"}]}'
 
 
@@ -39,6 +54,14 @@ def parse_chat(body: Any, *, body_bytes: int, headers: Mapping[str, str]) -> Cha
     body = document_of(body, example=EXAMPLE)
     refuse_fields(body)
     check_messages(body.get("messages"))
+    if _OPTIONS.isdisjoint(body):
+        return ChatRequest(
+            body=body,
+            body_bytes=body_bytes,
+            model=model_of(body.get("model")),
+            stream=flag_of(body, "stream"),
+            hints=read_hints(headers, _NO_METADATA),
+        )
     check_tools(body)
     metadata = object_of(body, "metadata")
     # The smaller of the two fields: a bound that satisfies both.

@@ -5,14 +5,13 @@ that may serve, the deployments that can, and the words for it are the same. Wha
 each time: the engines' states, the requests in flight, how full a budget is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import NamedTuple
 
 from trivet.domain.decisions import Candidate, Offer, Reason, Rejection
 from trivet.domain.engine_states import EngineState
-from trivet.domain.surfaces import Surface
+from trivet.domain.requests import ChatRequest, Needs, Principal
 from trivet.domain.tiers import Deployment, Tier
 from trivet.routing.availability import availability_reasons, passed_over
 from trivet.routing.policies import Policy
@@ -24,24 +23,31 @@ KINDS_MAX = 1024
 SCORED_MAX = 8192
 """Scores that are kept, of so many requests in flight somewhere under one aim."""
 
+RANKINGS_MAX = 64
+"""Orders that a plan keeps, of so many requests in flight at each of its deployments."""
+
+_READY = EngineState.READY
 _score = attrgetter("score")
 
 
-class Kind(NamedTuple):
-    """All of a request that its plan depends on, but for the length of its prompt and a filling budget."""
+Kind = tuple[Hashable, ...]
+"""All of a request that its plan depends on, but for the length of its prompt and a filling budget."""
 
-    model: str
-    surface: Surface
-    recommended_tier: str
-    task_type: str | None
-    min_tier: str | None
-    max_tier: str | None
-    local_only: bool
-    capabilities: frozenset[str]
-    role: str | None
-    """Of the key, None where there is none; then its limits."""
-    tiers: frozenset[str] | None
-    models: frozenset[str] | None
+
+def kind_of(request: ChatRequest, needs: Needs, recommended_tier: str, principal: Principal | None) -> Kind:
+    """Return the kind of a request; of who asks count the role and the limits of the key."""
+    hints = request.hints
+    asks = (
+        request.model,
+        request.surface,
+        recommended_tier,
+        needs.task_type,
+        needs.capabilities,
+        hints.min_tier,
+        hints.max_tier,
+        hints.local_only,
+    )
+    return asks if principal is None else (*asks, principal.role, principal.tiers, principal.models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,8 @@ class Plan:
     pooled: bool
     """Whether any of them is one endpoint of several."""
     _outlooks: dict[str, Outlook] = field(default_factory=dict)
+    rankings: dict[tuple[int, ...], tuple[Candidate, ...]] = field(default_factory=dict)
+    """Of its deployments, all of them ready, by the requests that each has in flight."""
 
     def outlook(
         self, offers: Sequence[Offer], candidates: Sequence[Candidate], tiers: Sequence[Tier], *, ready: bool
@@ -114,15 +122,28 @@ class Roster:
             self._plans.clear()
         self._plans[kind] = plan
 
-    def ranked(self, offers: Sequence[Offer], plan: Plan) -> tuple[list[Candidate], bool]:
+    def ranked(self, offers: Sequence[Offer], plan: Plan) -> tuple[tuple[Candidate, ...], bool]:
         """Return those that may serve, best first, as `scoring.rank` does, and whether all are ready."""
-        aim, known = plan.aim, self._scored
-        found: list[Candidate] = []
-        ready = True
+        in_flight: list[int] = []
         for position in plan.eligible:
             offer = offers[position]
-            if offer.state != EngineState.READY:
-                ready = False
+            if offer.state != _READY:
+                return self._ranked(offers, plan), False
+            in_flight.append(offer.in_flight)
+        busy = tuple(in_flight)
+        ranking = plan.rankings.get(busy)
+        if ranking is None:
+            if len(plan.rankings) >= RANKINGS_MAX:
+                plan.rankings.clear()
+            ranking = plan.rankings[busy] = self._ranked(offers, plan)
+        return ranking, True
+
+    def _ranked(self, offers: Sequence[Offer], plan: Plan) -> tuple[Candidate, ...]:
+        aim, known = plan.aim, self._scored
+        found: list[Candidate] = []
+        for position in plan.eligible:
+            offer = offers[position]
+            if offer.state != _READY:
                 found.append(self._score(offer, aim))
                 continue
             standing = position, aim.order, aim.prefers_cheaper, offer.in_flight
@@ -133,7 +154,7 @@ class Roster:
                 candidate = known[standing] = self._score(offer, aim)
             found.append(candidate)
         found.sort(key=_score, reverse=True)
-        return found, ready
+        return tuple(found)
 
     def _score(self, offer: Offer, aim: Aim) -> Candidate:
         return scored(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from operator import itemgetter, mul
 
 from trivet.config.settings import PolicySettings, RoutingSettings
 from trivet.domain.budgets import Pressure
@@ -27,11 +28,12 @@ from trivet.routing.embedding_model import embedding_aim
 from trivet.routing.features import prompt_ceiling_tokens
 from trivet.routing.output import output_cap
 from trivet.routing.policies import Policy, PolicyBook, TierRange, tier_range
-from trivet.routing.roster import Kind, Plan, Roster
+from trivet.routing.roster import Plan, Roster, kind_of
 from trivet.routing.steering import Aim, steered, steers
 from trivet.routing.target import find_target
 
-_WEIGHTS = tuple(FACTOR_WEIGHTS.items())
+_FACTORS, _WEIGHTS = tuple(FACTOR_WEIGHTS), tuple(FACTOR_WEIGHTS.values())
+_in_order = itemgetter(*_FACTORS)
 
 
 class Router:
@@ -93,7 +95,7 @@ class Router:
         plan = self._plan(roster, request, needs, complexity, offers, principal, pressure)
         candidates, ready = roster.ranked(offers, plan)
         if plan.pooled:
-            candidates = arranged(candidates, offers, request, principal.scope if principal else "")
+            candidates = tuple(arranged(candidates, offers, request, principal.scope if principal else ""))
         outlook = plan.outlook(offers, candidates, self._tiers, ready=ready)
         aim, policy, chosen = plan.aim, plan.policy, candidates[0].deployment
         cap, output_reasons = output_cap(request.max_tokens, policy, chosen, needs)
@@ -109,7 +111,7 @@ class Router:
             policy=policy.name,
             strategy=aim.strategy,
             reasons=reasons,
-            candidates=tuple(candidates),
+            candidates=candidates,
             rejected=outlook.rejected,
             passed_over=outlook.passed_over,
             downgraded_from=plan.downgraded_from,
@@ -139,20 +141,7 @@ class Router:
         """Return the plan for requests of this kind, which is kept unless a budget has a say in it."""
         if steers(pressure):
             return self._made(request, needs, complexity, offers, principal, pressure)[0]
-        hints = request.hints
-        kind = Kind(
-            request.model,
-            request.surface,
-            complexity.recommended_tier,
-            needs.task_type,
-            hints.min_tier,
-            hints.max_tier,
-            hints.local_only,
-            needs.capabilities,
-            principal.role if principal else None,
-            principal.tiers if principal else None,
-            principal.models if principal else None,
-        )
+        kind = kind_of(request, needs, complexity.recommended_tier, principal)
         plan = roster.plan(kind)
         if plan is None or least_tokens(needs) >= plan.window_tokens:
             plan, keeps = self._made(request, needs, complexity, offers, principal, None)
@@ -312,8 +301,8 @@ def _policy(name: str, told: PolicySettings) -> Policy:
 
 
 def _heaviest(factors: Mapping[str, float]) -> str:
-    parts = [weight * factors[name] for name, weight in _WEIGHTS]
-    return _WEIGHTS[parts.index(max(parts))][0]
+    parts = list(map(mul, _WEIGHTS, _in_order(factors)))
+    return _FACTORS[parts.index(max(parts))]
 
 
 @lru_cache(maxsize=4096)

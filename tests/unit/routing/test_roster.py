@@ -134,6 +134,17 @@ def test_what_is_kept_is_bounded() -> None:
     kept = router._roster
     assert len(kept._plans) <= roster.KINDS_MAX
     assert len(kept._scored) <= roster.SCORED_MAX
+    assert all(len(plan.rankings) <= roster.RANKINGS_MAX for plan in kept._plans.values())
+
+
+def test_the_rankings_of_a_kind_are_bounded() -> None:
+    """However differently busy its deployments are from request to request."""
+    router = Router(RoutingSettings(), DEFAULT_TIERS)
+    for busy in range(3 * roster.RANKINGS_MAX):
+        offers = [replace(each, in_flight=busy) for each in three_offers()]
+        assert isinstance(decided(router, chat("Hello"), None, None, offers), Decision)
+    (plan,) = router._roster._plans.values()
+    assert 0 < len(plan.rankings) <= roster.RANKINGS_MAX
 
 
 def test_a_longer_prompt_of_the_same_kind_is_judged_anew() -> None:
