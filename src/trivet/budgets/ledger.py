@@ -79,7 +79,7 @@ class Ledger:
         self._clock = clock
         self._approvals = Approvals()
         self._turnstile = Turnstile()
-        self._waiting = Waiting(self._turnstile, store.lasting)
+        self._waiting = Waiting(self._turnstile, store.lasting, store.prospects)
         store.listen(self._closed, self._turnstile.freed)
         self._log = structlog.get_logger(__name__)
         self.overrun_tokens = 0

@@ -25,6 +25,8 @@ from trivet.budgets.postgres_operations import Operation
 from trivet.budgets.postgres_replica import LEASE_S, Replica
 from trivet.budgets.postgres_rules import Rules
 from trivet.budgets.postgres_session import STORE_TIME, store_time_ns
+from trivet.budgets.prospects import Prospects, read_prospects
+from trivet.budgets.refusals import Contention
 from trivet.budgets.rows import Cap, DefaultLimits, RowKey, check_amounts, check_charges, check_hold
 from trivet.budgets.sqlite_books import Books
 from trivet.budgets.status import View
@@ -214,6 +216,10 @@ class PostgresLedgerStore:
     def lasting(self, rows: Sequence[RowKey], since_ns: int) -> "Future[RowKey | None]":
         """Look for holds that last."""
         return self._database.transact(lambda connection: lasting(connection, rows, since_ns))
+
+    def prospects(self, contention: Contention) -> "Future[Prospects]":
+        """Look when holds may end."""
+        return self._database.transact(lambda connection: read_prospects(connection, contention))
 
     def expire(self) -> "Future[tuple[Closing, ...]]":
         """Charge what was never reported."""

@@ -17,6 +17,7 @@ from trivet.domain.errors import (
 )
 
 CONTENDED_RETRY_S = 1.0
+"""Until it is known better; see `budgets.prospects`."""
 
 UNITS: dict[Meter, str] = {
     "tokens": "tokens",
@@ -107,6 +108,12 @@ class Contention:
     def rows(self) -> tuple[RowKey, ...]:
         """Return which rows they are."""
         return tuple(balance.key for balance in self.balances)
+
+    def lacking(self) -> list[tuple[RowKey, int]]:
+        """Return how much each row lacks for the least that is useful to the asker."""
+        hold = self.obstacles.hold
+        least = hold.amounts(hold.min_output)
+        return [(b.key, b.used + b.held + least.of(b.key.meter) - (b.ceiling or 0)) for b in self.balances]
 
     def naming(self, row: RowKey) -> BudgetContended:
         """Return the refusal that names this one of the rows."""

@@ -14,6 +14,8 @@ from trivet.budgets.calendar import LedgerCalendar, read_standing
 from trivet.budgets.key_entries import enter_key
 from trivet.budgets.ladder import Ladder
 from trivet.budgets.open_holds import lasting
+from trivet.budgets.prospects import Prospects, read_prospects
+from trivet.budgets.refusals import Contention
 from trivet.budgets.rows import DefaultLimits, RowKey
 from trivet.budgets.sqlite_kept_books import KeptBooks
 from trivet.budgets.sqlite_limits import Limiting
@@ -133,6 +135,10 @@ class SqliteLedgerStore:
     def lasting(self, rows: Sequence[RowKey], since_ns: int) -> "Future[RowKey | None]":
         """Look for holds that last."""
         return self._database.transact(lambda connection: lasting(connection, rows, since_ns))
+
+    def prospects(self, contention: Contention) -> "Future[Prospects]":
+        """Look when holds may end."""
+        return self._database.transact(lambda connection: read_prospects(connection, contention))
 
     def expire(self) -> "Future[tuple[Closing, ...]]":
         """Charge what was never reported."""

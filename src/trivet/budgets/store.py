@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from trivet.budgets.prospects import Prospects
+from trivet.budgets.refusals import Contention
 from trivet.budgets.rows import RowKey
 from trivet.budgets.status import View
 from trivet.domain.budgets import (
@@ -140,6 +142,10 @@ class LedgerStore(Protocol):
 
     def lasting(self, rows: Sequence[RowKey], since_ns: int) -> "Future[RowKey | None]":
         """Tell on which of the rows a hold stands now that was made by `since_ns`: on the first such."""
+        ...
+
+    def prospects(self, contention: Contention) -> "Future[Prospects]":
+        """Read what is known of when the holds in the way of another may end."""
         ...
 
     def expire(self) -> "Future[tuple[Closing, ...]]":

@@ -7,13 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
+from trivet.budgets.prospects import Prospects
 from trivet.budgets.refusals import Contention
 from trivet.budgets.rows import RowKey
 from trivet.budgets.turnstile import Line, Turnstile
 from trivet.domain.budgets import Hold, Reservation
-from trivet.domain.errors import BudgetContended, BudgetExhausted
+from trivet.domain.errors import BudgetContended, BudgetExhausted, StoreError
 
 NS_PER_S = 1_000_000_000
+SAY_WHEN_WITHIN_S = 0.5
+"""A refusal is not kept waiting longer for what it could advise."""
 
 Lasting = Callable[[Sequence[RowKey], int], "Future[RowKey | None]"]
 """Tells on which of the rows a hold stands that was made by an instant, if on any."""
@@ -38,10 +41,16 @@ class Waiting:
     rather than wait for all of it.
     """
 
-    def __init__(self, turnstile: Turnstile, lasting: Lasting) -> None:
-        """Take the lines, and how to look for holds that last."""
+    def __init__(
+        self,
+        turnstile: Turnstile,
+        lasting: Lasting,
+        prospects: Callable[[Contention], "Future[Prospects]"],
+    ) -> None:
+        """Take the lines, and how to look for holds that last, and for when they may end."""
         self._turnstile = turnstile
         self._lasting = lasting
+        self._prospects = prospects
 
     async def reserve(
         self, hold: Hold, attempt: Attempt, *, wait_s: float, within_s: float = math.inf
@@ -64,9 +73,14 @@ class Waiting:
                 return await attempt(final=wait_s <= 0)
             except BudgetContended as contended:
                 if wait_s <= 0:
+                    await self._say_when(contended)
                     raise
                 line = Line.of(contended.details, critical=critical)
-        return await self._in_line(line, attempt, wait_s, within_s)
+        try:
+            return await self._in_line(line, attempt, wait_s, within_s)
+        except BudgetContended as contended:
+            await self._say_when(contended)
+            raise
 
     async def _in_line(self, line: Line, attempt: Attempt, wait_s: float, within_s: float) -> Reservation:
         time = asyncio.get_running_loop().time
@@ -85,8 +99,9 @@ class Waiting:
                     served = True
                 except BudgetContended as contended:
                     self._turnstile.refused(waiter, Line.of(contended.details, critical=line.critical))
-                    if await self._is_over(wait, contended, last_s):
-                        raise
+                    over = await self._is_over(wait, contended, last_s)
+                    if over is not None:
+                        raise over from None
                 else:
                     return reservation
         except BudgetExhausted:
@@ -95,17 +110,18 @@ class Waiting:
         finally:
             self._turnstile.leave(waiter, served=served)
 
-    async def _is_over(self, wait: "_Wait", contended: BudgetContended, last_s: float) -> bool:
-        """Tell whether the wait is over, after a refusal; it may be replaced by one that is better founded.
+    async def _is_over(
+        self, wait: "_Wait", contended: BudgetContended, last_s: float
+    ) -> BudgetContended | None:
+        """Return with which refusal the wait is over, after another; None: it is not.
 
-        Raises:
-            BudgetContended: it is over, for another row than the refusal names.
+        The one that is returned may be better founded: it names the row on which a hold lasts.
         """
         now_s = asyncio.get_running_loop().time()
         contention: Contention = contended.contention
         since_ns = wait.since_ns(contention.at_ns, now_s)
         if now_s < wait.until_s and now_s < last_s:
-            return False
+            return None
         lasting = None
         # Who cannot look waits on: if the store is silent, the next attempt will say so.
         with contextlib.suppress(TimeoutError):
@@ -113,10 +129,15 @@ class Waiting:
                 lasting = await asyncio.wrap_future(self._lasting(contention.rows, since_ns))
         if lasting is None:
             wait.begin_anew(contention.at_ns, now_s)
-            return now_s >= last_s
-        if lasting != contention.rows[0]:
-            raise contention.naming(lasting) from None
-        return True
+            return contended if now_s >= last_s else None
+        return contended if lasting == contention.rows[0] else contention.naming(lasting)
+
+    async def _say_when(self, contended: BudgetContended) -> None:
+        """Put into a refusal when it is worth trying again; what cannot be found out is left as it is."""
+        with contextlib.suppress(TimeoutError, StoreError):
+            async with asyncio.timeout(SAY_WHEN_WITHIN_S):
+                prospects = await asyncio.wrap_future(self._prospects(contended.contention))
+            contended.retry_after_s = prospects.retry_after_s(contended.contention)
 
 
 class _Wait:

@@ -146,6 +146,7 @@ async def test_the_wait_ends(ledger: Ledger, wait_s: float) -> None:
     await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1000), reservation_id="all", wait_s=0)
     with pytest.raises(BudgetContended) as refused:
         await ledger.reserve_or_wait(Hold.of_tokens(ACME, 1), reservation_id="r", wait_s=wait_s)
+    # It had stood for an instant, and for all that is known may stand for another.
     assert refused.value.retry_after_s == 1.0
     await end(ledger, "all")
     assert (
