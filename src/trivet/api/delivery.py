@@ -82,7 +82,7 @@ class Delivery:
             if way is None or not way.begin(head_of(headers, length_bytes=None)):
                 await self._patiently(start_stream(self.send, headers=headers))
         try:
-            async for data in answer.chunks():
+            async for data in answer.chunks(None if way is None else way.pass_on):
                 if way is None or not way.part(data):
                     await self._patiently(send_part(self.send, data))
         except EngineError as error:

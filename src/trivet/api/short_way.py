@@ -52,6 +52,10 @@ class ShortWay(Protocol):
         """Send a part of the body; False: nothing was sent, since the client reads slowly, or has gone."""
         ...
 
+    def pass_on(self, data: bytes) -> bool:
+        """Send a part of the body in a write of its own; False: nothing was sent, leave it to `part`."""
+        ...
+
     def presence(self) -> AbstractContextManager[None]:
         """Return what cancels the request's task, while it is open, when the client disconnects.
 

@@ -155,6 +155,15 @@ class Exchange(RequestResponseCycle):
             self._end()
         return True
 
+    def pass_on(self, data: bytes) -> bool:
+        """Send a chunk now, unless it would have to wait for anything, or `part` would not send it."""
+        if self._unsent or self._is_busy() or not self.chunked_encoding or self.response_complete:
+            return False
+        if self.transport.is_closing():
+            return False
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
     def presence(self) -> "Exchange":
         """Return itself, to be entered while the client is needed."""
         return self

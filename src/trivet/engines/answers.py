@@ -8,7 +8,7 @@ from typing import Any
 from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
 from trivet.engines.faults import fault_from_event
-from trivet.engines.protocol import StreamChunk
+from trivet.engines.protocol import StreamChunk, Take
 from trivet.engines.received import Received
 from trivet.engines.usage import parse_usage
 
@@ -23,7 +23,7 @@ class PlainReply:
     content_events: int
     content_bytes: int
 
-    async def chunks(self) -> AsyncIterator[StreamChunk]:
+    async def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
         """Yield nothing: the answer is `body`."""
         nothing: tuple[StreamChunk, ...] = ()
         for chunk in nothing:

@@ -8,7 +8,7 @@ from trivet.domain.errors import EngineBroken, EngineError, EngineTimeout, Strea
 from trivet.domain.outcomes import Usage
 from trivet.engines.litellm_events import finish_event, stream_event, usage_event, usage_in
 from trivet.engines.litellm_faults import connection_broke, engine_faults
-from trivet.engines.protocol import StreamChunk
+from trivet.engines.protocol import StreamChunk, Take
 from trivet.engines.sse import EVENT_LIMIT_BYTES, classify_parsed, content_size
 from trivet.engines.usage import parse_usage
 
@@ -57,7 +57,7 @@ class LiteLLMStream:
             if held_bytes > EVENT_LIMIT_BYTES and not self.content_events:
                 raise EngineBroken("The engine sends frames without content and without end.", status=200)
 
-    async def chunks(self) -> AsyncIterator[StreamChunk]:
+    async def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
         """Yield the stream's events in order.
 
         Raises:

@@ -5,7 +5,7 @@ returns a Reply. A streamed Reply is returned only once the first content event 
 frames are held back and an error inside a 200 stream (vLLM's full queue) is raised as the error it is.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,6 +51,10 @@ class StreamChunk:
     """True for the `choices: []` event that only carries usage: stripped if the caller did not ask."""
 
 
+Take = Callable[[bytes], bool]
+"""Takes whole SSE events at once, as they arrive; False: it cannot take them now."""
+
+
 class Reply(Protocol):
     """An engine's answer, being read.
 
@@ -86,8 +90,11 @@ class Reply(Protocol):
         """Return the bytes of the content read so far, escapes included: a ceiling on its tokens."""
         ...
 
-    def chunks(self) -> AsyncIterator[StreamChunk]:
-        """Yield the stream's events in order."""
+    def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
+        """Yield the stream's events in order.
+
+        `take` may be offered events that are text alone, as they arrive: what it takes is not yielded.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 BUFFER_LIMIT_BYTES = 256 * 1024
@@ -75,6 +75,7 @@ class WireAnswer:
         "_inflate",
         "_parts",
         "_size",
+        "_take",
         "_waiter",
         "begun",
         "complete",
@@ -92,6 +93,7 @@ class WireAnswer:
         self._size = 0
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._take: Callable[[bytes], bool] | None = None
         self._inflate: zlib._Decompress | None = None
 
     @property
@@ -144,6 +146,13 @@ class WireAnswer:
         self._size = 0
         return data
 
+    def offer(self, take: Callable[[bytes], bool] | None) -> None:
+        """Offer what arrives while `readany` waits to this first, which returns whether it takes it.
+
+        What it takes is not read, and wakes nobody. None: offer nothing any more.
+        """
+        self._take = take
+
     def close(self) -> None:
         """Let go of it; before its end this closes the connection."""
         if not self.complete:
@@ -155,6 +164,7 @@ class WireAnswer:
         if fields.get(b"content-encoding") in (b"gzip", b"deflate"):
             # Nobody asked for it. 32: whichever of both it is.
             self._inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self.wake()
 
     def add(self, data: bytes) -> None:
         """Take a part of the body."""
@@ -162,6 +172,9 @@ class WireAnswer:
             data = self._inflate.decompress(data)
             if not data:
                 return
+        take, waiter = self._take, self._waiter
+        if take is not None and waiter is not None and not (self._parts or waiter.done()) and take(data):
+            return
         self._parts.append(data)
         self._size += len(data)
         if self._size > BUFFER_LIMIT_BYTES:
@@ -174,6 +187,11 @@ class WireAnswer:
         else:
             self._error = self._error or error
         self.wake()
+
+    def note_news(self) -> None:
+        """Wake whoever waits to read, if there is something to be read or no more will come."""
+        if self._parts or self.complete:
+            self.wake()
 
     def wake(self) -> None:
         """Tell whoever waits that something has changed."""

@@ -10,8 +10,8 @@ from trivet.domain.errors import EngineBroken, EngineError, EngineTimeout, Strea
 from trivet.domain.outcomes import Usage
 from trivet.domain.time_limits import WaitLimit, at_once_or_within
 from trivet.engines.faults import fault_from_event
-from trivet.engines.protocol import StreamChunk
-from trivet.engines.received import Received
+from trivet.engines.protocol import StreamChunk, Take
+from trivet.engines.received import Received, WireAnswer
 from trivet.engines.sse import (
     EVENT_LIMIT_BYTES,
     ChatEvents,
@@ -67,6 +67,10 @@ class StreamReply:
         self._final_usage: Usage | None = None
         self._over = False
         self._fault: EngineError | None = None
+        self._silent_at_s = deadline_s
+        """When the engine has been silent for too long, by the loop's time."""
+        self._limit: WaitLimit | None = None
+        self._take: Take | None = None
 
     async def open(self) -> None:
         """Read until the first content or finish; what comes before is held back for `chunks`.
@@ -88,33 +92,35 @@ class StreamReply:
     def _has_begun(self) -> bool:
         return bool(self.content_events or self._ended)
 
-    async def chunks(self) -> AsyncIterator[StreamChunk]:
+    async def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
         """Yield the stream's events in order, several at once where they arrived together.
 
-        Comments (keep-alives) are dropped.
+        Comments (keep-alives) are dropped. `take` is offered pieces of text as they arrive: nothing is woken
+        for those that it takes, and they are not yielded.
 
         Raises:
             StreamIncomplete: it ended without a finish reason.
             EngineTimeout: it fell silent, or the deadline came.
             EngineError: the engine reported an error, or sent something that is not such a stream.
         """
-        limit = WaitLimit()
+        limit = self._limit = WaitLimit()
         try:
             held, self._held = self._held, []
             for chunk in held:
                 yield chunk
-            silent_at_s = self._silent_at_s()
+            self._hear()
+            self._offer_to(take)
             while not self._over and self._fault is None:
                 try:
-                    with limit.until(min(silent_at_s, self._deadline_s)):
+                    with limit:
                         chunks = self._digest(await self._receive())
                 except TimeoutError:
-                    self._fall_silent(silent_at_s)
+                    self._fall_silent()
                     break
                 if chunks:
                     for chunk in chunks:
                         yield chunk
-                    silent_at_s = self._silent_at_s()
+                    self._hear()
             if self._fault is not None:
                 raise self._fault
             if not self.finished:
@@ -122,6 +128,7 @@ class StreamReply:
             if not self._response.content.at_eof():
                 await self._read_to_end()
         finally:
+            self._offer_to(None)
             limit.close()
             await self.aclose()
 
@@ -132,14 +139,35 @@ class StreamReply:
         """
         self._response.close()
 
-    def _silent_at_s(self) -> float:
-        # Silence is counted between events that say something: comments prove a live socket, not progress.
-        return self._loop.time() + (AFTER_FINISH_S if self.finished else self._idle_s)
+    def _offer_to(self, take: Take | None) -> None:
+        # aiohttp's answers are read, and offer nothing.
+        if isinstance(self._response, WireAnswer):
+            self._take = take
+            self._response.offer(None if take is None else self._pass_on)
 
-    def _fall_silent(self, silent_at_s: float) -> None:
+    def _pass_on(self, data: bytes) -> bool:
+        """Offer what has arrived if it is plain pieces of text, whole ones; False: it is to be read."""
+        splitter = self._splitter
+        if self._choices != 1 or self._ended or splitter.at < len(splitter.buffer) or self._take is None:
+            return False
+        plain, text_bytes, end = self._reader.skim(data, 0)
+        if not plain or end < len(data) or not self._take(data):
+            return False
+        self.content_events += plain
+        self.content_bytes += text_bytes
+        self._hear()
+        return True
+
+    def _hear(self) -> None:
+        # Silence is counted between events that say something: comments prove a live socket, not progress.
+        self._silent_at_s = self._loop.time() + (AFTER_FINISH_S if self.finished else self._idle_s)
+        if self._limit is not None:
+            self._limit.until(min(self._silent_at_s, self._deadline_s))
+
+    def _fall_silent(self) -> None:
         if self.finished:
             self._over = True
-        elif self._deadline_s <= silent_at_s:
+        elif self._deadline_s <= self._silent_at_s:
             self._fault = EngineTimeout("The engine did not finish its answer before the deadline.")
         else:
             self._fault = EngineTimeout(f"The engine fell silent amid its answer for {self._idle_s:g} s.")

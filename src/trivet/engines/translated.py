@@ -9,7 +9,7 @@ from trivet.domain.outcomes import Usage
 from trivet.domain.surfaces import Surface
 from trivet.engines.answers import PlainReply, parse_document
 from trivet.engines.messages_as_chat import MessageWriter, chat_of_messages, message_of
-from trivet.engines.protocol import EngineCall, Reply, StreamChunk
+from trivet.engines.protocol import EngineCall, Reply, StreamChunk, Take
 from trivet.engines.response_writer import ResponseWriter
 from trivet.engines.responses_as_chat import chat_of_responses, response_of
 from trivet.engines.sse import EventSplitter, chunk_document
@@ -93,7 +93,7 @@ class TranslatedStream:
         """Return the bytes of the content read so far."""
         return self._reply.content_bytes
 
-    async def chunks(self) -> AsyncIterator[StreamChunk]:
+    async def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
         """Yield the events in order; the ending ones only once the engine's stream has ended well.
 
         Raises:

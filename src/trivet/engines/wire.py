@@ -94,7 +94,7 @@ class _Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT_BYTES:
                 self._break_off(EngineBroken("The head of the engine's answer is too large."))
-        answer.wake()
+        answer.note_news()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was under way."""

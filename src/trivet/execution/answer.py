@@ -7,7 +7,7 @@ from trivet.domain.failpoints import reach
 from trivet.domain.outcomes import OutcomeStatus
 from trivet.domain.surfaces import Surface
 from trivet.domain.tiers import Deployment
-from trivet.engines.protocol import Reply
+from trivet.engines.protocol import Reply, Take
 from trivet.execution.kept_reply import FromMemory
 from trivet.execution.run import Run
 from trivet.execution.running import RunningAttempt
@@ -41,15 +41,17 @@ class Answer:
         """Return the JSON document of a plain answer; empty for a stream."""
         return self._reply.body or b""
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self, take: Take | None = None) -> AsyncIterator[bytes]:
         """Yield a streamed answer's events, then its protocol's last event if it ended as it should.
+
+        `take` is offered what can be passed on the moment it arrives: what it takes is not yielded.
 
         Raises:
             EngineError: the stream broke after it began; what was yielded is not a whole answer.
         """
         keep_usage = self.run.request.include_usage
         try:
-            async for chunk in self._reply.chunks():
+            async for chunk in self._reply.chunks(None if take is None else _passing(take)):
                 if keep_usage or not chunk.usage_only:
                     yield chunk.data
                     reach("mid_stream")
@@ -82,3 +84,15 @@ class Answer:
             # Nobody waits for the disk: until the settlement is on it the hold covers what was used, and
             # should Trivet die before, all of the hold is charged.
             self.run.close(status, reply=self._reply, error=error)
+
+
+def _passing(take: Take) -> Take:
+    """Return what passes events on as an answer does."""
+
+    def passed(data: bytes) -> bool:
+        if not take(data):
+            return False
+        reach("mid_stream")
+        return True
+
+    return passed

@@ -8,7 +8,7 @@ from typing import Any
 from trivet.domain.errors import EngineError
 from trivet.domain.outcomes import Attempt, Usage
 from trivet.domain.tiers import Deployment
-from trivet.engines.protocol import StreamChunk
+from trivet.engines.protocol import StreamChunk, Take
 
 PIECE_CHARS = 48
 """A piece of text ends at the first space after so many characters: some twelve tokens."""
@@ -30,7 +30,7 @@ class KeptReply:
         self.content_events = 0
         self.content_bytes = 0
 
-    async def chunks(self) -> AsyncIterator[StreamChunk]:
+    async def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
         """Yield a stream's events: the role, the text in pieces, the finish, the usage."""
         together: list[bytes] = []
         for delta, finish_reason in _deltas(self._document["choices"][0]):

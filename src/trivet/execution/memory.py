@@ -20,7 +20,7 @@ from trivet.domain.requests import ChatRequest
 from trivet.domain.scopes import Scope
 from trivet.domain.surfaces import Surface
 from trivet.engines.joined import AnswerJoiner
-from trivet.engines.protocol import Reply, StreamChunk
+from trivet.engines.protocol import Reply, StreamChunk, Take
 from trivet.engines.sse import EventSplitter, chunk_document
 from trivet.execution.answer import Answer
 from trivet.execution.kept_reply import FromMemory, KeptReply
@@ -184,10 +184,17 @@ class _WatchedReply:
         self._recording = recording
         self._look()
 
-    async def chunks(self) -> AsyncIterator[StreamChunk]:
+    async def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
         """Yield the stream's events as they come."""
+
+        def watched(data: bytes) -> bool:
+            if take is None or not take(data):
+                return False
+            self._recording.take(data, streamed=True)
+            return True
+
         try:
-            async for chunk in self._reply.chunks():
+            async for chunk in self._reply.chunks(watched):
                 self._recording.take(chunk.data, streamed=True)
                 self._look()
                 yield chunk

@@ -227,6 +227,56 @@ async def test_what_is_said_at_once_goes_out_at_once() -> None:
         )
 
 
+async def test_a_part_that_is_passed_on_goes_out_by_itself() -> None:
+    """In its turn: not before the head or what else waits to be sent, and not behind the end."""
+    seen: list[bool] = []
+
+    async def serve(way: ShortWay, send: Send) -> None:
+        seen.append(way.pass_on(b"early"))
+        assert way.begin(HEAD)
+        seen.append(way.pass_on(b"early"))
+        await asyncio.sleep(0.01)
+        seen.append(way.pass_on(b"data: 1\n\n"))
+        assert way.part(b"data: 2\n\n")
+        seen.append(way.pass_on(b"early"))
+        await send_part(send, b"data: 3\n\n")
+        seen.append(way.pass_on(b"data: 4\n\n"))
+        assert way.part(b"", more=False)
+        seen.append(way.pass_on(b"late"))
+
+    async with served(serve) as (reader, writer):
+        writer.write(GET % b"stream")
+        await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readuntil(b"\r\n0\r\n\r\n")
+    assert body == b"".join(b"9\r\ndata: %d\n\n\r\n" % number for number in (1, 2, 3, 4)) + b"0\r\n\r\n"
+    assert seen == [False, False, True, False, True, False]
+
+
+async def test_nothing_is_passed_on_to_who_reads_slowly_or_has_gone() -> None:
+    """It is left to those ways that wait."""
+    slow, gone = asyncio.Event(), asyncio.Event()
+
+    async def serve(way: ShortWay, _: Send) -> None:
+        assert way.begin(HEAD)
+        await asyncio.sleep(0.01)
+        while way.pass_on(b"x" * 65536):
+            pass
+        assert not way.part(b"x")
+        slow.set()
+        try:
+            with way.presence():
+                await asyncio.sleep(60.0)
+        finally:
+            assert not way.pass_on(b"x")
+            gone.set()
+
+    async with served(serve) as (_, writer):
+        writer.write(GET % b"slow")
+        await asyncio.wait_for(slow.wait(), 5.0)
+        writer.close()
+        await asyncio.wait_for(gone.wait(), 5.0)
+
+
 async def test_the_body_is_taken_where_it_is_there() -> None:
     """Whole and within its limit; one that is too large, or has yet to come, is left to be received."""
     taken: list[bytes | None] = []
