@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, select
 
 from tests.proofs.clients import Refusal
+from trivet.budgets.row_texts import told
 from trivet.budgets.rows import rows_from_text
 from trivet.storage.schema import entries
 
@@ -55,7 +56,7 @@ class History:
             entries.c.reservation_id,
             entries.c.used_tokens,
             entries.c.held_tokens,
-            entries.c.rows,
+            told(entries.c.rows).label("rows"),
         )
         for entry in connection.execute(select(*columns).order_by(entries.c.seq)):
             rows = [(key.scope, key.window) for key in rows_from_text(entry.rows) if key.meter == "tokens"]

@@ -86,6 +86,11 @@ def chained(previous: str, fields: Sequence[Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digits(stored: str | bytes) -> str:
+    """Return an entry's hash in hex, in which it is chained; SQLite keeps its bytes, half as many."""
+    return stored.hex() if isinstance(stored, bytes) else stored
+
+
 def as_detail(facts: Mapping[str, Any]) -> str:
     """Return facts as the JSON object of an entry's `detail`."""
     return _encode(facts)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, TextClause, and_, func, select, text
 
 from trivet.budgets.balances import below_or_at
+from trivet.budgets.entries import digits
 from trivet.budgets.key_entries import KEYS, key_scope, within_keys
 from trivet.domain.budgets import Amounts
 from trivet.domain.scopes import Scope, organisation
@@ -118,7 +119,7 @@ def _read(connection: Connection, query: Select[Any], limit: int) -> list[EntryR
             overrun=row.overrun,
             detail=json.loads(row.detail),
             note=row.note,
-            hash=row.hash,
+            hash=digits(row.hash),
         )
         for row in connection.execute(query.limit(max(1, min(limit, HISTORY_MAX))))
     ]

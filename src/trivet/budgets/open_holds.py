@@ -11,7 +11,8 @@ from trivet.domain.scopes import Scope, organisation
 
 # The state is written out, not bound: only then SQLite takes the index over what is open.
 _OPEN = text(
-    "SELECT created_ns, expires_ns, tokens, weighted_tokens, usd_micros, rows FROM reservations"
+    "SELECT created_ns, expires_ns, tokens, weighted_tokens, usd_micros,"
+    " coalesce((SELECT text FROM row_texts WHERE name = rows), rows) FROM reservations"
     " WHERE state = 'held' AND organisation = :organisation"
     " AND created_ns <= :since_ns ORDER BY created_ns"
 )

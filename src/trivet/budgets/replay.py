@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from trivet.budgets.entries import FIRST_HASH, NOTHING, chained
+from trivet.budgets.entries import FIRST_HASH, NOTHING, chained, digits
 from trivet.budgets.rows import RowKey, rows_from_text
 from trivet.domain.budgets import Amounts
 
@@ -121,7 +121,8 @@ class Replay:
     def _check_hash(self, entry: Any) -> None:
         previous = self.hashes.get(entry.organisation, FIRST_HASH)
         # The columns in their order: seq, what the hash covers, prev_hash, hash.
-        fields, prev_hash, stored = tuple(entry)[1:-2], entry.prev_hash, entry.hash
+        fields, stored = tuple(entry)[1:-2], digits(entry.hash)
+        prev_hash = entry.prev_hash or previous  # which is not told where it goes without saying
         if prev_hash != previous:
             self._doubt(entry, "does not follow the entry before it")
         if stored != chained(prev_hash, fields):

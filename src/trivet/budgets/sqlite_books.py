@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from trivet.budgets import sqlite_statements as statements
 from trivet.budgets.balances import View
 from trivet.budgets.calendar import LedgerCalendar
-from trivet.budgets.entries import FIRST_HASH, Entry, chained
+from trivet.budgets.entries import FIRST_HASH, Entry, chained, digits
 from trivet.budgets.ladder import Ladder, share_used
 from trivet.budgets.rows import LARGEST_AMOUNT, Balance, Cap, DefaultLimits, RowKey, Stored, reset_of
 from trivet.budgets.sqlite_bounds import Bounds
@@ -93,7 +93,7 @@ class Books:
         """Write an entry at the end of its organisation's chain."""
         fields = entry.fields()
         last = connection.execute(statements.LAST_HASH, (fields[0],)).fetchone()
-        previous = last[0] if last else FIRST_HASH
+        previous = digits(last[0]) if last else FIRST_HASH
         connection.execute(statements.APPEND_ENTRY, (*fields, previous, chained(previous, fields)))
 
     def announce(

@@ -9,13 +9,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trivet.budgets import sqlite_statements as statements
-from trivet.budgets.entries import FIRST_HASH, NOTHING, Entry, chained
+from trivet.budgets.entries import FIRST_HASH, NOTHING, Entry, chained, digits
+from trivet.budgets.row_texts import name_of
 from trivet.budgets.rows import RowKey, Stored, rows_from_text
 from trivet.domain.budgets import METERS, Amounts
 from trivet.storage.entering import Beside, enter_rows
 
 _KEPT_MAX = 65_536
 """So many counters, reservations or chains are kept; beyond that all is read anew."""
+_ROWS = 12
+"""Where an entry's fields tell its rows."""
 _AT_ONCE = 50
 """Counters read by one statement: SQLite takes 500 parts of a compound."""
 
@@ -48,6 +51,7 @@ class Standing:
         self._sets: dict[str, tuple[Counter, ...]] = {}
         self._reservations: dict[str, Stored] = {}
         self._heads: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         # What is to be entered.
         self._changed: dict[Counter, None] = {}
         self._made: dict[str, list[Any]] = {}
@@ -80,7 +84,8 @@ class Standing:
         self._over = []
         self._sure = True
         self.instant_ns = None
-        if max(len(self._counters), len(self._reservations), len(self._heads), len(self._sets)) > _KEPT_MAX:
+        kept = self._counters, self._reservations, self._heads, self._sets, self._names
+        if max([len(some) for some in kept]) > _KEPT_MAX:
             self.forget()
 
     def forget(self) -> None:
@@ -98,6 +103,7 @@ class Standing:
             self._sets,
             self._reservations,
             self._heads,
+            self._names,
             self._changed,
             self._made,
             self._ended,
@@ -177,7 +183,14 @@ class Standing:
                 self._reservations[reservation_id] = stored
         return stored
 
-    def make(self, stored: Stored, owner: str, decision_id: str | None, now_ns: int) -> None:
+    def make(
+        self,
+        connection: sqlite3.Connection,
+        stored: Stored,
+        owner: str,
+        decision_id: str | None,
+        now_ns: int,
+    ) -> None:
         """Note a new reservation."""
         self.noted += 1
         self._reservations[stored.reservation_id] = stored
@@ -201,7 +214,7 @@ class Standing:
             now_ns,
             stored.expires_ns,
             None,
-            stored.rows,
+            self._name(connection, stored.rows),
         ]
 
     def change(self, stored: Stored, closed_ns: int | None) -> None:
@@ -235,6 +248,16 @@ class Standing:
         previous = self._heads.get(owner)
         if previous is None:
             last = connection.execute(statements.LAST_HASH, (owner,)).fetchone()
-            previous = last[0] if last else FIRST_HASH
+            previous = digits(last[0]) if last else FIRST_HASH
         self._heads[owner] = following = chained(previous, fields)
-        self._entries.append((*fields, previous, following))
+        # The rows by their name, the hash by its bytes, and the one before it not at all.
+        rows, *last_fields = fields[_ROWS:]
+        self._entries.append(
+            (*fields[:_ROWS], self._name(connection, rows), *last_fields, "", bytes.fromhex(following))
+        )
+
+    def _name(self, connection: sqlite3.Connection, text: str) -> str:
+        name = self._names.get(text)
+        if name is None:
+            name = self._names[text] = name_of(connection, text)
+        return name

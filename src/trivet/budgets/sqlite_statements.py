@@ -102,12 +102,15 @@ def append_entries(count: int) -> str:
 """  # noqa: S608 - placeholders only
 
 
-RESERVATION = """
+_TOLD = "coalesce((SELECT text FROM row_texts WHERE name = {0}), {0})"
+_ROWS = _TOLD.format("reservations.rows")
+
+RESERVATION = f"""
     SELECT scope, tokens, weighted_tokens, usd_micros, max_output, priority, state,
-           charged_tokens, charged_weighted, charged_usd, remaining, expires_ns, rows
+           charged_tokens, charged_weighted, charged_usd, remaining, expires_ns, {_ROWS}
       FROM reservations
      WHERE id = ?
-"""
+"""  # noqa: S608 - our own text
 
 ABANDONED_RESERVATIONS = """
     SELECT id
@@ -162,7 +165,7 @@ _ADMITTED_SINCE = (
 
 # What has ended is added up where it lies: an organisation may have millions of them.
 ENDED_SINCE = f"""
-    SELECT reservations.rows, sum(reservations.charged_tokens), sum(reservations.charged_weighted),
+    SELECT {_ROWS}, sum(reservations.charged_tokens), sum(reservations.charged_weighted),
            sum(reservations.charged_usd)
     {_ADMITTED_SINCE}
        AND reservations.state IN ('settled', 'released')
@@ -170,7 +173,7 @@ ENDED_SINCE = f"""
 """
 
 CHANGEABLE_SINCE = f"""
-    SELECT reservations.id, reservations.state, reservations.rows,
+    SELECT reservations.id, reservations.state, {_ROWS},
            reservations.tokens, reservations.weighted_tokens, reservations.usd_micros,
            reservations.charged_tokens, reservations.charged_weighted, reservations.charged_usd
     {_ADMITTED_SINCE}
@@ -179,7 +182,8 @@ CHANGEABLE_SINCE = f"""
 """
 
 RECORDED_SINCE = f"""
-    SELECT entries.rows, sum(entries.used_tokens), sum(entries.used_weighted), sum(entries.used_usd)
+    SELECT {_TOLD.format("entries.rows")},
+           sum(entries.used_tokens), sum(entries.used_weighted), sum(entries.used_usd)
       FROM entries
     {_SINCE % "record"}
      GROUP BY entries.rows

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, select
 
 from trivet.budgets.replay import Counter, Difference, Replay
+from trivet.budgets.row_texts import entries_in_full, told
 from trivet.budgets.rows import rows_from_text
 from trivet.storage.instants import instant_of
 from trivet.storage.schema import counters, entries, limits, overrides, reservations, tenants
@@ -42,7 +43,7 @@ class VerifyReport:
 def verify(connection: Connection) -> VerifyReport:
     """Compare the whole store with its entries, on one snapshot."""
     replay = Replay()
-    for entry in connection.execute(select(entries).order_by(entries.c.seq)):
+    for entry in connection.execute(entries_in_full().order_by(entries.c.seq)):
         replay.take(entry)
     rows, differences = _counter_differences(connection, replay)
     differences += _reservation_differences(connection, replay)
@@ -114,9 +115,9 @@ def _reservation_differences(connection: Connection, replay: Replay) -> list[Dif
             "state": row.state,
             "held": [row.tokens, row.weighted_tokens, row.usd_micros],
             "charged": [row.charged_tokens, row.charged_weighted, row.charged_usd],
-            "rows": _rows_in(row.rows),
+            "rows": _rows_in(row.told),
         }
-        for row in connection.execute(select(reservations))
+        for row in connection.execute(select(reservations, told(reservations.c.rows).label("told")))
     }
     return _compared("reservation", ("reservation_id",), stored, replay.reservations(), "reservation")
 

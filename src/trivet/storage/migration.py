@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, text
 from trivet.domain.errors import StoreUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0011"
+HEAD = "0012"
 """The newest revision in `migrations/versions`."""
 _SHARED_LOCK = 0x7472_6976_6574_0001
 _BYTEWISE = """

@@ -116,12 +116,7 @@ reservations = Table(
     Column("created_ns", BigInteger, nullable=False),
     Column("expires_ns", BigInteger, nullable=True, comment="NULL: it ends with its owner"),
     Column("closed_ns", BigInteger, nullable=True),
-    Column(
-        "rows",
-        Text,
-        nullable=False,
-        comment="JSON; see `budgets.rows.rows_as_text`",
-    ),
+    Column("rows", Text, nullable=False, comment="JSON; see `budgets.rows.rows_as_text`"),
     CheckConstraint("state IN ('held', 'settled', 'released', 'expired_charged')", name="state"),
     # Recovery and reconciliation look only for what is open.
     Index(
@@ -136,6 +131,16 @@ reservations = Table(
         sqlite_where=text("state = 'held' AND expires_ns IS NOT NULL"),
         postgresql_where=text("state = 'held' AND expires_ns IS NOT NULL"),
     ),
+)
+
+# A request's rows are told three times, and by all requests of its scope in the same words: on SQLite
+# reservations and entries give the words' name. See `budgets.row_texts`.
+row_texts = Table(
+    "row_texts",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("text", Text, nullable=False, comment="JSON; see `budgets.rows.rows_as_text`"),
+    Index(None, "text", unique=True),
 )
 
 entries = Table(
@@ -164,20 +169,12 @@ entries = Table(
     Column("rows", Text, nullable=False, comment="as in reservations"),
     Column("detail", Text, nullable=False, comment="JSON object, by kind"),
     Column("note", Text, nullable=False),
+    # SQLite does not repeat the former, and keeps the latter's bytes; see `budgets.entries.digits`.
     Column("prev_hash", Text, nullable=False, comment="hash of the organisation's entry before this one"),
     Column("hash", Text, nullable=False),
     # One for all who read an organisation's, in which `at_ns` never falls while `seq` grows: every index more
-    # is a page more that each commit writes. What was charged lately is read from it alone.
-    Index(
-        "ix_entries_latest",
-        "organisation",
-        "at_ns",
-        "kind",
-        "scope",
-        "used_tokens",
-        "used_weighted",
-        "used_usd",
-    ),
+    # is a page more that each commit writes, and every column more in it another one.
+    Index(None, "organisation", "at_ns"),
     Index(
         "ix_entries_rules",
         "seq",

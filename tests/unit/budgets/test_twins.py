@@ -15,6 +15,7 @@ from tests.counts import scaled
 from tests.doubles.shared_store import SharedStore
 from tests.unit.budgets.stores import close_ledgers, ledger_on
 from trivet.budgets import Ledger, OverrideRequest
+from trivet.budgets.row_texts import entries_in_full, told
 from trivet.config.settings import BudgetSettings
 from trivet.domain.budgets import (
     Amounts,
@@ -268,18 +269,20 @@ def _told(future: "Future[Any]") -> Any:
 
 def _books(ledger: Ledger, database: Database) -> list[Any]:
     def read(connection: Any) -> list[Any]:
-        told = []
-        for row in connection.execute(select(entries).order_by(entries.c.organisation, entries.c.seq)):
+        entered = []
+        for row in connection.execute(entries_in_full().order_by(entries.c.organisation, entries.c.seq)):
             # A record bears a mark of its sending on PostgreSQL, and with it other hashes.
             detail = None if row.kind == "record" else row.detail
-            told.append((*tuple(row)[1:-4], detail, row.note))
+            entered.append((*tuple(row)[1:-4], detail, row.note))
         held = [
-            {name: value for name, value in row._asdict().items() if name != "owner"}
-            for row in connection.execute(select(reservations).order_by(reservations.c.id))
+            {name: value for name, value in row._asdict().items() if name not in ("owner", "rows")}
+            for row in connection.execute(
+                select(reservations, told(reservations.c.rows)).order_by(reservations.c.id)
+            )
         ]
         passed = sorted(tuple(row) for row in connection.execute(select(alerts)))
         news = sorted((row.organisation, row.kind, row.at_ns) for row in connection.execute(select(outbox)))
-        return [told, held, passed, news]
+        return [entered, held, passed, news]
 
     return [
         *database.read(read),

@@ -184,6 +184,12 @@ def test_a_rehashed_entry_breaks_the_chain(busy: Ledger, database: Database) -> 
     assert found(busy) == [("entry", "2"), ("entry", "3")]
 
 
+def test_an_entry_that_claims_another_predecessor_is_found(busy: Ledger, database: Database) -> None:
+    """The hash of the one before need not be told, but where it is, it must be true."""
+    tamper(database, "UPDATE entries SET prev_hash = (SELECT hash FROM entries WHERE seq = 2) WHERE seq = 6")
+    assert set(found(busy)) == {("entry", "6")}
+
+
 def test_a_doubled_settlement_is_found(busy: Ledger, database: Database) -> None:
     """An entry that ends a reservation for a second time is named."""
     copied = (
