@@ -1,9 +1,12 @@
 """Brings a store to the schema that this Trivet knows."""
 
+import contextlib
+import functools
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.pool import StaticPool
 
 from trivet.domain.errors import StoreUnavailable
 
@@ -48,17 +51,15 @@ def migrate(engine: Engine, connection: sqlite3.Connection) -> None:
             "A Trivet from before the first release made the store, and this one cannot read its ledger.",
             hint="Choose another store.path, or move the file away; the old one is untouched.",
         )
-    from alembic import command
-    from alembic.config import Config
     from alembic.util import CommandError
 
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     connection.execute("BEGIN IMMEDIATE")
     try:
-        with engine.connect() as core:
-            config.attributes["connection"] = core
-            command.upgrade(config, "head")
+        if _is_empty(connection):
+            for statement in _new_store():
+                connection.execute(statement)
+        else:
+            _upgrade(engine)
         connection.execute("COMMIT")
     except CommandError as error:
         connection.execute("ROLLBACK")
@@ -97,6 +98,33 @@ def migrate_shared(connection: Connection) -> None:
         ) from error
     # Text is compared by its bytes, as in SQLite: ranges of scopes rest on it, and it is quicker.
     connection.execute(text(_BYTEWISE))
+
+
+def _upgrade(engine: Engine) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    with engine.connect() as core:
+        config.attributes["connection"] = core
+        command.upgrade(config, "head")
+
+
+@functools.cache
+def _new_store() -> tuple[str, ...]:
+    """Return the statements that make a new store: what all migrations leave behind, told by SQLite itself.
+
+    A process that makes many stores, as simulations and tests do, runs the migrations for the first only;
+    that takes 50 ms, the statements 3.
+    """
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _upgrade(create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool))
+        return tuple(line for line in connection.iterdump() if line not in ("BEGIN TRANSACTION;", "COMMIT;"))
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
 def _revision(connection: sqlite3.Connection) -> str | None:

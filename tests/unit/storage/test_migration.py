@@ -1,5 +1,6 @@
 """The migrations and the schema describe the same store."""
 
+import contextlib
 import re
 import sqlite3
 from pathlib import Path
@@ -75,6 +76,18 @@ def at_revision(path: Path, revision: str) -> None:
         known = MigrationContext.configure(connection).get_current_revision()
         (command.upgrade if known is None or known < revision else command.downgrade)(config, revision)
     engine.dispose()
+
+
+def test_a_new_store_is_what_the_migrations_make(tmp_path: Path) -> None:
+    """To the statement and the row, although a new store is made without them."""
+    at_revision(tmp_path / "migrated.db", HEAD)
+    Database.open(tmp_path / "new.db").close()
+    dumps = []
+    for name in ("migrated.db", "new.db"):
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as connection:
+            dumps.append(list(connection.iterdump()))
+    assert dumps[0] == dumps[1]
+    assert len(dumps[0]) > 20
 
 
 def test_attempts_are_kept_when_they_get_another_key(tmp_path: Path) -> None:
