@@ -93,6 +93,7 @@ async def _perform(stage: Stage, users: Sequence[User], requests: int, say: Say)
                 await asyncio.gather(*(client() for _ in range(CLIENTS)))
 
             await play(calls[:middle])
+            await freeze_engine(stage)
             burst = asyncio.gather(
                 play(standard_burst(users, BURST, dice)), play(calls[middle : middle + CLIENTS])
             )
@@ -105,11 +106,23 @@ async def _perform(stage: Stage, users: Sequence[User], requests: int, say: Say)
     return tally
 
 
+async def freeze_engine(stage: Stage) -> None:
+    """Stop the victim's process where it is: on no machine can it answer before it is killed.
+
+    Raises:
+        EngineUnavailable: it does not run.
+    """
+    async with httpx.AsyncClient(base_url=stage.url, headers=_owner(stage), trust_env=False) as http:
+        victim = await _victim(http)
+    if victim["pid"] is None:
+        raise EngineUnavailable(f"The {VICTIM_TIER} engine does not run: {victim['detail']}.")
+    os.kill(victim["pid"], signal.SIGSTOP)
+
+
 async def kill_engine(stage: Stage, *, patience_s: float = KILL_PATIENCE_S) -> int:
     """Kill the victim's process once requests are in flight on it; return its process id.
 
-    When the patience ends it is killed all the same: the play must end, also on a machine so fast or so
-    slow that its requests are never seen together.
+    When the patience ends it is killed all the same: the play must end.
 
     Raises:
         EngineUnavailable: it does not run.
@@ -118,8 +131,7 @@ async def kill_engine(stage: Stage, *, patience_s: float = KILL_PATIENCE_S) -> i
     deadline = loop.time() + patience_s
     async with httpx.AsyncClient(base_url=stage.url, headers=_owner(stage), trust_env=False) as http:
         while True:
-            engines = (await http.get("/api/v1/deployments")).raise_for_status().json()["deployments"]
-            victim = next(engine for engine in engines if engine["tier"] == VICTIM_TIER)
+            victim = await _victim(http)
             pid: int | None = victim["pid"]
             over = loop.time() > deadline
             # More than one in flight, so that one surely has no answer yet.
@@ -129,6 +141,12 @@ async def kill_engine(stage: Stage, *, patience_s: float = KILL_PATIENCE_S) -> i
             if over:
                 raise EngineUnavailable(f"The {VICTIM_TIER} engine does not run: {victim['detail']}.")
             await asyncio.sleep(0.005)
+
+
+async def _victim(http: httpx.AsyncClient) -> dict[str, Any]:
+    engines = (await http.get("/api/v1/deployments")).raise_for_status().json()["deployments"]
+    found: dict[str, Any] = next(engine for engine in engines if engine["tier"] == VICTIM_TIER)
+    return found
 
 
 async def _report(stage: Stage, users: Sequence[User], tally: Tally, started: datetime) -> DemoReport:
