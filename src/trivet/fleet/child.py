@@ -193,6 +193,8 @@ class Starting:
             self._started.stdin.close()
         self.guardian.send(signal.SIGTERM)
         await asyncio.to_thread(self._started.wait)
+        if self._started.stdout is not None:
+            self._started.stdout.close()  # nobody has, where it was given up before it was told to go
 
     def _say_go(self) -> bytes:
         assert self._started.stdin is not None  # noqa: S101 - asked for with PIPE above

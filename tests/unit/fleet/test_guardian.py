@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from trivet.fleet import guardian
+from trivet.fleet.child import Starting
 from trivet.fleet.processes import Process
 
 PATIENCE_S = 20.0
@@ -184,3 +185,14 @@ def test_logs_are_bounded(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
     assert max(path.stat().st_size for path in tmp_path.iterdir()) <= guardian.LOG_BYTES_MAX
     assert "ended with status 0" in log.read_text()
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_open(tmp_path: Path) -> None:
+    """Before the guardian was told to go: it has ended, and so have both pipes to it."""
+    starting = Starting.prepare(["sleep", "600"], {}, keep=False, log_path=tmp_path / "log")
+    await starting.give_up()
+    assert not starting.guardian.alive
+    assert [pipe is None or pipe.closed for pipe in (starting._started.stdin, starting._started.stdout)] == [
+        True,
+        True,
+    ]
