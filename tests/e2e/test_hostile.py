@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import WEIGHTS, House, launched, serving, settings_for
+from trivet.domain.scopes import Scope
 
 BODY = {
     "model": "heavy",
@@ -24,7 +25,7 @@ BODY = {
 async def brisk(
     tiny_models: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[House]:
-    """A Trivet that gives clients little time."""
+    """A Trivet that gives clients little time; whoever is not to lose a connection by it asks `house`."""
     deployments = {tier: launched(tiny_models, tier) for tier in WEIGHTS}
     server = {"port": 0, "write_timeout_s": 0.3, "head_timeout_s": 0.3, "body_timeout_s": 0.3}
     async with serving(settings_for(tmp_path_factory.mktemp("brisk"), deployments, server=server)) as found:
@@ -60,10 +61,9 @@ async def test_a_reader_that_stops(brisk: House) -> None:
     }
     async with asyncio.timeout(10):
         await brisk.trivet.application(scope, receive, send)
-    async with brisk.http() as http:
-        rows = (await http.get("/api/v1/budgets/stalled/status")).json()["rows"]
-    assert {row["held"] for row in rows} == {0}
-    assert min(row["used"] for row in rows) > 0
+    rows = [row for row in brisk.trivet.ledger.rows() if row.scope == Scope("stalled")]
+    assert {row.held for row in rows} == {0}
+    assert min(row.used for row in rows) > 0
     assert [report["in_flight"] for report in brisk.trivet.fleet.report()] == [0, 0, 0]
 
 
@@ -95,9 +95,9 @@ async def exchange(house: House, head: bytes) -> bytes:
     ],
     ids=["long field", "one piece", "long path", "many fields", "endless", "not http"],
 )
-async def test_heads_are_bounded(brisk: House, head: bytes) -> None:
+async def test_heads_are_bounded(house: House, head: bytes) -> None:
     """A request head that is too large, or no HTTP, is refused and the connection closed."""
-    answer = await exchange(brisk, head)
+    answer = await exchange(house, head)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
 
 
@@ -127,31 +127,31 @@ CHAT_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
         b"GET /healthz\r\n\r\n",
     ],
 )
-async def test_what_can_be_read_in_two_ways_is_refused(brisk: House, head: bytes) -> None:
+async def test_what_can_be_read_in_two_ways_is_refused(house: House, head: bytes) -> None:
     """One answer, 400, and the connection is closed: nothing behind it is taken for another request."""
-    answer = await exchange(brisk, head + b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+    answer = await exchange(house, head + b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400")
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-async def test_offers_of_other_protocols_are_passed_over(brisk: House) -> None:
+async def test_offers_of_other_protocols_are_passed_over(house: House) -> None:
     """Java's HttpClient offers HTTP/2 with each request: what it sends is answered, body and all."""
     body = b'{"model": "nothing-like-it", "messages": [{"role": "user", "content": "x"}]}'
     fields = (
         b"authorization: Bearer %s\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
         b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\ncontent-length: %d\r\n\r\n"
-    ) % (brisk.trivet.owner_token.encode(), len(body))
+    ) % (house.trivet.owner_token.encode(), len(body))
     last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-    answer = await exchange(brisk, CHAT_HEAD + fields + body + last)
+    answer = await exchange(house, CHAT_HEAD + fields + body + last)
     assert answer.startswith(b"HTTP/1.1 404")
     assert b"model_not_found" in answer
     assert answer.count(b"HTTP/1.1 200") == 1
 
 
-async def test_an_offer_in_pieces_is_refused(brisk: House) -> None:
+async def test_an_offer_in_pieces_is_refused(house: House) -> None:
     """Where it is not seen in time the body would be lost, or be taken for a request: the connection ends."""
     body = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-    host, port = brisk.url.removeprefix("http://").split(":")
+    host, port = house.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     rest = b"grade: h2c\r\nconnection: upgrade\r\ncontent-length: %d\r\n\r\n" % len(body)
     for piece in (CHAT_HEAD + b"up", rest, body):
@@ -164,23 +164,23 @@ async def test_an_offer_in_pieces_is_refused(brisk: House) -> None:
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-async def test_a_body_that_is_announced_too_large_is_not_waited_for(brisk: House) -> None:
+async def test_a_body_that_is_announced_too_large_is_not_waited_for(house: House) -> None:
     """It is refused by its head alone; a client that asks before it sends (`Expect`) sends nothing."""
     for path in (b"/v1/chat/completions", b"/api/v1/route", b"/api/v1/batch", b"/api/v1/budgets/x"):
-        fields = b"authorization: Bearer %s\r\n" % brisk.trivet.owner_token.encode()
+        fields = b"authorization: Bearer %s\r\n" % house.trivet.owner_token.encode()
         fields += b"content-length: 999999999\r\nexpect: 100-continue\r\n\r\n"
         method = b"PUT" if path.endswith(b"x") else b"POST"
-        answer = await exchange(brisk, method + b" " + path + b" HTTP/1.1\r\nhost: x\r\n" + fields)
+        answer = await exchange(house, method + b" " + path + b" HTTP/1.1\r\nhost: x\r\n" + fields)
         assert answer.startswith(b"HTTP/1.1 413"), path
 
 
-async def test_fields_behind_a_body_are_no_heads(brisk: House) -> None:
+async def test_fields_behind_a_body_are_no_heads(house: House) -> None:
     """A key in the trailers is none, although it arrives before the application has looked."""
     body = json.dumps({"model": "light", "messages": [{"role": "user", "content": "Hi"}]}).encode()
-    key = brisk.key("smuggler").encode()
+    key = house.key("smuggler").encode()
     chunks = b"%x\r\n%s\r\n0\r\nauthorization: Bearer %s\r\n\r\n" % (len(body), body, key)
     answer = await exchange(
-        brisk, CHAT_HEAD + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n" + chunks
+        house, CHAT_HEAD + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n" + chunks
     )
     assert answer.startswith(b"HTTP/1.1 401")
 
@@ -276,7 +276,7 @@ STEERING = (
 )  # fmt: skip
 
 
-async def test_no_body_and_no_header_chooses_an_address(brisk: House, trap: tuple[str, list[bytes]]) -> None:
+async def test_no_body_and_no_header_chooses_an_address(house: House, trap: tuple[str, list[bytes]]) -> None:
     """Whatever a body calls an address, and wherever it stands, nobody is asked there."""
     url, heads = trap
     chat: dict[str, Any] = {
@@ -294,7 +294,7 @@ async def test_no_body_and_no_header_chooses_an_address(brisk: House, trap: tupl
         chat | {"tools": [{"type": "mcp", "server_label": "x", "server_url": url}]},
     ]
     headers = {f"x-{name.replace('_', '-')}": url for name in STEERING} | {"x-forwarded-host": url[7:]}
-    async with brisk.http(brisk.key("steerer")) as http:
+    async with house.http(house.key("steerer")) as http:
         statuses = [(await http.post("/v1/chat/completions", json=body)).status_code for body in bodies]
         statuses.append((await http.post("/v1/chat/completions", json=chat, headers=headers)).status_code)
     assert set(statuses) <= {200, 400, 404}
@@ -329,31 +329,31 @@ async def test_only_what_is_allowed_goes_on(trap: tuple[str, list[bytes]], tmp_p
     assert not {"x-engine-secret", "keep-alive"} & set(answer.headers)
 
 
-async def test_the_key_is_checked_before_the_body(brisk: House) -> None:
+async def test_the_key_is_checked_before_the_body(house: House) -> None:
     """On the administrative routes a wrong key with a broken body is told about the key."""
-    async with brisk.http("tvt_wrong") as http:
+    async with house.http("tvt_wrong") as http:
         answer = await http.put("/api/v1/budgets/x", content=b"{")
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-async def test_administrative_bodies_are_bounded(brisk: House) -> None:
+async def test_administrative_bodies_are_bounded(house: House) -> None:
     """A body that no administrative request needs is refused by its declared size, and by its real one."""
 
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b" " * 10_000
 
-    async with brisk.http() as http:
+    async with house.http() as http:
         declared = await http.put("/api/v1/budgets/x", content=b" " * 100_000)
         streamed = await http.put("/api/v1/budgets/x", content=endless())
     assert (declared.status_code, streamed.status_code) == (413, 413)
 
 
-async def test_canaries_stay_out_of_logs_and_metrics(brisk: House, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_canaries_stay_out_of_logs_and_metrics(house: House, capfd: pytest.CaptureFixture[str]) -> None:
     """Neither a prompt nor a key appears in log lines, metrics or errors."""
-    key = brisk.key("canary")
+    key = house.key("canary")
     secret = "xyzzy-canary-prompt"
-    async with brisk.http(key) as http:
+    async with house.http(key) as http:
         await http.post(
             "/v1/chat/completions", json={"messages": [{"role": "user", "content": secret}], "max_tokens": 4}
         )
@@ -367,12 +367,12 @@ async def test_canaries_stay_out_of_logs_and_metrics(brisk: House, capfd: pytest
     assert secret not in output.out + output.err + metrics
 
 
-async def test_odd_requests_close_no_way(brisk: House) -> None:
+async def test_odd_requests_close_no_way(house: House) -> None:
     """What llama.cpp answers with 500 because the request is odd speaks against no engine."""
     odd = {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AA"}}]}
     call = {"role": "assistant", "tool_calls": [{"id": 3, "function": {"name": "f"}}]}
     model = "llamacpp/tiny-light"
-    async with brisk.http() as http:
+    async with house.http() as http:
         for message in (odd, call) * 4:
             answer = await http.post("/v1/chat/completions", json={"model": model, "messages": [message]})
             assert answer.status_code == 400
