@@ -106,16 +106,14 @@ def missing_counters(reservation_id: str) -> StoreError:
 def hold_detail(hold: Hold, output: int) -> str:
     """Return what the entry of a hold says of it, beside its amounts."""
     # What `as_detail` would make of it, at a third of the price: this is done for every request.
-    facts: list[str] = []
+    facts = f',"max_output":{output:d}' if hold.max_output else ""
     if output < hold.max_output:
-        facts.append(f'"asked_output":{hold.max_output:d}')
-    if hold.max_output:
-        facts.append(f'"max_output":{output:d}')
+        facts = f',"asked_output":{hold.max_output:d}{facts}'
     if hold.priority != "interactive":
-        facts.append(f'"priority":{quoted(hold.priority)}')
+        facts += f',"priority":{quoted(hold.priority)}'
     if hold.tier is not None:
-        facts.append(f'"tier":{quoted(hold.tier)}')
-    return f"{{{','.join(facts)}}}"
+        facts += f',"tier":{quoted(hold.tier)}'
+    return f"{{{facts[1:]}}}"
 
 
 def reservation_of(

@@ -255,8 +255,6 @@ def check_amount(amount: object, what: str) -> None:
     Raises:
         RequestMalformed: it is negative, absurdly large, or not an integer.
     """
-    if type(amount) is int and 0 <= amount <= LARGEST_AMOUNT:
-        return
     if isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= LARGEST_AMOUNT:
         raise RequestMalformed(
             f"{what} must be a whole number of tokens from 0 to 2^53, not {str(amount)[:40]}.", param=what
@@ -270,9 +268,16 @@ def check_amounts(amounts: Amounts, what: str) -> None:
         RequestMalformed: see `check_amount`.
     """
     for amount in (amounts.tokens, amounts.weighted_tokens, amounts.usd_micros):
-        # bool is a subclass of int, not int; all else that is odd is looked at closely.
-        if type(amount) is not int or not 0 <= amount <= LARGEST_AMOUNT:
-            check_amount(amount, what)
+        check_amount(amount, what)
+
+
+def _are_odd(amounts: Iterable[object]) -> bool:
+    """Tell whether any is no plain number in its range, which is then found one by one."""
+    odd = False
+    for amount in amounts:
+        # bool is a subclass of int, not int.
+        odd = odd or type(amount) is not int or not 0 <= amount <= LARGEST_AMOUNT
+    return odd
 
 
 def check_charges(usage: Usage, charged: Amounts | None, earlier: Iterable[AttemptCharge]) -> None:
@@ -281,10 +286,19 @@ def check_charges(usage: Usage, charged: Amounts | None, earlier: Iterable[Attem
     Raises:
         RequestMalformed: see `check_amount`.
     """
-    check_amount(usage.prompt_tokens, "prompt_tokens")
-    check_amount(usage.completion_tokens, "completion_tokens")
-    if charged is not None:
-        check_amounts(charged, "charged")
+    charge = charged or NOTHING
+    if _are_odd(
+        (
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            charge.tokens,
+            charge.weighted_tokens,
+            charge.usd_micros,
+        )
+    ):
+        check_amount(usage.prompt_tokens, "prompt_tokens")
+        check_amount(usage.completion_tokens, "completion_tokens")
+        check_amounts(charge, "charged")
     for attempt in earlier:
         check_amounts(attempt.charged, "charged")
 
@@ -295,17 +309,31 @@ def check_hold(hold: Hold) -> None:
     Raises:
         RequestMalformed: an amount, the output tokens, the priority or a subject is senseless.
     """
-    check_amounts(hold.prompt, "amount")
-    check_amounts(hold.output, "amount")
-    check_amount(hold.max_output, "max_output")
-    check_amount(hold.min_output, "min_output")
+    prompt, output = hold.prompt, hold.output
+    if _are_odd(
+        (
+            prompt.tokens,
+            prompt.weighted_tokens,
+            prompt.usd_micros,
+            output.tokens,
+            output.weighted_tokens,
+            output.usd_micros,
+            hold.max_output,
+            hold.min_output,
+        )
+    ):
+        check_amounts(prompt, "amount")
+        check_amounts(output, "amount")
+        check_amount(hold.max_output, "max_output")
+        check_amount(hold.min_output, "min_output")
     if hold.min_output > hold.max_output or hold.priority not in PRIORITIES:
         raise RequestMalformed("The hold's output tokens or its priority cannot be meant.")
-    if not hold.max_output and hold.output != NOTHING:
+    if not hold.max_output and output != NOTHING:
         raise RequestMalformed("A hold of no output tokens cannot have amounts for them.", param="max_output")
-    for name, subject in (("task", hold.task), ("session", hold.session)):
-        if subject is not None:
-            check_subject(subject, name)
+    if hold.task is not None:
+        check_subject(hold.task, "task")
+    if hold.session is not None:
+        check_subject(hold.session, "session")
 
 
 def check_subject(subject: str, param: str) -> None:

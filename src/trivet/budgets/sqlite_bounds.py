@@ -97,7 +97,9 @@ class Bounds:
         now_ns: int,
     ) -> Plan:
         """Return the rows that a request touches now: what is tracked, and what has a limit."""
-        loaded, keep = self._load(connection, now_ns)
+        loaded, keep = self._loaded, True
+        if loaded is None:
+            loaded, keep = self._load(connection, now_ns)
         key = (scope, task, session) if loaded.by_subject else (scope, None, None)
         plan = self._plans.get(key)
         if plan is None or not keep or now_ns >= plan.until_ns:
@@ -109,7 +111,9 @@ class Bounds:
 
     def caps(self, connection: Writes, text: str, now_ns: int) -> tuple[Cap, ...]:
         """Return what bounds rows that are stored as `text`, those of them that are limited now."""
-        loaded, keep = self._load(connection, now_ns)
+        loaded, keep = self._loaded, True
+        if loaded is None:
+            loaded, keep = self._load(connection, now_ns)
         known = self._caps.get(text)
         if known is None or not keep or now_ns >= known[1]:
             rows = rows_from_text(text)

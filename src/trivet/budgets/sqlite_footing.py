@@ -8,7 +8,7 @@ every store.
 from collections.abc import Sequence
 
 from trivet.budgets.rows import Cap
-from trivet.budgets.sqlite_standing import Counter
+from trivet.budgets.sqlite_standing import Counter, CounterSet
 from trivet.domain.budgets import METERS, WINDOW_KINDS, Amounts, Hold, Reservation
 
 _NEVER = 2**63
@@ -16,18 +16,18 @@ _TOKENS = METERS.index("tokens")
 _DOLLARS = METERS.index("usd_micros")
 
 _Bar = tuple[Counter, int, int, int, int, Cap]
-"""A counter, what it may grow to, its meter, and the hundredfold use from which the ladder may refuse and
-from which thresholds are announced; and its cap."""
+"""A counter, what it may grow to, its meter, the use from which the ladder may refuse and that from which
+thresholds are announced; and its cap."""
 
 
 class Footing:
     """The counters of a request, and those of them that are limited."""
 
-    __slots__ = ("_bars", "_complete", "_requests", "caps", "counters", "dollars")
+    __slots__ = ("_others", "_requests", "_tokens", "caps", "counters", "dollars")
 
     def __init__(
         self,
-        counters: tuple[Counter, ...],
+        counters: CounterSet,
         caps: tuple[Cap, ...],
         limited: Sequence[Counter],
         *,
@@ -46,7 +46,6 @@ class Footing:
             announces_from: the percentage of use that is announced first.
         """
         self.counters = counters
-        self._complete = False
         self.caps = caps
         bars: list[_Bar] = []
         requests: list[tuple[int, int]] = []
@@ -55,40 +54,34 @@ class Footing:
             if cap.key.window == "request":
                 requests.append((ceiling, counter.meter))
             elif cap.key.window in WINDOW_KINDS:
-                refused, announced = refuses_from * ceiling, announces_from * cap.limit
+                refused = _share(refuses_from, ceiling)
+                announced = _share(announces_from, cap.limit)
                 bars.append((counter, ceiling, counter.meter, refused, announced, cap))
             else:
                 bars.append((counter, ceiling, counter.meter, _NEVER, _NEVER, cap))
-        self._bars = tuple(bars)
+        self._tokens = tuple(bar for bar in bars if bar[0].meter == _TOKENS)
+        self._others = tuple(bar for bar in bars if bar[0].meter != _TOKENS)
         self._requests = tuple(requests)
         self.dollars = any(counter.meter == _DOLLARS for counter in limited)
 
-    @property
-    def complete(self) -> bool:
-        """Tell whether all counters are in the table, from which none ever goes."""
-        if not self._complete:
-            self._complete = all(counter.stored for counter in self.counters)
-        return self._complete
-
     def admitted(self, hold: Hold, reservation_id: str, amounts: Amounts) -> Reservation | None:
         """Return the reservation, if all of it fits and no policy can speak; None: look closer."""
-        asked = amounts.tokens, amounts.weighted_tokens, amounts.usd_micros
-        for ceiling, meter in self._requests:
-            if asked[meter] > ceiling:
-                return None
         room = _NEVER
-        for counter, ceiling, meter, refused, _, _ in self._bars:
+        for counter, ceiling, _, refused, _, _ in self._tokens:
             used = counter.used
-            left = ceiling - used - counter.held - asked[meter]
-            if left < 0 or used * 100 >= refused:
-                return None
-            if meter == _TOKENS and left < room:
+            left = ceiling - used - counter.held
+            if left < room:
                 room = left
+            if used >= refused:
+                return None
+        room -= amounts.tokens
+        if room < 0 or not self._others_admit(amounts):
+            return None
         return Reservation(
             reservation_id,
             hold.scope,
             amounts.tokens,
-            None if room == _NEVER else room,
+            room if self._tokens else None,
             amounts,
             hold.max_output,
             False,
@@ -96,16 +89,35 @@ class Footing:
             self.dollars,
         )
 
+    def _others_admit(self, amounts: Amounts) -> bool:
+        """Tell whether the rows of the other meters, and the caps on single requests, admit all of it."""
+        if not self._others and not self._requests:
+            return True
+        asked = amounts.tokens, amounts.weighted_tokens, amounts.usd_micros
+        return all(asked[meter] <= ceiling for ceiling, meter in self._requests) and all(
+            counter.used + counter.held + asked[meter] <= ceiling and counter.used < refused
+            for counter, ceiling, meter, refused, _, _ in self._others
+        )
+
     def standing(self) -> tuple[int | None, list[Cap]]:
         """Return the least tokens that any row has left, and the caps of which a threshold is passed."""
         room = _NEVER
         passed: list[Cap] = []
-        for counter, ceiling, meter, _, announced, cap in self._bars:
+        for counter, ceiling, _, _, announced, cap in self._tokens:
             used = counter.used
-            if used * 100 >= announced:
+            left = ceiling - used - counter.held
+            if left < room:
+                room = left
+            if used >= announced:
                 passed.append(cap)
-            if meter == _TOKENS:
-                left = ceiling - used - counter.held
-                if left < room:
-                    room = left
-        return (None if room == _NEVER else max(0, room)), passed
+        for counter, _, _, _, announced, cap in self._others:
+            if counter.used >= announced:
+                passed.append(cap)
+        if self._others:
+            passed.sort(key=self.caps.index)
+        return (max(0, room) if self._tokens else None), passed
+
+
+def _share(percent: int, whole: int) -> int:
+    """Return the least use that is so many percent of the whole."""
+    return -(-percent * whole // 100)

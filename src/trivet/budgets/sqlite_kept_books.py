@@ -10,7 +10,7 @@ from trivet.budgets.ladder import Ladder
 from trivet.budgets.rows import Balance, Cap, DefaultLimits, RowKey, Stored
 from trivet.budgets.sqlite_books import Books, percent_full
 from trivet.budgets.sqlite_footing import Footing
-from trivet.budgets.sqlite_standing import Counter, Standing
+from trivet.budgets.sqlite_standing import Counter, CounterSet, Standing
 from trivet.domain.budgets import WINDOW_KINDS, Amounts, LimitKind, Meter, Pressure
 from trivet.domain.scopes import Scope, lineage
 
@@ -99,7 +99,7 @@ class KeptBooks(Books):
 
     def add(self, connection: Any, rows: Sequence[RowKey], *, used: Amounts, held: Amounts) -> None:
         """Add to counters, which are made where they are missing; nothing may be negative."""
-        self.standing.add(self.standing.counters(connection, rows), used=used, held=held)
+        self.standing.add(CounterSet(self.standing.counters(connection, rows)), used=used, held=held)
 
     def append(self, connection: Any, entry: Entry) -> None:
         """Note an entry at the end of its organisation's chain."""

@@ -18,7 +18,7 @@ from trivet.budgets.idempotency import KEPT_NS, repeated
 from trivet.budgets.rows import Stored, check_amounts, check_hold
 from trivet.budgets.sqlite_bounds import Plan
 from trivet.budgets.sqlite_kept_books import KeptBooks
-from trivet.budgets.sqlite_standing import Counter
+from trivet.budgets.sqlite_standing import CounterSet
 from trivet.domain.budgets import Amounts, Hold, Idempotency, Reservation
 from trivet.domain.errors import NotFound, RequestMalformed
 
@@ -50,7 +50,8 @@ class Reserving:
         if hold.idempotency is not None:
             self._check_key(connection, hold, hold.idempotency, now_ns)
         plan = books.bounds.plan(connection, hold.scope, hold.task, hold.session, now_ns)
-        check_priced(hold, plan.caps)
+        if hold.unpriced:
+            check_priced(hold, plan.caps)
         critical = hold.priority == "critical"
         footing = books.footing(connection, plan.text, plan.caps, critical=critical, new=True)
         output = hold.max_output
@@ -119,7 +120,7 @@ class Reserving:
         more = amounts - stored.held
         standing = self._books.standing
         counters = standing.counters_of(connection, stored.rows)
-        if not all(counter.stored for counter in counters):
+        if not counters.complete:
             raise missing_counters(stored.reservation_id)
         standing.add(counters, used=NOTHING, held=more)
         standing.change(stored.changed(amounts), None)
@@ -136,7 +137,7 @@ class Reserving:
     def _amounts(self, hold: Hold, output: int) -> Amounts:
         return hold.amounts(output)
 
-    def _hold_on_rows(self, counters: tuple[Counter, ...], amounts: Amounts) -> None:
+    def _hold_on_rows(self, counters: CounterSet, amounts: Amounts) -> None:
         self._books.standing.add(counters, used=NOTHING, held=amounts)
 
     def _enter(
@@ -171,10 +172,10 @@ class Reserving:
         self._books.append(
             connection,
             Entry(
-                at_ns=now_ns,
-                kind="reserve",
-                scope=hold.scope,
-                reservation_id=reservation_id,
+                now_ns,
+                "reserve",
+                hold.scope,
+                reservation_id,
                 held=amounts,
                 rows=plan.text,
                 detail=hold_detail(hold, output),

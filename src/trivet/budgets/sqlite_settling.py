@@ -157,19 +157,19 @@ class Settling:
         """End a hold once; a second end returns what the first one did."""
         if self._has_ended(stored):
             return Closing(stored.settlement(), stored.scope, first=False)
-        before = sum_of(earlier)
+        owed = charged + sum_of(earlier) if earlier else charged
         entry = Entry(
-            at_ns=self._books.now_ns(),
-            kind=_KIND[state],
-            scope=stored.scope,
-            reservation_id=stored.reservation_id,
-            used=charged,
-            held=NOTHING - stored.held,
-            overrun=max(0, before.tokens + charged.tokens - stored.held.tokens),
-            rows=stored.rows,
-            detail=detail,
+            self._books.now_ns(),
+            _KIND[state],
+            stored.scope,
+            stored.reservation_id,
+            charged,
+            NOTHING - stored.held,
+            max(0, owed.tokens - stored.held.tokens),
+            stored.rows,
+            detail,
         )
-        return self._enter(connection, stored, state, charged, entry, earlier)
+        return self._enter(connection, stored, state, owed, entry, earlier)
 
     def _has_ended(self, stored: Stored) -> bool:
         return stored.state != "held"
@@ -183,42 +183,40 @@ class Settling:
         earlier: Sequence[AttemptCharge],
     ) -> Closing:
         """Replace the full charge of an expired hold by the truth that came late."""
-        before = sum_of(earlier)
+        owed = charged + sum_of(earlier)
         entry = Entry(
             at_ns=self._books.now_ns(),
             kind="correct",
             scope=stored.scope,
             reservation_id=stored.reservation_id,
             used=charged - stored.charged,
-            overrun=max(0, before.tokens + charged.tokens - stored.held.tokens),
+            overrun=max(0, owed.tokens - stored.held.tokens),
             rows=stored.rows,
             detail=detail,
         )
-        return self._enter(connection, stored, "settled", charged, entry, earlier)
+        return self._enter(connection, stored, "settled", owed, entry, earlier)
 
     def _enter(
         self,
         connection: sqlite3.Connection,
         stored: Stored,
         state: ReservationState,
-        charged: Amounts,
+        owed: Amounts,
         entry: Entry,
         earlier: Sequence[AttemptCharge],
     ) -> Closing:
+        """Note an end: `owed` in all, of which the entry tells the last attempt's."""
         books, standing = self._books, self._books.standing
         caps = books.bounds.caps(connection, stored.rows, entry.at_ns)
         # The windows of admission, not of now: what a day admitted is that day's.
         critical = stored.priority == "critical"
         footing = books.footing(connection, stored.rows, caps, critical=critical, new=False)
-        if not footing.complete:
+        if not footing.counters.complete:
             raise missing_counters(stored.reservation_id)
-        used = entry.used
-        if earlier:
-            before = sum_of(earlier)
-            used, charged = used + before, charged + before
+        used = entry.used + sum_of(earlier) if earlier else entry.used
         standing.add(footing.counters, used=used, held=entry.held)
         remaining, passed = footing.standing()
-        ended = stored.ended(state, charged, remaining)
+        ended = stored.ended(state, owed, remaining)
         standing.change(ended, entry.at_ns)
         for attempt in earlier:
             books.append(connection, _entry_of(attempt, stored, entry.at_ns))

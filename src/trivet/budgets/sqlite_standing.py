@@ -5,7 +5,8 @@ operations touched it. Nothing is believed beyond doubt: see `Standing.forget`.
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from trivet.budgets import sqlite_statements as statements
@@ -36,6 +37,47 @@ class Counter:
         self.stored = stored
 
 
+class CounterSet:
+    """The counters of one request's rows: they grow together, each by the amount of its meter."""
+
+    __slots__ = ("_by_meter", "_complete", "counters")
+
+    def __init__(self, counters: tuple[Counter, ...]) -> None:
+        self.counters = counters
+        self._complete = False
+        meters = dict.fromkeys(counter.meter for counter in counters)
+        self._by_meter = tuple(
+            (meter, tuple(counter for counter in counters if counter.meter == meter)) for meter in meters
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether all of them are in the table, from which none ever goes."""
+        if not self._complete:
+            self._complete = all(counter.stored for counter in self.counters)
+        return self._complete
+
+    def add(self, used: Amounts, held: Amounts) -> None:
+        """Add to each of them, also signed differences; whatever is not in the table is about to be."""
+        more_held = held.tokens, held.weighted_tokens, held.usd_micros
+        if used is NOTHING:
+            for meter, counters in self._by_meter:
+                holds = more_held[meter]
+                for counter in counters:
+                    counter.held += holds
+        else:
+            more_used = used.tokens, used.weighted_tokens, used.usd_micros
+            for meter, counters in self._by_meter:
+                uses, holds = more_used[meter], more_held[meter]
+                for counter in counters:
+                    counter.used += uses
+                    counter.held += holds
+        if not self._complete:
+            for counter in self.counters:
+                counter.stored = True
+            self._complete = True
+
+
 class Standing:
     """A `storage.draft.Draft` of counters, reservations and entries. On the writer thread alone."""
 
@@ -48,12 +90,12 @@ class Standing:
         """When the operations happen that are entered next; None: nobody has asked yet."""
         self._sure = False
         self._counters: dict[tuple[Any, ...], Counter] = {}
-        self._sets: dict[str, tuple[Counter, ...]] = {}
+        self._sets: dict[str, CounterSet] = {}
         self._reservations: dict[str, Stored] = {}
         self._heads: dict[str, str] = {}
         self._names: dict[str, str] = {}
         # What is to be entered.
-        self._changed: dict[Counter, None] = {}
+        self._changed: dict[CounterSet, None] = {}
         self._made: dict[str, list[Any]] = {}
         self._ended: dict[str, tuple[Any, ...]] = {}
         self._entries: list[tuple[Any, ...]] = []
@@ -65,7 +107,8 @@ class Standing:
     def enter(self, connection: sqlite3.Connection) -> None:
         """Write what was noted."""
         if self._changed:
-            rows = [(*counter.key, counter.used, counter.held) for counter in self._changed]
+            counters = dict.fromkeys(chain.from_iterable(changed.counters for changed in self._changed))
+            rows = [(*counter.key, counter.used, counter.held) for counter in counters]
             enter_rows(connection, statements.enter_counters, rows)
             self._changed = {}
         if self._made:
@@ -138,29 +181,18 @@ class Standing:
                 self._counters[key[:5]] = Counter(key, used, held, stored=position in standing)
         return tuple(self._counters[key[:5]] for key in wanted)
 
-    def counters_of(self, connection: sqlite3.Connection, text: str) -> tuple[Counter, ...]:
+    def counters_of(self, connection: sqlite3.Connection, text: str) -> CounterSet:
         """Return the counters of rows that are stored as `text`."""
         found = self._sets.get(text)
         if found is None:
-            found = self._sets[text] = self.counters(connection, rows_from_text(text))
+            found = self._sets[text] = CounterSet(self.counters(connection, rows_from_text(text)))
         return found
 
-    def add(self, counters: Sequence[Counter], *, used: Amounts, held: Amounts) -> None:
+    def add(self, counters: CounterSet, *, used: Amounts, held: Amounts) -> None:
         """Add to counters, also signed differences."""
         self.noted += 1
-        more_held = held.tokens, held.weighted_tokens, held.usd_micros
-        if used is NOTHING:
-            for counter in counters:
-                counter.held += more_held[counter.meter]
-                counter.stored = True
-        else:
-            more_used = used.tokens, used.weighted_tokens, used.usd_micros
-            for counter in counters:
-                meter = counter.meter
-                counter.used += more_used[meter]
-                counter.held += more_held[meter]
-                counter.stored = True
-        self._changed.update(dict.fromkeys(counters))
+        counters.add(used, held)
+        self._changed[counters] = None
 
     # Reservations
 

@@ -30,6 +30,7 @@ from trivet.domain.budgets import (
 )
 from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
+from trivet.domain.values import value
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ AlsoWrite = Callable[[Any], None]
 """A further write for the same transaction, on the store's own connection; if it fails, all of it fails."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Closing:
     """A settlement, whose it is, and whether it was this call that made it."""
 

@@ -22,7 +22,7 @@ from trivet.budgets import Ledger, OverrideRequest
 from trivet.budgets.rows import TRACKED, Stored
 from trivet.budgets.sqlite_reserving import Reserving
 from trivet.budgets.sqlite_settling import Settling
-from trivet.budgets.sqlite_standing import Counter
+from trivet.budgets.sqlite_standing import CounterSet
 from trivet.budgets.sqlite_store import SqliteLedgerStore
 from trivet.budgets.store import Closing
 from trivet.config.settings import BudgetSettings
@@ -327,8 +327,8 @@ class LedgerModel(RuleBasedStateMachine):
 class PartialReserve(Reserving):
     """Holds on the first row only."""
 
-    def _hold_on_rows(self, counters: tuple[Counter, ...], amounts: Amounts) -> None:
-        super()._hold_on_rows(counters[:1], amounts)
+    def _hold_on_rows(self, counters: CounterSet, amounts: Amounts) -> None:
+        super()._hold_on_rows(CounterSet(counters.counters[:1]), amounts)
 
 
 class ClampKeepsHold(Reserving):
