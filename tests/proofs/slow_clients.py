@@ -22,7 +22,7 @@ from tests.proofs.overhead import targets
 from tests.proofs.overhead.load import Goal, Reading, cpu_s, measure
 from tests.proofs.provenance import provenance
 from tests.proofs.servers import heed_signals
-from trivet.app.server import new_event_loop
+from trivet.domain.serving import new_event_loop
 
 BAR = 1.10
 """The others' p99 with the drippers, as a part of that without."""

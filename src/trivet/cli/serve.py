@@ -47,9 +47,9 @@ def serve(
     """
     from trivet.app import serve as serve_until_stopped
     from trivet.app.logs import configure_logging
-    from trivet.app.server import make_collections_short, new_event_loop
     from trivet.config.load import load_settings
     from trivet.domain import failpoints
+    from trivet.domain.serving import make_collections_short, new_event_loop
 
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     flags = {"server.host": host, "server.port": port, "store.path": store, "logging.format": log_format}

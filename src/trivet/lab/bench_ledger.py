@@ -21,6 +21,7 @@ from trivet.domain.errors import StoreError
 from trivet.domain.ids import new_id
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope, lineage
+from trivet.domain.serving import make_collections_short, new_event_loop
 from trivet.lab.scratch_postgres import ScratchPostgres
 from trivet.storage.database import SqliteDatabase
 from trivet.storage.delivery import awaited
@@ -71,11 +72,11 @@ def bench_ledger(
                 path = Path(place) / f"{name}.db"
                 ledger = exits.enter_context(_ledger(store, path, url, naive=name == "naive"))
                 sides.append(_Side(ledger, f"{name}{int(time.time())}", callers))
-            exits.enter_context(_frozen())
+            runner = exits.enter_context(_as_served())
             rounds = max(1, min(ROUNDS, int(seconds)))
             for _ in range(rounds):
                 for side in sides:
-                    asyncio.run(side.measure(seconds / rounds))
+                    runner.run(side.measure(seconds / rounds))
             for side in sides:
                 side.check()
             naive, grouped = (side.taken_ms for side in sides)
@@ -117,14 +118,16 @@ def _ledger(store: Store, path: Path, url: str | None, *, naive: bool) -> Iterat
 
 
 @contextlib.contextmanager
-def _frozen() -> Iterator[None]:
-    """Spare the collector what was there before, as `trivet serve` does once it is ready."""
-    gc.collect()
-    gc.freeze()
+def _as_served() -> Iterator[asyncio.Runner]:
+    """Give what runs coroutines as `trivet serve` does: on its event loop, with its short collections."""
+    thresholds = gc.get_threshold()
+    make_collections_short()
     try:
-        yield
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            yield runner
     finally:
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 class _Side:

@@ -6,8 +6,9 @@ import socket
 import httpx
 import openai
 
-from trivet.app.server import KEPT_S, bind, new_event_loop
+from trivet.app.server import KEPT_S, bind
 from trivet.config.settings import ServerSettings
+from trivet.domain.serving import new_event_loop
 
 
 async def _sends_at_once() -> bool:
