@@ -28,13 +28,12 @@ class _Device:
     __slots__ = (
         "_anchor",
         "_minute",
-        "_minute_busy_ns",
         "_minute_ends_ns",
-        "_past",
         "at_ns",
         "busy_ns",
         "carry_ns",
         "engines",
+        "minutes",
         "share_ns",
     )
 
@@ -48,12 +47,12 @@ class _Device:
         self.carry_ns = 0
         """What did not divide evenly; less than `engines`."""
         self.busy_ns = 0
+        self.minutes: dict[int, int] = {}
+        """Busy nanoseconds by minute since 1970; only the last, which is under way, still changes."""
         self._anchor = anchor
-        # The minute under way, its end on the monotonic clock, and what was busy in it since the last drain.
+        # The minute under way, and its end on the monotonic clock.
         self._minute = -1
         self._minute_ends_ns = at_ns
-        self._minute_busy_ns = 0
-        self._past: list[tuple[int, int]] = []
 
     def advance(self, now_ns: int) -> None:
         engines = self.engines
@@ -64,20 +63,13 @@ class _Device:
             share_ns = shared_ns // engines
             self.carry_ns = shared_ns - share_ns * engines
             self.share_ns += share_ns
-            self.busy_ns += elapsed_ns
-            if now_ns <= self._minute_ends_ns:
-                self._minute_busy_ns += elapsed_ns
-            else:
-                self._book(now_ns)
+            if elapsed_ns:
+                self.busy_ns += elapsed_ns
+                if now_ns <= self._minute_ends_ns:
+                    self.minutes[self._minute] += elapsed_ns
+                else:
+                    self._book(now_ns)
         self.at_ns = now_ns
-
-    def drain(self) -> list[tuple[int, int]]:
-        """Return busy nanoseconds by minute since 1970, since they were last drained."""
-        drained, self._past = self._past, []
-        if self._minute_busy_ns:
-            drained.append((self._minute, self._minute_busy_ns))
-            self._minute_busy_ns = 0
-        return drained
 
     def _book(self, now_ns: int) -> None:
         """Book the time until now under its minutes, the last of which is under way from now on."""
@@ -85,12 +77,10 @@ class _Device:
         while start_ns < now_ns:
             minute = (start_ns + offset_ns) // MINUTE_NS
             if minute != self._minute:
-                if self._minute_busy_ns:
-                    self._past.append((self._minute, self._minute_busy_ns))
-                self._minute, self._minute_busy_ns = minute, 0
+                self._minute, self.minutes[minute] = minute, 0
                 self._minute_ends_ns = (minute + 1) * MINUTE_NS - offset_ns
             stop_ns = min(now_ns, self._minute_ends_ns)
-            self._minute_busy_ns += stop_ns - start_ns
+            self.minutes[minute] += stop_ns - start_ns
             start_ns = stop_ns
 
 
@@ -149,7 +139,7 @@ class _Engine:
 
 
 class DeviceClock:
-    """Attributes device time to attempts. For one thread, the event loop's; no call waits."""
+    """Attributes device time to attempts. But for `minutes`, for the event loop's thread; no call waits."""
 
     def __init__(self, clock: Clock) -> None:
         """Take the time source; `anchor` says how its monotonic instants are recorded as wall time."""
@@ -195,7 +185,7 @@ class DeviceClock:
 
     def busy_ns(self) -> dict[str, int]:
         """Return how long each device has been busy since the start, in nanoseconds."""
-        self._advance_devices()
+        self.advance()
         return {name: device.busy_ns for name, device in self._devices.items()}
 
     def accrued_ns(self) -> int:
@@ -212,19 +202,19 @@ class DeviceClock:
             )
         return accrued_ns + sum(device.carry_ns for device in self._devices.values())
 
-    def drain_busy(self) -> list[tuple[str, int, int]]:
-        """Return (device, minute since 1970 in UTC, busy nanoseconds) gathered since the last drain."""
-        now_ns, drained = self._clock.monotonic_ns(), []
-        for name, device in self._devices.items():
-            device.advance(now_ns)
-            for minute, busy_ns in device.drain():
-                drained.append((name, minute, busy_ns))
-        return drained
-
-    def _advance_devices(self) -> None:
+    def advance(self) -> None:
+        """Count the time until now as busy, where devices are."""
         now_ns = self._clock.monotonic_ns()
         for device in self._devices.values():
             device.advance(now_ns)
+
+    def minutes(self) -> list[tuple[str, dict[int, int]]]:
+        """Return each device's busy nanoseconds by minute since 1970 in UTC, as far as they were counted.
+
+        From any thread. They are the clock's own books: whoever has booked a minute that is over elsewhere
+        takes it out; the last one is under way.
+        """
+        return [(name, device.minutes) for name, device in tuple(self._devices.items())]
 
     def _engine_of(self, deployment: Deployment, now_ns: int) -> _Engine:
         engine = self._engines.get(deployment.name)

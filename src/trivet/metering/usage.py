@@ -57,22 +57,22 @@ class UsageRecords:
     def writer(self, outcome: Outcome) -> Callable[[Writes], None]:
         """Return the write that records the outcome, to run in the transaction that settles it.
 
-        It takes the outcome as it is now, and with it the devices' busy time until now.
+        It takes the outcome as it is now, and with it the devices' busy time until now at least.
         """
         anchor = self._device_clock.anchor
         row, attempts = outcome_row(outcome, anchor), attempt_rows(outcome, anchor)
-        minutes = self._busy.snapshot()
+        self._device_clock.advance()
 
         def write(connection: Writes) -> None:
             insert_rows(connection, row, attempts)
-            self._busy.write(connection, minutes)
+            self._busy.write(connection)
 
         return write
 
     def flush(self) -> Future[None]:
         """Write the devices' busy time until now without an outcome, for instance before closing."""
-        minutes = self._busy.snapshot()
-        return self._database.write(lambda connection: self._busy.write(connection, minutes))
+        self._device_clock.advance()
+        return self._database.write(self._busy.write)
 
     def prune(self, retention_days: int) -> Future[int]:
         """Delete what ended more than so many days ago; the result counts the requests deleted."""

@@ -125,23 +125,21 @@ def test_a_changed_deployment_takes_effect_once_its_engine_is_idle() -> None:
     assert device_clock.busy_ns() == {"host": SECOND, "GPU-0": SECOND}
 
 
-def test_busy_time_is_drained_once_and_split_at_wall_clock_minutes() -> None:
-    """A drain gives what came since the last one, each part under the minute it fell into."""
+def test_busy_time_is_split_at_wall_clock_minutes() -> None:
+    """Each part is counted under the minute it fell into, and none while the device is idle."""
     clock = ManualClock(datetime(2026, 1, 1, 12, 0, 50, tzinfo=UTC))
     minute = int(clock.now().timestamp()) // 60
     device_clock = DeviceClock(clock)
     device_clock.start("a", deployment("light"))
     clock.advance(75)
-    assert device_clock.drain_busy() == [
-        ("host", minute, 10 * SECOND),
-        ("host", minute + 1, 60 * SECOND),
-        ("host", minute + 2, 5 * SECOND),
-    ]
+    device_clock.advance()
+    counted = {minute: 10 * SECOND, minute + 1: 60 * SECOND, minute + 2: 5 * SECOND}
+    assert device_clock.minutes() == [("host", counted)]
     clock.advance(1)
     device_clock.end("a")
     clock.advance(1)
-    assert device_clock.drain_busy() == [("host", minute + 2, SECOND)]
-    assert device_clock.drain_busy() == []
+    device_clock.advance()
+    assert device_clock.minutes() == [("host", {**counted, minute + 2: 6 * SECOND})]
 
 
 ENGINES = (
@@ -249,8 +247,9 @@ def test_time_is_conserved_at_every_moment(events: list[tuple[bool, int, int]]) 
     intervals += [(devices, start_ns, end_ns) for devices, start_ns in began.values()]
     union = union_by_device(sorted(intervals, key=lambda i: i[1]), since_ns=0, until_ns=end_ns + 1)
     assert {name: busy_ns for name, busy_ns in device_clock.busy_ns().items() if busy_ns} == union
-    drained = device_clock.drain_busy()
-    assert sum(busy_ns for _, _, busy_ns in drained) == sum(device_clock.busy_ns().values())
+    device_clock.advance()
+    counted = [sum(minutes.values()) for _, minutes in device_clock.minutes()]
+    assert sum(counted) == sum(device_clock.busy_ns().values())
     for name in list(began):
         told_ns += device_clock.end(name)
     assert told_ns == sum(device_clock.busy_ns().values())

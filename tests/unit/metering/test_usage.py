@@ -372,6 +372,15 @@ def test_busy_time_survives_a_settlement_that_lost_its_outcome(house: House) -> 
     assert house.rows("SELECT SUM(busy_ns) FROM device_minutes") == [(93 * 10**9,)]
 
 
+def test_minutes_that_are_over_are_forgotten_once_they_are_written(house: House) -> None:
+    """However long it runs, the clock keeps no more than the minute under way, and the store has them all."""
+    for name in ("r1", "r2"):
+        house.record(house.request(name, (SMALL, 150.0), tokens=(1, 1)))
+        house.record(house.request(f"{name} again", (SMALL, 1.0), tokens=(1, 1)))
+    assert house.rows("SELECT SUM(busy_ns), MAX(busy_ns) FROM device_minutes") == [(302 * 10**9, 60 * 10**9)]
+    assert [len(minutes) for _, minutes in house.device_clock.minutes()] == [1]
+
+
 def test_a_restart_within_a_minute_adds_to_it(house: House) -> None:
     """A second process on the same store goes on counting in the same minute."""
     house.record(house.request("r1", (SMALL, 2.0), tokens=(1, 1)))
