@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from trivet.domain.time_limits import Patience, TimeLimit, WaitLimit, at_once_or_within
+from trivet.domain.time_limits import Deadlines, TimeLimit, WaitLimit, at_once_or_within
 
 
 def later(seconds: float) -> float:
@@ -88,25 +88,24 @@ async def test_work_that_waits() -> None:
     assert ended == ["cancelled", "cancelled"]
 
 
-async def test_many_waits_share_a_limit() -> None:
-    """Each ends when its own time has come, whatever became of those before and behind it."""
-    patience, loop = Patience(0.05), asyncio.get_running_loop()
-    answered, silent, cancelled, late = (loop.create_future() for _ in range(4))
-    waits = [asyncio.create_task(patience.wait(each)) for each in (answered, silent, cancelled)]
-    await asyncio.sleep(0.03)
-    waits.append(asyncio.create_task(patience.wait(late)))
-    answered.set_result(None)
-    waits[2].cancel()
+async def test_one_timer_serves_many_waits() -> None:
+    """Each ends when its own time has come, in whatever order they were set and lifted."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Queue[str]()
+    deadlines = Deadlines[str](ended.put_nowait)
     began_s = loop.time()
-    results = await asyncio.gather(*waits[:3], return_exceptions=True)
-    assert [type(each) for each in results] == [type(None), TimeoutError, asyncio.CancelledError]
-    assert not waits[3].done()
-    with pytest.raises(TimeoutError):
-        await waits[3]
-    assert loop.time() - began_s >= 0.04
-    again = loop.create_future()
-    loop.call_later(0.01, again.set_result, None)
-    await patience.wait(again)
+    for wait, after_s in {"last": 0.09, "lifted": 0.01, "first": 0.03, "second": 0.06, "never": 60.0}.items():
+        deadlines.set(wait, began_s + after_s, loop)
+    deadlines.lift("lifted")
+    for wait, least_s in {"first": 0.03, "second": 0.06, "last": 0.09}.items():
+        assert await ended.get() == wait
+        assert loop.time() - began_s >= least_s - 0.002  # the loop's clock ticks in milliseconds
+    deadlines.lift("last")
+    deadlines.set("again", loop.time() + 0.01, loop)
+    assert await ended.get() == "again"
+    deadlines.set("lifted", loop.time() + 0.01, loop)
+    deadlines.lift("lifted")
+    await asyncio.sleep(0.03)
+    assert ended.empty()
 
 
 async def test_one_limit_for_many_waits() -> None:

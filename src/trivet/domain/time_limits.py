@@ -1,10 +1,12 @@
 """Limits of time that cost little where they are not needed, which is nearly always."""
 
 import asyncio
-from collections.abc import Coroutine, Generator
+import math
+from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -107,48 +109,48 @@ class WaitLimit:
             self._task.cancel()
 
 
-class Patience:
-    """How long each of many waits may last: as it is the same for all of them, one timer serves them all.
+class Deadlines(Generic[K]):
+    """The deadlines of many waits: one timer serves them all, and most waits end without touching it.
 
     For one event loop's thread.
     """
 
-    __slots__ = ("_loop", "_timeout_s", "_until_s")
+    __slots__ = ("_by", "_expire", "_loop", "_rings_at_s", "_timer")
 
-    def __init__(self, timeout_s: float) -> None:
-        """Take the limit."""
-        self._timeout_s = timeout_s
-        self._until_s: dict[asyncio.Future[None], float] = {}
-        """What is waited for, and until when, by the loop's time; the first comes first."""
+    def __init__(self, expire: Callable[[K], None]) -> None:
+        """Take what to do with a wait whose time has come; it is forgotten by then."""
+        self._expire = expire
+        self._by: dict[K, float] = {}
+        self._rings_at_s = math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        """Where the timer runs; None: it does not."""
 
-    async def wait(self, waiter: "asyncio.Future[None]") -> None:
-        """Wait for a future that nobody else waits for.
-
-        Raises:
-            TimeoutError: it took too long.
-        """
-        loop = asyncio.get_running_loop()
-        self._until_s[waiter] = loop.time() + self._timeout_s
-        if self._loop is not loop:
+    def set(self, wait: K, at_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Let a wait end at an instant, by the running loop's time."""
+        self._by[wait] = at_s
+        if at_s < self._rings_at_s or loop is not self._loop:
             self._loop = loop
-            loop.call_later(self._timeout_s, self._look, loop)
-        try:
-            await waiter
-        finally:
-            del self._until_s[waiter]
+            self._ring_at(at_s, loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def lift(self, wait: K) -> None:
+        """Let it last, or forget that it has ended."""
+        self._by.pop(wait, None)
+
+    def _ring_at(self, at_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at_s = at_s
+        self._timer = loop.call_at(at_s, self._ring, loop)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the waits whose time has come, and come again for the next."""
+        self._timer, self._rings_at_s = None, math.inf
         now_s = loop.time()
-        for waiter, until_s in self._until_s.items():
-            if until_s > now_s:
-                loop.call_at(until_s, self._look, loop)
-                return
-            if not waiter.done():
-                waiter.set_exception(TimeoutError())
-        self._loop = None
+        for wait in [wait for wait, at_s in self._by.items() if at_s <= now_s]:
+            del self._by[wait]
+            self._expire(wait)
+        if self._by and self._timer is None:
+            self._ring_at(min(self._by.values()), loop)
 
 
 async def at_once_or_within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:

@@ -193,6 +193,10 @@ class WireAnswer:
         if self._parts or self.complete:
             self.wake()
 
+    def expire(self) -> None:
+        """End it for whoever waits: its time is up."""
+        self.end(TimeoutError())
+
     def wake(self) -> None:
         """Tell whoever waits that something has changed."""
         waiter, self._waiter = self._waiter, None

@@ -108,17 +108,21 @@ class Relay:
         data = encoded(self._body(call, dialect, streamed=streamed))
         accept = _EVENTS if streamed else _PLAIN
         response: Received | None = None
+        wire = self._wire
         try:
-            with TimeLimit(by_s):
-                if self._wire is not None:
-                    head = self._heads.get((dialect.path, accept)) or self._head_of(dialect, accept)
-                    told = (head, call.request_id.encode("latin-1"), len(data), data)
-                    response = await self._wire.post(
-                        b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % told, connect_s=limits.connect_s
-                    )
-                else:
+            if wire is not None:
+                head = self._heads.get((dialect.path, accept)) or self._head_of(dialect, accept)
+                told = (head, call.request_id.encode("latin-1"), len(data), data)
+                request = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % told
+                response = answer = await wire.post(request, connect_s=limits.connect_s, by_s=by_s)
+                try:
+                    reply = await self._reply(answer, call, dialect, deadline_s, streamed=streamed)
+                finally:
+                    wire.deadlines.lift(answer)
+            else:
+                with TimeLimit(by_s):
                     response = await self._post(call, dialect, data, accept)
-                reply = await self._reply(response, call, dialect, deadline_s, streamed=streamed)
+                    reply = await self._reply(response, call, dialect, deadline_s, streamed=streamed)
         except (aiohttp.ClientError, OSError) as error:
             if response is not None:
                 response.close()

@@ -176,6 +176,8 @@ class StreamReply:
         # A cut connection reads as the end: if the answer was complete before, nothing is missing.
         try:
             return await self._response.content.readany()
+        except TimeoutError:
+            raise  # the caller's time is up
         except (aiohttp.ClientError, OSError):
             return b""
 

@@ -16,7 +16,7 @@ import httptools
 from yarl import URL
 
 from trivet.domain.errors import EngineBroken, EngineUnavailable
-from trivet.domain.time_limits import TimeLimit
+from trivet.domain.time_limits import Deadlines, TimeLimit
 from trivet.engines.pool import CONNECTIONS_KEPT_S
 from trivet.engines.received import WireAnswer
 
@@ -166,6 +166,8 @@ class Wire:
         """Take the engine's address."""
         self._host = host
         self._port = port
+        self.deadlines: Deadlines[WireAnswer] = Deadlines(WireAnswer.expire)
+        """Of the answers that are waited for; whoever posts lifts them."""
         self._idle: deque[_Connection] = deque()
         self._sweeping: asyncio.TimerHandle | None = None
         self._closed = False
@@ -177,28 +179,35 @@ class Wire:
             return None
         return cls(url.host, url.port)
 
-    async def post(self, request: bytes, *, connect_s: float) -> WireAnswer:
+    async def post(self, request: bytes, *, connect_s: float, by_s: float) -> WireAnswer:
         """Send a request as it is, and return its answer once the head has arrived.
 
+        Args:
+            request: its head and its body.
+            connect_s: how long to wait for a new connection, should one be needed.
+            by_s: when the wait is over, by the loop's time, for the rest of the answer as well, unless its
+                deadline is lifted.
+
         Raises:
+            TimeoutError: that time has come.
             EngineUnavailable: no connection could be made.
             EngineBroken, aiohttp.ClientError: it ended without an answer, or what came is not HTTP.
         """
+        loop = asyncio.get_running_loop()
         while True:
-            connection = self._kept() or await self._connect(connect_s)
+            connection = self._kept() or await self._connect(connect_s, by_s)
             answer = connection.ask(request)
+            self.deadlines.set(answer, by_s, loop)
             try:
                 await answer.head()
-            except aiohttp.ClientError:
+            except BaseException as error:
+                self.deadlines.lift(answer)
                 connection.abort()
                 # A kept connection that was closed as it was used: nobody has read the request.
-                if not connection.reused or answer.begun:
-                    raise
-            except BaseException:
-                connection.abort()
+                if isinstance(error, aiohttp.ClientError) and connection.reused and not answer.begun:
+                    continue
                 raise
-            else:
-                return answer
+            return answer
 
     def keep(self, connection: _Connection) -> None:
         """Keep a connection whose answer has ended."""
@@ -229,14 +238,17 @@ class Wire:
             connection.abort()
         return None
 
-    async def _connect(self, connect_s: float) -> _Connection:
+    async def _connect(self, connect_s: float, by_s: float) -> _Connection:
         loop = asyncio.get_running_loop()
+        connect_by_s = loop.time() + connect_s
         try:
-            with TimeLimit(loop.time() + connect_s):
+            with TimeLimit(min(connect_by_s, by_s)):
                 _, connection = await loop.create_connection(
                     lambda: _Connection(self), self._host, self._port
                 )
         except TimeoutError:
+            if by_s < connect_by_s:
+                raise
             raise EngineUnavailable("The engine does not accept connections in time.") from None
         except socket.gaierror:
             raise EngineUnavailable("The engine's host name cannot be resolved.") from None

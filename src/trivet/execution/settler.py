@@ -26,7 +26,7 @@ from trivet.domain.errors import (
 from trivet.domain.ids import new_id
 from trivet.domain.outcomes import AttemptCharge, Usage
 from trivet.domain.scopes import Scope
-from trivet.domain.time_limits import Patience
+from trivet.domain.time_limits import Deadlines
 from trivet.storage.delivery import awaited, done, end_of
 
 log = structlog.get_logger(__name__)
@@ -105,7 +105,7 @@ class Settler:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: set[Ending] = set()
         """Those whose first try has not ended; they leave from whatever thread resolves it."""
-        self._patience = Patience(STORE_TIMEOUT_S)
+        self._deadlines: Deadlines[asyncio.Future[None]] = Deadlines(_end_in_vain)
 
     def hold(
         self, hold: Hold, *, wait_s: float, within_s: float = math.inf, reservation_id: str | None = None
@@ -134,14 +134,18 @@ class Settler:
     async def _attempt(self, hold: Hold, name: str, *, final: bool) -> Reservation:
         granting = self._ledger.reserve(hold, reservation_id=name, final=final)
         if not granting.done():
+            loop, waiter = asyncio.get_running_loop(), end_of(granting)
+            self._deadlines.set(waiter, loop.time() + STORE_TIMEOUT_S, loop)
             try:
-                await self._patience.wait(end_of(granting))
+                await waiter
             except (asyncio.CancelledError, TimeoutError) as error:
                 # Nobody waits any more, but the hold may still be granted: release it when it is.
                 self._own(self._release_when_granted(granting))
                 if isinstance(error, TimeoutError):
                     raise _silent() from None
                 raise
+            finally:
+                self._deadlines.lift(waiter)
         return granting.result()
 
     def pressing(self, scope: Scope) -> Pressure | None:
@@ -292,6 +296,11 @@ class Settler:
                 log.warning("settlement.failed", error=type(error).__name__, detail=str(error))
                 also = _nothing_to_write
         return None
+
+
+def _end_in_vain(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
 
 
 async def _awaited(take: Callable[[], Future[None]]) -> None:

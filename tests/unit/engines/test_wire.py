@@ -38,9 +38,14 @@ async def talking_to(talk: Talk) -> AsyncIterator[Wire]:
         wire.close()
 
 
+def later(after_s: float) -> float:
+    """Return an instant by the running loop's time."""
+    return asyncio.get_running_loop().time() + after_s
+
+
 async def whole(wire: Wire) -> bytes:
     """Ask, and return all of the body."""
-    received = await wire.post(REQUEST, connect_s=5.0)
+    received = await wire.post(REQUEST, connect_s=5.0, by_s=later(5.0))
     parts = []
     while part := await received.readany():
         parts.append(part)
@@ -148,7 +153,7 @@ async def test_a_slow_reader_slows_the_engine() -> None:
             sent += 65536
 
     async with talking_to(talk) as wire:
-        received = await wire.post(REQUEST, connect_s=5.0)
+        received = await wire.post(REQUEST, connect_s=5.0, by_s=later(5.0))
         stalled = -1
         while stalled != sent:
             stalled = sent
@@ -161,6 +166,39 @@ async def test_a_slow_reader_slows_the_engine() -> None:
         received.close()
 
 
+async def test_a_deadline_ends_every_wait_until_it_is_lifted() -> None:
+    """For the head, and for a body that stops; who was given up leaves no connection behind."""
+    closed = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for begun in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")[len(heard) :]:
+            await reader.readexactly(len(REQUEST))
+            heard.append(begun)
+            writer.write(begun)
+            if not begun:
+                await reader.read()
+                closed.set()
+                return
+            await asyncio.sleep(0.1)
+            writer.write(b"k")
+        await reader.read()
+
+    heard: list[bytes] = []
+    async with talking_to(talk) as wire:
+        with pytest.raises(TimeoutError):
+            await wire.post(REQUEST, connect_s=5.0, by_s=later(0.05))
+        await asyncio.wait_for(closed.wait(), 5.0)
+        received = await wire.post(REQUEST, connect_s=5.0, by_s=later(0.05))
+        assert await received.readany() == b"o"
+        with pytest.raises(TimeoutError):
+            await received.readany()
+        received.close()
+        heard.pop()
+        received = await wire.post(REQUEST, connect_s=5.0, by_s=later(0.05))
+        wire.deadlines.lift(received)
+        assert [await received.readany(), await received.readany()] == [b"o", b"k"]
+
+
 async def test_nobody_there() -> None:
     """A port that nobody listens on, and an address that is none, are told apart."""
     server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
@@ -168,9 +206,9 @@ async def test_nobody_there() -> None:
     server.close()
     await server.wait_closed()
     with pytest.raises(EngineUnavailable, match="refuses"):
-        await Wire("127.0.0.1", port).post(REQUEST, connect_s=5.0)
+        await Wire("127.0.0.1", port).post(REQUEST, connect_s=5.0, by_s=later(5.0))
     with pytest.raises(EngineUnavailable, match="resolved"):
-        await Wire("no-such-host.invalid", 80).post(REQUEST, connect_s=5.0)
+        await Wire("no-such-host.invalid", 80).post(REQUEST, connect_s=5.0, by_s=later(5.0))
 
 
 def test_what_takes_more_is_left_to_aiohttp() -> None:
@@ -193,7 +231,7 @@ async def test_fields_behind_a_body_are_not_the_next_heads() -> None:
 
     async with talking_to(talk) as wire:
         assert await whole(wire) == b"ok"
-        second = await wire.post(REQUEST, connect_s=5.0)
+        second = await wire.post(REQUEST, connect_s=5.0, by_s=later(5.0))
         assert await second.readany() == b"ok"
         assert dict(second.headers) == {"transfer-encoding": "chunked"}
 
