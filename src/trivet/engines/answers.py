@@ -1,7 +1,7 @@
 """Whole answers: read with a bound, checked to be what they claim to be."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk, Take
 from trivet.engines.received import Received
 from trivet.engines.usage import parse_usage
+
+_scan: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan_once")  # noqa: B009 - typeshed leaves it out
+"""Reads one JSON value from a place in a text; see `json.scanner`."""
 
 
 @dataclass(slots=True)
@@ -58,7 +61,12 @@ def plain_reply(body: bytes) -> PlainReply:
             content_events += bool(content) or _says_something(message)
         # Of plain text the envelope is not counted.
         plain = isinstance(content, str) and len(message) <= 2
-        content_bytes += len(content.encode("utf-8", "surrogatepass") if plain else json.dumps(message))
+        if not plain:
+            content_bytes += len(json.dumps(message))
+        elif content.isascii():
+            content_bytes += len(content)
+        else:
+            content_bytes += len(content.encode("utf-8", "surrogatepass"))
     return PlainReply(
         body=body,
         usage=parse_usage(document.get("usage")),
@@ -79,7 +87,7 @@ def parse_document(body: bytes) -> dict[str, Any]:
         EngineBroken: it holds something else.
     """
     try:
-        document = json.loads(body)
+        document = _decoded(body)
     except (ValueError, RecursionError):
         what = "an HTML page" if body.lstrip().startswith(b"<") else "something that is not JSON"
         raise EngineBroken(f"The engine answered with {what}.", status=200) from None
@@ -88,19 +96,33 @@ def parse_document(body: bytes) -> dict[str, Any]:
     return document
 
 
+def _decoded(body: bytes) -> Any:
+    """Return what `json.loads` does, which looks at an encoding that is nearly always UTF-8 first."""
+    try:
+        text = body.decode()
+        document, end = _scan(text, 0)
+    except (ValueError, StopIteration):
+        return json.loads(body)
+    return document if end == len(text) else json.loads(body)
+
+
 async def read_body(response: Received, limit_bytes: int) -> bytes | None:
     """Return the whole body, or None if it is larger than the limit; the connection is closed then."""
     parts: list[bytes] = []
     size = 0
     content = response.content
-    while not content.at_eof():
+    while True:
         part = await content.readany()
-        parts.append(part)
         size += len(part)
         if size > limit_bytes:
             response.close()
             return None
-    return b"".join(parts)
+        at_end = content.at_eof()
+        if at_end and not parts:
+            return part
+        parts.append(part)
+        if at_end:
+            return b"".join(parts)
 
 
 def _says_something(message: dict[str, Any]) -> bool:

@@ -87,7 +87,8 @@ class _Connection(asyncio.Protocol):
         answer.begun = True
         try:
             self._parser.feed_data(data)
-            self._hand_over()
+            if self._bodies:
+                self._hand_over()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, zlib.error) as error:
             self._break_off(aiohttp.ClientError(f"not HTTP: {error}"))
         if not answer.status:
@@ -132,11 +133,13 @@ class _Connection(asyncio.Protocol):
         answer = self._answer
         if answer is None or not answer.status:
             return
-        self._hand_over()
+        if self._bodies:
+            self._hand_over()
         self._answer = None
         self._fields.clear()  # those behind the body
         self._head_bytes = 0
-        self.resume()
+        if self._paused:
+            self.resume()
         answer.complete = True
         if self._framed and self._parser.should_keep_alive():
             self._wire.keep(self)
@@ -146,11 +149,10 @@ class _Connection(asyncio.Protocol):
     def _hand_over(self) -> None:
         """Give the answer what has come of its body."""
         bodies = self._bodies
-        if bodies:
-            data = bodies[0] if len(bodies) == 1 else b"".join(bodies)
-            bodies.clear()
-            if self._answer is not None:
-                self._answer.add(data)
+        data = bodies[0] if len(bodies) == 1 else b"".join(bodies)
+        bodies.clear()
+        if self._answer is not None:
+            self._answer.add(data)
 
     def _break_off(self, error: Exception) -> None:
         answer, self._answer = self._answer, None

@@ -1,6 +1,7 @@
 """An answer being delivered: whole, or as a stream that is honest about its end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from trivet.domain.errors import EngineError
 from trivet.domain.failpoints import reach
@@ -63,9 +64,9 @@ class Answer:
         if last is not None:
             yield last
 
-    async def complete(self) -> None:
+    def complete(self) -> Coroutine[Any, Any, None]:
         """Have a plain answer settled, which has arrived whole."""
-        await self._close("ok", None)
+        return self._close("ok", None)
 
     async def aclose(self) -> None:
         """Let go: cancel upstream if it still works, and settle. Idempotent."""

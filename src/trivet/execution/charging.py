@@ -90,11 +90,10 @@ class Bill:
         """Return what each attempt is charged: the engine's word if believable, else a bound on its work."""
         if not attempts:
             return Charges()
-        *before, final = attempts
-        last = self._last(final, status, reply)
-        silent = [each for each in before if each.error_code == EngineTimeout.code]
-        if not silent:
+        last = self._last(attempts[-1], status, reply)
+        if len(attempts) == 1:
             return Charges((), last)
+        silent = [each for each in attempts[:-1] if each.error_code == EngineTimeout.code]
         # The hold is a ceiling for one attempt's work; what silent attempts read is charged up to it.
         room = self.held - last.charged if last is not None else self.held
         earlier = []

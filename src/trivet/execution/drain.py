@@ -6,7 +6,7 @@ another replica serves it sooner.
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from trivet.domain.errors import Stopping
 
@@ -37,8 +37,7 @@ class Drain:
 
     def __init__(self) -> None:
         self.begun = False
-        self._open: set[str] = set()
-        self._waiting: set[Wait] = set()
+        self._open: dict[str, Wait] = {}
         self._listeners: list[Callable[[], None]] = []
         self._empty: asyncio.Event | None = None
         """Set when no request is open any more; None: nobody waits for that."""
@@ -52,7 +51,7 @@ class Drain:
         if self.begun:
             return
         self.begun = True
-        for wait in tuple(self._waiting):
+        for wait in tuple(self._open.values()):
             wait.break_off()
         for listener in self._listeners:
             listener()
@@ -66,13 +65,18 @@ class Drain:
         if self.begun:
             raise stopping()
 
-    def opened(self, request_id: str) -> None:
-        """Note a request that will be closed."""
-        self._open.add(request_id)
+    def opened(self, request_id: str, request: Waits) -> "Wait":
+        """Note a request that will be closed.
+
+        While the returned context is open, the beginning breaks off what is inside it, unless an engine has
+        the request by then. Cheap: every request passes through here.
+        """
+        wait = self._open[request_id] = Wait(request)
+        return wait
 
     def closed(self, request_id: str) -> None:
         """Note that a request has told its end; those that were never opened do not count."""
-        self._open.discard(request_id)
+        self._open.pop(request_id, None)
         if self._empty is not None and not self._open:
             self._empty.set()
             self._empty = None
@@ -83,38 +87,33 @@ class Drain:
             self._empty = self._empty or asyncio.Event()
             await self._empty.wait()
 
-    def waiting(self, request: Waits) -> "Wait":
-        """While the returned context is open, the beginning breaks off what is inside it.
-
-        Unless an engine has the request by then. Cheap: every request passes through here.
-        """
-        return Wait(self._waiting, request)
-
 
 class Wait:
     """A part of a request's way that may be broken off; leaving it so raises Stopping."""
 
-    __slots__ = ("_among", "_before", "_broken", "_request", "_task")
+    __slots__ = ("_before", "_broken", "_request", "_task")
 
-    def __init__(self, among: set["Wait"], request: Waits) -> None:
-        self._among = among
+    def __init__(self, request: Waits) -> None:
         self._request = request
         self._broken = False
+        self._task: asyncio.Task[Any] | None = None
+        """Set while it is open."""
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._task, self._before = task, task.cancelling()
-        self._among.add(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._among.discard(self)
+        task, self._task = self._task, None
+        if not self._broken or task is None:
+            return
         # As asyncio's own timeouts do: a cancellation that somebody else asked for as well stays one.
-        if self._broken and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
+        if task.uncancel() <= self._before and kind is asyncio.CancelledError:
             raise stopping() from None
 
     def break_off(self) -> None:
-        """Cancel it, unless an engine is at work."""
-        if not self._broken and not self._request.at_work:
+        """Cancel it if it is open, unless an engine is at work."""
+        if self._task is not None and not self._broken and not self._request.at_work:
             self._broken = True
             self._task.cancel()

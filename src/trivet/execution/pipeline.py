@@ -146,33 +146,41 @@ class Pipeline:
         require_inference(principal)
         self.drain.check()
         started_ns = self._clock.monotonic_ns()
-        again: Callable[[], Decision] | None = None
         reservation, tariff = None, None
+        decided_here = decision is None and request.decision_id is None
         if request.decision_id is None:
             if decision is None:
-                again = partial(self.decide, request, principal)
                 decision = await self._decided(request, principal)
             admitted = await self._admit(request, principal, decision)
         else:
             taken = await self._take(request.decision_id, request, principal)
             decision, admitted = taken.decision, taken.admitted
             reservation, tariff = taken.reservation, taken.tariff
-        run = self._run(
-            *(request, principal, decision, admitted),
+        run = Run(
+            self._desk,
             request_id=request_id,
+            principal=principal,
+            request=request,
+            decision=decision,
             started_ns=started_ns,
+            admitted=admitted,
             on_wait=on_wait,
         )
         run.keep = keep
-        self.drain.opened(request_id)
+        wait = self.drain.opened(request_id, run)
         if reservation is not None and tariff is not None:
             run.adopt(reservation, tariff)
         try:
             if self._memory is not None and (kept := await self._memory.recall(run)) is not None:
-                return await _settled_if_whole(kept)
-            with self.drain.waiting(run), run.entry as entry:
+                if not request.stream:
+                    await kept.complete()
+                return kept
+            with wait:
                 # An engine's tokenizer takes no place from those that generate.
-                if request.surface.computes and not self._chain.admission.enter(entry, decision.deployment):
+                if request.surface.computes and not self._chain.admission.enter(
+                    run.entry, decision.deployment
+                ):
+                    again = partial(self.decide, request, principal) if decided_here else None
                     await find_place(run, self._chain, again=again)
                 await run.hold()
                 reach("after_reserve")
@@ -184,7 +192,10 @@ class Pipeline:
             raise
         if self._memory is not None:
             reply = self._memory.watch(run, reply)
-        return await _settled_if_whole(Answer(run, reply, running))
+        answer = Answer(run, reply, running)
+        if not request.stream:
+            await answer.complete()
+        return answer
 
     async def route(self, request: ChatRequest, principal: Principal) -> Decision:
         """Decide, for the caller's information or for a later `execute`; nothing is held.
@@ -215,10 +226,14 @@ class Pipeline:
         self.drain.check()
         started_ns = self._clock.monotonic_ns()
         decision = await self._decided(request, principal)
-        run = self._run(
-            *(request, principal, decision, await self._admit(request, principal, decision)),
+        run = Run(
+            self._desk,
             request_id=decision.decision_id,
+            principal=principal,
+            request=request,
+            decision=decision,
             started_ns=started_ns,
+            admitted=await self._admit(request, principal, decision),
         )
         expires_at = self._outside.expiry()
         run.given_until_ns = ns_of(expires_at)
@@ -274,30 +289,9 @@ class Pipeline:
                 self._metrics.refused(error.code)
             raise
 
-    def _run(
-        self,
-        request: ChatRequest,
-        principal: Principal,
-        decision: Decision,
-        admitted: Admitted,
-        *,
-        request_id: str,
-        started_ns: int,
-        on_wait: Callable[[Decision], None] | None = None,
-    ) -> Run:
-        return Run(
-            self._desk,
-            request_id=request_id,
-            principal=principal,
-            request=request,
-            decision=decision,
-            started_ns=started_ns,
-            admitted=admitted,
-            on_wait=on_wait,
-        )
-
     async def _broken_off(self, run: Run, error: BaseException) -> None:
         """Book the end of a request that failed, and tell the caller what had been decided."""
+        run.entry.close()
         refused = error if isinstance(error, TrivetError) else None
         ending = run.close(_status_of(error), error=refused)
         if refused is None:
@@ -345,13 +339,6 @@ class Pipeline:
 
 def _log_done(outcome: Outcome) -> None:
     log.info(**outcome.words())
-
-
-async def _settled_if_whole(answer: Answer) -> Answer:
-    """Settle a plain answer, which is there as a whole; a stream is settled when it ends."""
-    if not answer.run.request.stream:
-        await answer.complete()
-    return answer
 
 
 def _awake(offer: Offer) -> Offer:

@@ -1,5 +1,6 @@
 """What a request's tokens are on every meter, at the deployment that serves. Pure; exact; rounded up once."""
 
+from dataclasses import field
 from fractions import Fraction
 from functools import lru_cache
 
@@ -16,6 +17,13 @@ class Tariff:
 
     weight: Fraction
     price: Price
+    is_free: bool = field(init=False, repr=False, compare=False)
+    """Whether no token costs money."""
+    _rate: tuple[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_free", self.price.is_free)
+        object.__setattr__(self, "_rate", self.weight.as_integer_ratio())
 
     @classmethod
     def of(cls, deployment: Deployment, prices: Prices) -> "Tariff":
@@ -27,23 +35,26 @@ class Tariff:
 
     def prompt(self, tokens: int) -> Amounts:
         """Return the amounts of so many prompt tokens, none of them cached: a ceiling."""
-        if self.price.is_free:
-            return Amounts(tokens, _up(self.weight, tokens))
+        weighted = self._weighted(tokens)
+        if self.is_free:
+            return Amounts(tokens, weighted)
         dearest = max(price.prompt_ceiling for price in self.price.up_to(tokens))
-        return Amounts(tokens, _up(self.weight, tokens), _up(dearest, tokens))
+        return Amounts(tokens, weighted, _up(dearest, tokens))
 
     def output(self, tokens: int, *, prompt_tokens: int | None = None) -> Amounts:
         """Return the amounts of so many generated tokens, after a prompt of at most so many; None: of any."""
-        if self.price.is_free:
-            return Amounts(tokens, _up(self.weight, tokens))
+        weighted = self._weighted(tokens)
+        if self.is_free:
+            return Amounts(tokens, weighted)
         dearest = max(price.completion for price in self.price.up_to(prompt_tokens))
-        return Amounts(tokens, _up(self.weight, tokens), _up(dearest, tokens))
+        return Amounts(tokens, weighted, _up(dearest, tokens))
 
     def charge(self, usage: Usage) -> Amounts:
         """Return the amounts of what was used; never more than `prompt` and `output` of the same tokens."""
-        total = usage.total_tokens
-        if self.price.is_free:
-            return Amounts(total, _up(self.weight, total))
+        total = usage.prompt_tokens + usage.completion_tokens
+        weighted = self._weighted(total)
+        if self.is_free:
+            return Amounts(total, weighted)
         price = self.price.at(usage.prompt_tokens)
         cached = min(usage.cached_tokens, usage.prompt_tokens)
         cached_price = price.prompt if price.cached_prompt is None else price.cached_prompt
@@ -52,7 +63,11 @@ class Tariff:
             + cached_price * cached
             + price.completion * usage.completion_tokens
         )
-        return Amounts(total, _up(self.weight, total), _up(micros, 1))
+        return Amounts(total, weighted, _up(micros, 1))
+
+    def _weighted(self, tokens: int) -> int:
+        numerator, denominator = self._rate
+        return -(-numerator * tokens // denominator)
 
     def is_dearer_than(self, other: "Tariff") -> bool:
         """Tell whether any amount can be larger than at the other."""
