@@ -32,6 +32,8 @@ class Principal:
 
     def priority_of(self, asked: str | None) -> Priority:
         """Return the priority of a request: the key's, or a lower one that the caller asks for."""
+        if asked is None:
+            return self.priority
         return next((p for p in PRIORITIES if p in (asked, self.priority)), self.priority)
 
     @property

@@ -112,16 +112,18 @@ class WireAnswer:
         told = self._fields.get(b"content-type", b"").decode("latin-1")
         return told.partition(";")[0].strip().lower()
 
-    async def head(self) -> None:
-        """Wait for the head.
+    def head_to_come(self) -> "asyncio.Future[None] | None":
+        """Return what to wait for before asking again; None: the head is there.
 
         Raises:
             aiohttp.ClientError: the connection ended first, or what came is not HTTP.
+            TimeoutError: it did not come in time.
         """
-        while not self.status:
-            if self._error is not None:
-                raise self._error
-            await self._change()
+        if self.status:
+            return None
+        if self._error is not None:
+            raise self._error
+        return self._change()
 
     def at_eof(self) -> bool:
         """Tell whether all of it has been read."""

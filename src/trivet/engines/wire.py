@@ -201,7 +201,8 @@ class Wire:
             answer = connection.ask(request)
             self.deadlines.set(answer, by_s, loop)
             try:
-                await answer.head()
+                while (change := answer.head_to_come()) is not None:
+                    await change
             except BaseException as error:
                 self.deadlines.lift(answer)
                 connection.abort()

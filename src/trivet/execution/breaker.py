@@ -25,6 +25,8 @@ RATE_THRESHOLD = 0.5
 PROBES_TO_CLOSE = 3
 ORIGINS_KEPT = 256
 
+_NONE: frozenset[str] = frozenset()
+
 
 @dataclass(slots=True)
 class Pass:
@@ -192,9 +194,12 @@ class Breakers:
 
     def shut(self) -> frozenset[str]:
         """Return the deployments whose breaker lets nothing through now."""
-        return frozenset(
-            [name for name, breaker in self._by_name.items() if breaker.rests and breaker.state == "open"]
-        )
+        for breaker in self._by_name.values():
+            if breaker.rests:
+                break
+        else:
+            return _NONE
+        return frozenset([name for name, breaker in self._by_name.items() if breaker.state == "open"])
 
     def report(self, name: str) -> dict[str, Any] | None:
         """Return how a deployment's breaker stands, as JSON; None before its first request."""

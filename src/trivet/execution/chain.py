@@ -63,6 +63,7 @@ class Chain:
         self.full_time_s = settings.first_content_timeout_s
         """The time within which an engine must have produced content."""
         self._dice = dice or random.Random()  # noqa: S311 - jitter, not a secret
+        self._deadline_ns = int(settings.deadline_s * 1e9)
         self._retries = RetryBudgets(clock, metrics.retries)
         self._stations: dict[str, Station] = {}
         self.conditions = Conditions(clock, longest_busy_s=settings.breaker_open_max_s)
@@ -119,7 +120,7 @@ class Chain:
         candidates = run.decision.candidates
         deployment = candidates[0].deployment
         station = self._station(deployment)
-        if station.condition.busy_until_ns or self._left_s(run) <= 0:
+        if station.condition.busy_until_ns or self.clock.monotonic_ns() - run.started_ns >= self._deadline_ns:
             return None
         station.retries.request()
         return Stop(deployment, 0.0, len(candidates) == 1)
@@ -198,7 +199,7 @@ class Chain:
                             name, left_s=self._left_s(run), last=last, on_wait=run.waits
                         )
                     )
-                if run.request.surface.computes:
+                if run.computes:
                     ticket = run.entry.take(name) or await self.admission.place(
                         run.entry, deployment, left_s=self._left_s(run), last=last, on_wait=run.waits
                     )
@@ -243,7 +244,7 @@ class Chain:
             )
             transport = running.enter(self._fleet.lease(deployment.name))
             self.metrics.attempt_started(attempt)
-            if request.surface.computes:
+            if run.computes:
                 self.device_clock.start(attempt.attempt_id, deployment)
             reply = await transport.chat(call)
             reach("after_dispatch")

@@ -177,9 +177,7 @@ class Pipeline:
                 return kept
             with wait:
                 # An engine's tokenizer takes no place from those that generate.
-                if request.surface.computes and not self._chain.admission.enter(
-                    run.entry, decision.deployment
-                ):
+                if run.computes and not self._chain.admission.enter(run.entry, decision.deployment):
                     again = partial(self.decide, request, principal) if decided_here else None
                     await find_place(run, self._chain, again=again)
                 await run.hold()

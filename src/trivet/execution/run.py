@@ -88,6 +88,8 @@ class Run:
         self.decision = decision
         self.started_ns = started_ns
         self.attempts: list[Attempt] = []
+        self.computes = request.surface.computes
+        """Whether a model works on it, and not only an engine's tokenizer."""
         self.priority = principal.priority_of(request.hints.priority)
         prompt_bytes = decision.estimated.prompt_tokens
         self.entry = Entry(
@@ -118,9 +120,10 @@ class Run:
         """Device time that a kept answer saved; None: an engine answers."""
         self._desk = desk
         self._kept: dict[str, Tariff] = {}
-        self._tariff = Tariff.of(decision.deployment, desk.budget.prices)
+        deployment = decision.deployment
+        self._tariff = Tariff.of(deployment, desk.budget.prices)
         # By deployment, as they were when its use was allowed; prices may change under way.
-        self._tariffs = {decision.deployment.name: self._tariff}
+        self._tariffs = {deployment.name: self._tariff}
         self._held = NOTHING
         self._held_for: Deployment | None = None
         # Whether the ladder let the hold use the dearest tier; it asks, whatever that tier weighs.

@@ -1,6 +1,7 @@
 """What Prometheus will ask for, kept as plain integers: an entry in a dictionary each."""
 
 from bisect import bisect_left
+from collections import defaultdict
 
 from trivet.domain.outcomes import Attempt, Outcome
 
@@ -35,19 +36,19 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, ...], int] = {}
+        self.requests: dict[tuple[str, ...], int] = defaultdict(int)
         """By tier (that served, or that was chosen) and status."""
-        self.tokens: dict[tuple[str, ...], int] = {}
+        self.tokens: dict[tuple[str, ...], int] = defaultdict(int)
         """By tier and direction, `prompt` or `completion`, as charged."""
-        self.fallbacks: dict[str, int] = {}
+        self.fallbacks: dict[str, int] = defaultdict(int)
         """By the tier that was left."""
-        self.retries: dict[tuple[str, ...], int] = {}
+        self.retries: dict[tuple[str, ...], int] = defaultdict(int)
         """Repeated tries at engines that fail, by tier and result: `made`, or `refused` by its budget."""
-        self.refusals: dict[str, int] = {}
+        self.refusals: dict[str, int] = defaultdict(int)
         """By code."""
-        self.attempts: dict[tuple[str, ...], int] = {}
+        self.attempts: dict[tuple[str, ...], int] = defaultdict(int)
         """By deployment and result: `ok` or an error code."""
-        self.in_flight: dict[str, int] = {}
+        self.in_flight: dict[str, int] = defaultdict(int)
         """By deployment."""
         self.request_duration = Histogram(REQUEST_BOUNDS_S)
         """Of requests that reached an engine, from arrival to end."""
@@ -58,12 +59,12 @@ class Metrics:
 
     def refused(self, code: str) -> None:
         """Count a refusal that came before there was an outcome."""
-        self.refusals[code] = self.refusals.get(code, 0) + 1
+        self.refusals[code] += 1
 
     def attempt_started(self, attempt: Attempt) -> None:
         """Count an attempt as in flight."""
         name = attempt.deployment.name
-        self.in_flight[name] = self.in_flight.get(name, 0) + 1
+        self.in_flight[name] += 1
 
     def attempt_ended(self, attempt: Attempt, *, started: bool = True) -> None:
         """Count an attempt's result; one that never started was not in flight either."""
@@ -71,26 +72,24 @@ class Metrics:
         if started:
             self.in_flight[name] -= 1
         result = (name, attempt.error_code or "ok")
-        self.attempts[result] = self.attempts.get(result, 0) + 1
+        self.attempts[result] += 1
 
     def observe(self, outcome: Outcome) -> None:
         """Count a request that has ended."""
         attempts, usage = outcome.attempts, outcome.usage
         tier = (outcome.served_by or outcome.decision.deployment).tier.name
         ended = (tier, outcome.status)
-        self.requests[ended] = self.requests.get(ended, 0) + 1
+        self.requests[ended] += 1
         if outcome.status == "refused":
             self.refused(outcome.error_code or "refused")
         if usage is not None:
-            tokens, prompt, completion = self.tokens, (tier, "prompt"), (tier, "completion")
-            tokens[prompt] = tokens.get(prompt, 0) + usage.prompt_tokens
-            tokens[completion] = tokens.get(completion, 0) + usage.completion_tokens
+            self.tokens[tier, "prompt"] += usage.prompt_tokens
+            self.tokens[tier, "completion"] += usage.completion_tokens
         if not attempts:
             return
         if len(attempts) > 1:
             for left in attempts[:-1]:
-                name = left.deployment.tier.name
-                self.fallbacks[name] = self.fallbacks.get(name, 0) + 1
+                self.fallbacks[left.deployment.tier.name] += 1
         self.request_duration.observe(outcome.ended_ns - outcome.started_ns)
         first_token_ns = attempts[-1].first_token_ns
         if first_token_ns is not None:

@@ -33,7 +33,7 @@ class Ticket:
     __slots__ = ("_gate", "_in_use", "answered_ns", "claim", "in_flight", "since_ns", "waited_ns")
 
     def __init__(
-        self, gate: "Gate", claim: Claim, *, in_flight: int, in_use: bool, since_ns: int, waited_ns: int
+        self, gate: "Gate", claim: Claim, in_flight: int, in_use: bool, since_ns: int, waited_ns: int
     ) -> None:
         self._gate: Gate | None = gate
         self._in_use = in_use
@@ -60,7 +60,8 @@ class Ticket:
             )
         else:
             limit.served(in_use=self._in_use)
-        gate.look(now_ns)
+        if gate.queued:
+            gate.admit(now_ns)
 
     def refused(self, dispatched_ns: int, now_ns: int) -> None:
         """Note that the engine had no room for it, or fell silent."""
@@ -119,12 +120,8 @@ class Gate:
         self._reserve = Reserve(settings.critical_reserve)
         self._rate = ServiceRate()
         self._lines: dict[Priority, FairLine[Waiter]] = {priority: FairLine() for priority in PRIORITIES}
-        self._queued = 0
-
-    @property
-    def queued(self) -> int:
-        """Return how many wait."""
-        return self._queued
+        self.queued = 0
+        """How many wait."""
 
     def queued_by_priority(self) -> dict[Priority, int]:
         """Return how many wait, by priority."""
@@ -135,14 +132,14 @@ class Gate:
         now_ns = self._clock.monotonic_ns()
         if claim.priority == "critical":
             self._reserve.came(self._critical + len(self._lines["critical"]) + 1, now_ns)
-        if not self._has_room(claim.priority, now_ns) or (self._queued and self._is_waited_before(claim)):
+        if not self._has_room(claim.priority, now_ns) or (self.queued and self._is_waited_before(claim)):
             return None
         return self._let_through(claim, now_ns, waited_ns=0)
 
     def wait_s(self, claim: Claim) -> float | None:
         """Return how long a request would wait if it joined now; None: nobody can tell yet."""
         now_ns = self._clock.monotonic_ns()
-        if self._has_room(claim.priority, now_ns) and not (self._queued and self._is_waited_before(claim)):
+        if self._has_room(claim.priority, now_ns) and not (self.queued and self._is_waited_before(claim)):
             return 0.0
         wait_ns = self._rate.wait_ns(self._ahead_of(claim), self._places(claim.priority, now_ns))
         return None if wait_ns is None else wait_ns / 1e9
@@ -158,14 +155,14 @@ class Gate:
         wait_s = self.wait_s(claim)
         told = "nobody can tell how long" if wait_s is None else f"about {wait_s:.0f} s"
         return Overloaded(
-            f"{self.name} is full: {self.in_flight} requests run and {self._queued} wait; "
+            f"{self.name} is full: {self.in_flight} requests run and {self.queued} wait; "
             f"this one would wait {told}.",
             hint="Try again after the time in `retry-after`, or ask for less.",
             retry_after_s=max(1.0, RETRY_UNKNOWN_S if wait_s is None else wait_s),
             details={
                 "deployment": self.name,
                 "expected_wait_s": None if wait_s is None else round(wait_s, 1),
-                "queued": self._queued,
+                "queued": self.queued,
             },
         )
 
@@ -199,12 +196,8 @@ class Gate:
             self._critical -= 1
         if ticket.answered_ns is not None:
             self._rate.ended(now_ns - ticket.since_ns, ticket.claim.work)
-        self.look(now_ns)
-
-    def look(self, now_ns: int) -> None:
-        """Let waiting requests through if there is room for them now; for the tickets."""
-        if self._queued:
-            self._admit(now_ns)
+        if self.queued:
+            self.admit(now_ns)
 
     def as_json(self) -> dict[str, Any]:
         """Return the gate as the API shows it."""
@@ -252,24 +245,22 @@ class Gate:
         self.in_flight += 1
         if claim.priority == "critical":
             self._critical += 1
-        in_use = self._queued > 0 or self.in_flight >= IN_USE * self.limit.value
-        return Ticket(
-            self, claim, in_flight=self.in_flight, in_use=in_use, since_ns=now_ns, waited_ns=waited_ns
-        )
+        in_use = self.queued > 0 or self.in_flight >= IN_USE * self.limit.value
+        return Ticket(self, claim, self.in_flight, in_use, now_ns, waited_ns)
 
     def _join(self, claim: Claim, bound_s: float) -> Waiter:
         wait_s = self.wait_s(claim)
         if wait_s is not None and wait_s > bound_s:
             raise self._shed(claim)
-        if self._queued >= self._settings.max_queued:
+        if self.queued >= self._settings.max_queued:
             self._make_room(claim)
         waiter = Waiter(claim, self._clock.monotonic_ns(), asyncio.get_running_loop().create_future())
         self._lines[claim.priority].join(waiter)
-        self._queued += 1
-        self.queued_most = max(self.queued_most, self._queued)
+        self.queued += 1
+        self.queued_most = max(self.queued_most, self.queued)
         self._drop_late_batch(claim)
         # Room may have come since it asked: nobody would wake it.
-        self._admit(waiter.since_ns)
+        self.admit(waiter.since_ns)
         return waiter
 
     def _make_room(self, claim: Claim) -> None:
@@ -305,7 +296,7 @@ class Gate:
 
     def _send_away(self, waiter: Waiter) -> None:
         self._lines[waiter.claim.priority].leave(waiter)
-        self._queued -= 1
+        self.queued -= 1
         refusal = self._shed(waiter.claim)
         if not waiter.turn.done():
             waiter.turn.set_exception(refusal)
@@ -317,20 +308,20 @@ class Gate:
     def _withdraw(self, waiter: Waiter) -> None:
         """Take back a request that waits no more, also when its turn had just come."""
         if self._lines[waiter.claim.priority].leave(waiter):
-            self._queued -= 1
+            self.queued -= 1
             return
         turn = waiter.turn
         if turn.done() and not turn.cancelled() and turn.exception() is None:
             turn.result().release()
 
-    def _admit(self, now_ns: int) -> None:
-        """Let those through who have waited longest by right, while there is room."""
-        while self._queued:
+    def admit(self, now_ns: int) -> None:
+        """Let those through who have waited longest by right, while there is room; for the tickets."""
+        while self.queued:
             priority = self._next_priority()
             if not self._has_room(priority, now_ns):
                 return
             waiter = self._lines[priority].pop()
-            self._queued -= 1
+            self.queued -= 1
             if priority != "critical":
                 overtaken = priority == "interactive" and len(self._lines["batch"]) > 0
                 self._batch_passed_over = self._batch_passed_over + 1 if overtaken else 0
