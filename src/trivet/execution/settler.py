@@ -5,6 +5,7 @@ in a plain call that cannot be interrupted, and the settler's own task carries i
 """
 
 import asyncio
+import contextlib
 import math
 import sqlite3
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -264,14 +265,15 @@ class Settler:
 
     def _carried_out(self, operation: Closing, also: MakeAlso) -> Ending:
         """Run a closing operation as `_carry_out` does. Only where the first try fails it takes a task."""
-        try:
+        first: Future[Settlement] | None = None
+        with contextlib.suppress(Exception):  # whoever goes on meets it again, and tells it
             first = operation(also())
-        except Exception:  # noqa: BLE001 - whoever goes on meets it again, and tells it
+        if first is None:
             ending = Ending(self._closing, lambda: self._own(self._carry_out(operation, also)))
             ending.goes_on()
-            return ending
-        ending = Ending(self._closing, partial(self._again, operation))
-        ending.tried(first)
+        else:
+            ending = Ending(self._closing, partial(self._again, operation))
+            ending.tried(first)
         return ending
 
     def _again(self, operation: Closing) -> "asyncio.Task[Settlement | None]":
