@@ -1,8 +1,10 @@
 """Names for what has none."""
 
+import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 from trivet.domain.ids import new_id
 
@@ -19,12 +21,29 @@ def test_names_are_hex_and_none_is_given_twice_whoever_asks() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{32}", name) for name in names)
 
 
-def test_a_name_begins_with_the_time_so_that_indexes_grow_at_their_end() -> None:
-    """Its first 48 bits are milliseconds since 1970."""
+def test_names_come_in_order_so_that_indexes_grow_at_their_end() -> None:
+    """The first 48 bits are milliseconds since 1970, of when many were drawn, which are in order."""
     before_ms = time.time_ns() // 1_000_000
-    name = new_id()
+    names = [new_id() for _ in range(2_000)]
     after_ms = time.time_ns() // 1_000_000
-    assert before_ms <= int(name[:12], 16) <= after_ms
+    assert before_ms <= int(names[-1][:12], 16) <= after_ms
+    times = [name[:12] for name in names]
+    assert times == sorted(times)
+    assert sum(one > other for one, other in pairwise(names)) <= 9  # draws; several can come in one ms
+
+
+def test_a_forked_process_draws_its_own() -> None:
+    """What was drawn before a fork is given by one of the two only."""
+    new_id()
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(tell, new_id().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(told, 32).decode()
+    assert len(theirs) == 32
+    assert theirs not in [new_id() for _ in range(1_000)]
 
 
 def test_the_rest_of_a_name_is_drawn_by_chance() -> None:

@@ -1,32 +1,44 @@
 """Names for what has none: 128 bits in hex, first the time in milliseconds, then 80 random ones.
 
-Names that were given one after the other lie beside each other in a table's index, so a commit changes its
-last page instead of one for each row. Nothing may be concluded from the time in a name: clocks are set.
+They are drawn many at once, for asking the kernel and the clock costs the most, and given in their order. So
+names that were given one after the other lie beside each other in a table's index, which grows at its end: a
+commit changes its last page instead of one for each row. Nothing may be concluded from the time in a name: it
+was drawn before it was given, and clocks are set.
 """
 
 import os
 import time
+from functools import cache
 
 _RANDOM_BYTES = 10
 _AT_ONCE = 256
 
 _drawn: list[str] = []
+"""The next one is the last."""
 
 
 def new_id() -> str:
     """Return a name that nobody can guess and that no other call, nor any other process, will ever return."""
     try:
-        random = _drawn.pop()
+        return _drawn.pop()
     except IndexError:
-        random = _draw()
-    return f"{time.time_ns() // 1_000_000:012x}{random}"
+        return _draw()
 
 
 def _draw() -> str:
-    """Return the random part of a name. The kernel is asked for many at once: asking costs the most."""
+    """Draw names, and return the first."""
+    _forget_in_children()
+    stamp = f"{time.time_ns() // 1_000_000:012x}"
     digits = os.urandom(_RANDOM_BYTES * _AT_ONCE).hex()
     size = 2 * _RANDOM_BYTES
-    drawn = [digits[start : start + size] for start in range(0, len(digits), size)]
-    first = drawn.pop()
-    _drawn.extend(drawn)
+    names = [stamp + digits[start : start + size] for start in range(0, len(digits), size)]
+    names.sort(reverse=True)
+    first = names.pop()
+    _drawn.extend(names)
     return first
+
+
+@cache
+def _forget_in_children() -> None:
+    """Let a forked process, which has got a copy of what was drawn, draw its own."""
+    os.register_at_fork(after_in_child=_drawn.clear)
