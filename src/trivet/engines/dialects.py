@@ -7,6 +7,7 @@ from typing import Any
 from trivet.domain.surfaces import Surface
 from trivet.engines.addresses import api_url, server_url
 from trivet.engines.answers import PlainReply, plain_reply
+from trivet.engines.chat_wire import ChatEvents
 from trivet.engines.completions_wire import (
     CompletionEvents,
     CompletionJoiner,
@@ -17,7 +18,7 @@ from trivet.engines.completions_wire import (
 from trivet.engines.joined import AnswerJoiner, Joiner, joinable
 from trivet.engines.messages_wire import MessageEvents, plain_message
 from trivet.engines.responses_wire import ResponseEvents, plain_response
-from trivet.engines.sse import ChatEvents, EventReader
+from trivet.engines.sse import EventReader
 from trivet.engines.tokens_wire import plain_count, plain_template, plain_tokens
 from trivet.engines.vectors_wire import plain_vectors
 

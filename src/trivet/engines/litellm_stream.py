@@ -6,10 +6,11 @@ from typing import Any
 
 from trivet.domain.errors import EngineBroken, EngineError, EngineTimeout, StreamIncomplete
 from trivet.domain.outcomes import Usage
+from trivet.engines.chat_wire import classify_parsed, content_size
 from trivet.engines.litellm_events import finish_event, stream_event, usage_event, usage_in
 from trivet.engines.litellm_faults import connection_broke, engine_faults
 from trivet.engines.protocol import StreamChunk, Take
-from trivet.engines.sse import EVENT_LIMIT_BYTES, classify_parsed, content_size
+from trivet.engines.sse import EVENT_LIMIT_BYTES
 from trivet.engines.usage import parse_usage
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Protocol
 
 BUFFER_LIMIT_BYTES = 256 * 1024
@@ -65,6 +66,11 @@ class Source(Protocol):
         ...
 
 
+@lru_cache(64)
+def _media_type(told: bytes) -> str:
+    return told.decode("latin-1").partition(";")[0].strip().lower()
+
+
 class WireAnswer:
     """One answer as it arrives; see `Received`."""
 
@@ -109,8 +115,7 @@ class WireAnswer:
     @property
     def content_type(self) -> str:
         """Return the media type without parameters."""
-        told = self._fields.get(b"content-type", b"").decode("latin-1")
-        return told.partition(";")[0].strip().lower()
+        return _media_type(self._fields.get(b"content-type", b""))
 
     def head_to_come(self) -> "asyncio.Future[None] | None":
         """Return what to wait for before asking again; None: the head is there.

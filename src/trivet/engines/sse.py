@@ -1,4 +1,4 @@
-"""Server-sent events: cut a byte stream into whole events, and tell what each one of a chat completion is."""
+"""Server-sent events: cut a byte stream into whole events, and tell what each one carries."""
 
 import json
 import re
@@ -7,7 +7,6 @@ from typing import Any, Literal, Protocol
 from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
 from trivet.domain.values import value
-from trivet.engines.usage import parse_usage
 
 EVENT_LIMIT_BYTES = 1024 * 1024
 
@@ -17,19 +16,7 @@ choice without output; usage: `choices: []`, only counts; done: `[DONE]`; commen
 
 # A blank line ends an event. The match ends with the second newline, so no later byte can change it.
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
-_NONE: frozenset[int] = frozenset()
-_FIRST = frozenset({0})
-_GENERATED_FIELDS = frozenset(
-    {
-        "content",
-        "tool_calls",
-        "function_call",
-        "reasoning_content",
-        "reasoning",
-        "refusal",
-        "audio",
-    }
-)
+NO_CHOICE: frozenset[int] = frozenset()
 
 
 class EventSplitter:
@@ -97,9 +84,9 @@ class ChatEvent:
     """What one event says."""
 
     kind: EventKind
-    seen: frozenset[int] = _NONE
+    seen: frozenset[int] = NO_CHOICE
     """Indexes of the choices that it speaks of; empty where that was not looked at."""
-    ended: frozenset[int] = _NONE
+    ended: frozenset[int] = NO_CHOICE
     """Indexes of the choices that it gives a finish reason for."""
     usage: Usage | None = None
     error: Any = None
@@ -130,89 +117,9 @@ class EventReader(Protocol):
 
 
 _DECODER = json.JSONDecoder()
-# What OpenAI and vLLM write before the choices: nothing in it says what an event is.
-_ENVELOPE = re.compile(
-    rb'data: \{"id":"[ !#-\[\]-~]*","object":"chat\.completion\.chunk","created":[1-9][0-9]{0,15},'
-    rb'"model":"[ !#-\[\]-~]*",(?=.{1,300}\n\n\Z)'
-)
-KNOWN_MAX = 64
-_KNOWN: dict[bytes, ChatEvent] = {}
-"""What events say that are alike from behind the envelope on."""
-_TEXT = re.compile(rb'"(?:reasoning_)?content":\s*"((?:[^"\\]|\\.)*)"')
-_CONTENT = b'"content":"'
-_PLAIN_CONTENT = ChatEvent("content")
 _DONE = ChatEvent("done")
 _COMMENT = ChatEvent("comment")
 _BROKEN = ChatEvent("broken")
-
-
-def classify(event: bytes) -> ChatEvent:
-    """Tell what an event is; the common one, a piece of text, is recognised without parsing it.
-
-    A quote inside a JSON string is always escaped, so a key with its quotes and colon never matches in text.
-    """
-    if (
-        b'"finish_reason":null' in event
-        and b'"content":"' in event
-        and b'"content":""' not in event
-        and b'"usage":{' not in event
-        and b'"error"' not in event
-        and event.startswith(b"data: {")
-        and event.count(b"\n") == 2
-        and event.rstrip().endswith(b"}")
-    ):
-        return _PLAIN_CONTENT
-    return classify_parsed(event)
-
-
-def content_size(event: bytes) -> int:
-    """Return the bytes of text in a content event, escapes included, and at least 1.
-
-    Where the content is no plain text (a tool call, say) it is the whole event: a ceiling on its tokens.
-    """
-    return sum(len(text) for text in _TEXT.findall(event)) or (1 if _TEXT.search(event) else len(event))
-
-
-def classify_parsed(event: bytes) -> ChatEvent:
-    """Tell what an event is, reading all of it: also which choices it speaks of.
-
-    The first and the last event of a stream are those of every other, but for the stream's name: they are
-    read once.
-    """
-    envelope = _ENVELOPE.match(event)
-    choices = b"" if envelope is None else event[envelope.end() :]
-    known = _KNOWN.get(choices)
-    if known is not None:
-        return known
-    told = _told_by(event)
-    if choices and told.kind in ("role", "finish") and told.usage is None and len(_KNOWN) < KNOWN_MAX:
-        _KNOWN[choices] = told
-    return told
-
-
-def _told_by(event: bytes) -> ChatEvent:
-    document = read_event(event)
-    if isinstance(document, ChatEvent):
-        return document
-    choices, told = document.get("choices"), document.get("usage")
-    if not isinstance(choices, list):
-        return _BROKEN
-    usage = parse_usage(told) if told is not None else None
-    if not choices:
-        return ChatEvent("role" if told is None else "usage", _NONE, _NONE, usage)
-    generated = False
-    seen, ended = _NONE, _NONE
-    for choice in choices:
-        if not isinstance(choice, dict):
-            return _BROKEN
-        index = choice_index(choice)
-        itself = frozenset((index,)) if index else _FIRST
-        seen = seen | itself if seen else itself
-        if choice.get("finish_reason") is not None:
-            ended = ended | itself if ended else itself
-        generated = generated or _is_generated(choice)
-    kind: EventKind = "content" if generated else "finish" if ended else "role"
-    return ChatEvent(kind, seen, ended, usage)
 
 
 def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
@@ -243,84 +150,9 @@ def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
     return document
 
 
-class Skimmer:
-    """Counts plain pieces of text without a look at each: those of one stream differ in their text only.
-
-    One piece is looked at, and its bytes before and after the text are remembered. What else consists of the
-    same bytes around text that holds neither quotes nor escapes says the same.
-    """
-
-    def __init__(self) -> None:
-        self._before = b""
-        self._after = b""
-        self._seam = b""
-        """What lies between two texts: `_after` of the first one's, `_before` of the second one's."""
-
-    def skim(self, buffer: bytes, start: int) -> tuple[int, int, int]:
-        """Return how many events from `start` on are plain pieces of text, that text's bytes, and their end.
-
-        `start` is where an event begins. For each of them `classify` says `content` and no more, and
-        `content_size` what is added up here.
-        """
-        plain, end = self._count(buffer, start)
-        if not plain and self._learn(buffer, start):
-            plain, end = self._count(buffer, start)
-        return plain, end - start - plain * len(self._seam), end
-
-    def _count(self, buffer: bytes, start: int) -> tuple[int, int]:
-        """Return how many pieces with the same bytes around their text follow, and where they end."""
-        before, after, seam = self._before, self._after, self._seam
-        if not before or not buffer.startswith(before, start):
-            return 0, start
-        find, goes_on_with, frame_bytes = buffer.find, buffer.startswith, len(seam)
-        plain, at = 0, start + len(before)
-        limit = find(b"\\", start)
-        if limit < 0:
-            limit = len(buffer)
-        while (end := find(b'"', at, limit)) > at and goes_on_with(seam, end):
-            plain += 1
-            at = end + frame_bytes
-        if end > at and goes_on_with(after, end):
-            plain, end = plain + 1, end + len(after)
-        else:
-            end = at - len(before)
-        # Each piece ends with the two line ends behind it; none may be in a text.
-        if buffer.count(b"\n", start, end) != 2 * plain:
-            self._before = b""
-            return 0, start
-        return plain, end
-
-    def _learn(self, buffer: bytes, start: int) -> bool:
-        stop = buffer.find(b"\n\n", start) + 2
-        at = buffer.find(_CONTENT, start, stop) + len(_CONTENT)
-        end = buffer.find(b'"', at, stop)
-        if at < len(_CONTENT) or end <= at:
-            return False
-        event = buffer[start:stop]
-        plain = (
-            b"\\" not in event
-            and b"\r" not in event
-            and event.count(b'content":') == 1
-            and event.endswith(b"}\n\n")
-            and classify(event) is _PLAIN_CONTENT
-        )
-        if plain:
-            before, after = buffer[start:at], buffer[end:stop]
-            self._before, self._after, self._seam = before, after, after + before
-        return plain
-
-
 def skim_nothing(buffer: bytes, start: int) -> tuple[int, int, int]:
     """Leave every event to `classify`."""
     return 0, 0, start
-
-
-class ChatEvents(Skimmer):
-    """The reader of one stream of a chat completion."""
-
-    classify = staticmethod(classify)
-    classify_parsed = staticmethod(classify_parsed)
-    content_size = staticmethod(content_size)
 
 
 def chunk_document(event: bytes) -> dict[str, Any] | None:
@@ -369,14 +201,3 @@ def _with_code(document: dict[str, Any]) -> Any:
     if isinstance(error, dict):
         return error
     return {"message": error, "code": document.get("code", document.get("status"))}
-
-
-def _is_generated(choice: dict[str, Any]) -> bool:
-    delta = choice.get("delta")
-    if delta and isinstance(delta, dict):
-        for name, value in delta.items():
-            if value and name in _GENERATED_FIELDS:
-                return True
-    # A token that adds no text yet (half a character) still shows in the log-probabilities.
-    logprobs = choice.get("logprobs")
-    return logprobs is not None and isinstance(logprobs, dict) and bool(logprobs.get("content"))

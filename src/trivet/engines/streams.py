@@ -9,12 +9,12 @@ import aiohttp
 from trivet.domain.errors import EngineBroken, EngineError, EngineTimeout, StreamIncomplete
 from trivet.domain.outcomes import Usage
 from trivet.domain.time_limits import WaitLimit, at_once_or_within
+from trivet.engines.chat_wire import ChatEvents
 from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk, Take
 from trivet.engines.received import Received, WireAnswer
 from trivet.engines.sse import (
     EVENT_LIMIT_BYTES,
-    ChatEvents,
     EventKind,
     EventReader,
     EventSplitter,
@@ -103,14 +103,12 @@ class StreamReply:
             EngineTimeout: it fell silent, or the deadline came.
             EngineError: the engine reported an error, or sent something that is not such a stream.
         """
-        limit = self._limit = WaitLimit()
         try:
             held, self._held = self._held, []
             for chunk in held:
                 yield chunk
-            self._hear()
-            self._offer_to(take)
             while not self._over and self._fault is None:
+                limit = self._limit or self._listen(take)
                 try:
                     with limit:
                         chunks = self._digest(await self._receive())
@@ -128,8 +126,6 @@ class StreamReply:
             if not self._response.content.at_eof():
                 await self._read_to_end()
         finally:
-            self._offer_to(None)
-            limit.close()
             await self.aclose()
 
     async def aclose(self) -> None:
@@ -137,13 +133,21 @@ class StreamReply:
 
         Before the end this is what makes the engine stop generating.
         """
+        if self._limit is not None:
+            self._limit.close()
+            if isinstance(self._response, WireAnswer):
+                self._response.offer(None)
         self._response.close()
 
-    def _offer_to(self, take: Take | None) -> None:
-        # aiohttp's answers are read, and offer nothing.
-        if isinstance(self._response, WireAnswer):
+    def _listen(self, take: Take | None) -> WaitLimit:
+        """Begin to wait for more."""
+        self._limit = limit = WaitLimit()
+        self._hear()
+        # aiohttp's answers offer nothing: all of them is read.
+        if take is not None and isinstance(self._response, WireAnswer):
             self._take = take
-            self._response.offer(None if take is None else self._pass_on)
+            self._response.offer(self._pass_on)
+        return limit
 
     def _pass_on(self, data: bytes) -> bool:
         """Offer what has arrived if it is plain pieces of text, whole ones; False: it is to be read."""

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
-from trivet.engines.sse import (
-    EVENT_LIMIT_BYTES,
-    ChatEvent,
-    EventSplitter,
-    Skimmer,
-    classify,
-    classify_parsed,
-    content_size,
-)
+from trivet.engines.chat_wire import ChatEvents, classify, classify_parsed, content_size
+from trivet.engines.sse import EVENT_LIMIT_BYTES, ChatEvent, EventSplitter
 
 LLAMA_STREAM = (
     b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}]}\n\n'
@@ -179,27 +172,37 @@ EVENTS = [
 @given(events=st.lists(st.sampled_from(EVENTS), min_size=1, max_size=12), data=st.data())
 def test_what_is_skimmed_is_plain_text(events: list[bytes], data: st.DataObject) -> None:
     """What is skipped over is what a look at each event would have found: content and nothing else."""
-    skimmer, index, stream = Skimmer(), 0, b"".join(events)
+    reader, index, stream = ChatEvents(), 0, b"".join(events)
     while index < len(events):
         at = len(b"".join(events[:index]))
-        plain, size, end = skimmer.skim(stream, at)
+        plain, size, end = reader.skim(stream, at)
         skimmed = events[index : index + plain]
         assert stream[at:end] == b"".join(skimmed)
         assert all(classify(event) == ChatEvent("content") for event in skimmed)
         assert size == sum(map(content_size, skimmed))
-        index += plain or data.draw(st.integers(min_value=1, max_value=2))
+        index += plain
+        for event in events[
+            index : index + (0 if plain else data.draw(st.integers(min_value=1, max_value=2)))
+        ]:
+            assert reader.classify(event) == classify(event)
+            index += 1
 
 
 def test_most_of_a_stream_is_skimmed() -> None:
     """Text in pieces takes no look at each of them, also where a stream begins anew or is interrupted."""
     word, other, end = EVENTS[0], chunk({"content": "n"}, seed=1), EVENTS[5]
-    skimmer = Skimmer()
-    assert skimmer.skim(word * 64, 0) == (64, 64 * 4, 64 * len(word))
-    assert skimmer.skim(word * 64 + word[:-1], 0) == (64, 64 * 4, 64 * len(word))
-    assert skimmer.skim(word + EVENTS[3] + word, 0) == (1, 4, len(word))
-    assert skimmer.skim(word + EVENTS[2] + word, 0) == (1, 4, len(word))
-    assert skimmer.skim(end + word + word + end, len(end)) == (2, 8, len(end + word + word))
-    assert skimmer.skim(other + other + word, 0) == (2, 2, 2 * len(other))
+    reader = ChatEvents()
+    assert reader.skim(word * 64, 0) == (0, 0, 0)
+    for piece in (word, EVENTS[2], EVENTS[9], end):  # of these only the first is plain
+        reader.classify(piece)
+    assert reader.skim(word * 64, 0) == (64, 64 * 4, 64 * len(word))
+    assert reader.skim(word * 64 + word[:-1], 0) == (64, 64 * 4, 64 * len(word))
+    assert reader.skim(word + EVENTS[3] + word, 0) == (1, 4, len(word))
+    assert reader.skim(word + EVENTS[2] + word, 0) == (1, 4, len(word))
+    assert reader.skim(end + word + word + end, len(end)) == (2, 8, len(end + word + word))
+    assert reader.skim(other + other + word, 0) == (0, 0, 0)
+    reader.classify(other)
+    assert reader.skim(other + other + word, 0) == (2, 2, 2 * len(other))
 
 
 ENVELOPE = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":"m",'
@@ -223,7 +226,10 @@ def test_an_event_says_the_same_in_every_stream(end: bytes) -> None:
         told = end.replace(b"%d", b"%d" % number)
         # With spaces in the envelope it is always read.
         read = classify_parsed((ENVELOPE % (b"a", 7)).replace(b'"id"', b' "id"') + told)
-        assert classify_parsed(ENVELOPE % (b"b%d" % number, 8 + number) + told) == read
+        event = ENVELOPE % (b"b%d" % number, 8 + number) + told
+        assert classify_parsed(event) == read
+        reader = ChatEvents()
+        assert [reader.classify(event).kind for _ in range(2)] == [read.kind] * 2
 
 
 @pytest.mark.parametrize("name", [b'a"', b"a\\", b"\xff", b'a","error":{"message":"no"},"x":"'])
