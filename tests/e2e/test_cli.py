@@ -177,6 +177,36 @@ async def test_what_a_killed_process_held_is_told(tmp_path: Path) -> None:
     assert "Charged" not in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "cannot be read: No such file"),
+        ('{"gpt-9": {"input_usd_per_million": 1}}', "no price for 'gpt-9'"),
+    ],
+)
+def test_a_check_reads_the_prices(tmp_path: Path, text: str | None, told: str) -> None:
+    """A table that is named has to be there and to hold prices, before anything is started with it."""
+    table, config = tmp_path / "prices.json", tmp_path / "trivet.yaml"
+    config.write_text(f"pricing:\n  path: {table}\n")
+    if text is not None:
+        table.write_text(text)
+    refused = trivet("config", "check", "--config", str(config))
+    assert (refused.returncode, "Traceback" in refused.stderr) == (3, False)
+    assert str(table) in refused.stderr
+    assert told in refused.stderr
+
+
+def test_a_check_tells_of_the_prices(tmp_path: Path) -> None:
+    """How many there are; without a path nothing has to lie in the default place."""
+    table, config = tmp_path / "prices.json", tmp_path / "trivet.yaml"
+    config.write_text("server:\n  port: 8999\n")
+    assert as_json("config", "check", "--config", str(config))["prices"] is None
+    config.write_text(f"pricing:\n  path: {table}\n")
+    table.write_text('{"gpt-9": {"input_usd_per_million": 1, "output_usd_per_million": 2}}')
+    told = as_json("config", "check", "--config", str(config))["prices"]
+    assert told == {"path": str(table), "models": 1}
+
+
 def test_errors_are_sentences(tmp_path: Path) -> None:
     """Errors are one sentence on standard error and a status that says their kind."""
     broken = tmp_path / "broken.yaml"

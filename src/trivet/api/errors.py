@@ -34,6 +34,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "permission_denied": 403,
     "rate_limit_exceeded": 429,
     "request_too_large": 400,
+    "server_differs": 502,
     "server_unreachable": 502,
     "stopping": 503,
     "store_error": 503,

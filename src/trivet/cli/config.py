@@ -38,11 +38,17 @@ def show(
 
 @app.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Check the configuration without starting anything; exits with 3 when it cannot be used."""
+    """Check the configuration without starting anything; exits with 3 when it cannot be used.
+
+    The table of prices that it names, or that lies in its default place, is read as well.
+    """
     from trivet.config.deployments import build_deployments
+    from trivet.engines.prices import own_prices, place_of
 
     loaded = _load(config)
     deployments = build_deployments(loaded.settings)
+    told, place = loaded.settings.pricing.path, place_of(loaded.settings.pricing.path)
+    prices = own_prices(told)
     if as_json:
         print_json(
             {
@@ -50,6 +56,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
                 "path": str(loaded.path) if loaded.path else None,
                 "tiers": [tier.name for tier in loaded.settings.tiers],
                 "deployments": [deployment.name for deployment in deployments],
+                "prices": None if prices is None else {"path": str(place), "models": len(prices)},
             }
         )
         return
@@ -58,6 +65,8 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         ("tier", "deployment", "engine", "transport", "url", "context", "slots"),
         [(d.tier.name, d.name, d.engine, d.transport, d.url, d.context_tokens, d.slots) for d in deployments],
     )
+    if prices is not None:
+        say(f"Prices of {len(prices)} models in {place}.")
 
 
 def _load(config: ConfigOption) -> "Loaded":

@@ -182,9 +182,12 @@ def _service(address: Address) -> Iterator[Finding]:
 
     try:
         deployments, proof, alerts = ask(address, examine, with_engines=True)
+        yield from [*_judged(deployments, proof, alerts)]
     except TrivetError as fault:
-        yield told("service", "error", str(fault), otherwise="Start it: `trivet serve`.")
-        return
+        yield error("service", fault.message, fault.hint or "Start it: `trivet serve`.")
+
+
+def _judged(deployments: dict[str, Any], proof: dict[str, Any], alerts: dict[str, Any]) -> Iterator[Finding]:
     yield from (engine_found(engine) for engine in deployments["deployments"])
     note = f"{proof['rows']} counters, {proof['entries']} entries"
     if proof["ok"]:

@@ -26,6 +26,7 @@ _BY_CODE = {
     "request_too_large": BUDGET,
     "rate_limit_exceeded": BUDGET,
     "overloaded": ENGINE,
+    "server_differs": ENGINE,
     "server_unreachable": ENGINE,
     "stopping": ENGINE,
 }

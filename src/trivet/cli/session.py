@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
@@ -66,13 +66,15 @@ async def reach(address: Address, *, with_engines: bool = False) -> "AsyncIterat
 
 
 def ask(address: Address, question: "Callable[[Trivet], Awaitable[T]]", *, with_engines: bool = False) -> T:
-    """Reach Trivet, put the question, return the answer."""
+    """Reach Trivet, put the question, return the answer; an object as one that explains what it lacks."""
+    from trivet.sdk.told import Told
 
     async def conversation() -> T:
         async with reach(address, with_engines=with_engines) as trivet:
             return await question(trivet)
 
-    return asyncio.run(conversation())
+    answer = asyncio.run(conversation())
+    return cast("T", Told(answer)) if isinstance(answer, dict) else answer
 
 
 def _quiet_logs() -> None:

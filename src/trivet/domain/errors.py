@@ -3,6 +3,7 @@
 TrivetError
 ├── ConfigError ................ config_invalid
 ├── ServerUnreachable .......... server_unreachable
+├── ServerDiffers .............. server_differs     (a server of another version)
 ├── Stopping ................... stopping
 ├── StoreError
 │   ├── StoreLocked ............ store_locked
@@ -98,6 +99,12 @@ class ServerUnreachable(TrivetError):
     """No Trivet answers at the URL that a client was given."""
 
     code = "server_unreachable"
+
+
+class ServerDiffers(TrivetError, KeyError):
+    """What a server answers lacks what every server of this version tells. Also the KeyError that it is."""
+
+    code = "server_differs"
 
 
 class Stopping(TrivetError):

@@ -49,7 +49,7 @@ class PriceTable:
         Raises:
             ConfigError: the table cannot be read or holds no prices.
         """
-        self._path = DEFAULT_PATH if path is None else path.expanduser()
+        self._path = place_of(path)
         self._clock = clock
         abroad = [deployment for deployment in deployments if not deployment.local]
         shipped = _shipped() if abroad else {}
@@ -57,9 +57,7 @@ class PriceTable:
         self._warned: set[str] = set()
         self._looked_ns = clock.monotonic_ns()
         self._seen = _identity(self._path)
-        if self._seen is None and path is not None:
-            raise ConfigError(f"The table of prices {path} cannot be read.", param="pricing.path")
-        self._own = read_table(self._path) if self._seen is not None else {}
+        self._own = own_prices(path) or {}
 
     def of(self, deployment: Deployment) -> Price:
         """Return the price of a deployment's tokens now.
@@ -103,6 +101,22 @@ class PriceTable:
             log.info("pricing.table_read", path=str(self._path), models=len(self._own))
 
 
+def place_of(path: Path | None) -> Path:
+    """Return where the operator's table lies, or by default would lie."""
+    return DEFAULT_PATH if path is None else path.expanduser()
+
+
+def own_prices(path: Path | None) -> dict[str, Price] | None:
+    """Return the prices of the operator's table; None: no path is configured, and there is none.
+
+    Raises:
+        ConfigError: it is configured and missing, cannot be read, or holds what is no price.
+    """
+    if path is None and not DEFAULT_PATH.exists():
+        return None
+    return read_table(place_of(path))
+
+
 def read_table(path: Path) -> dict[str, Price]:
     """Return the prices in a JSON object of model or deployment names to entries.
 
@@ -115,14 +129,18 @@ def read_table(path: Path) -> dict[str, Price]:
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(
-            f"The table of prices {path} cannot be read: {error}.",
-            hint="It is a JSON object; docs/guides/budgets.md shows one.",
+            f"The table of prices {path} cannot be read: {error.strerror}.",
+            hint="Correct pricing.path, or MODEL_PRICING_TABLE_PATH, or remove it.",
             param="pricing.path",
         ) from None
+    except ValueError as error:
+        raise _no_table(path, f"no JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise _no_table(path, "no JSON object")
     prices = {}
-    for name, entry in table.items() if isinstance(table, dict) else [("", None)]:
+    for name, entry in table.items():
         price = price_of(entry) if isinstance(entry, dict) else None
         if price is None:
             raise ConfigError(
@@ -132,6 +150,14 @@ def read_table(path: Path) -> dict[str, Price]:
             )
         prices[name] = price
     return prices
+
+
+def _no_table(path: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"The table of prices {path} is {what}.",
+        hint='Write {"MODEL": {"input_usd_per_million": 0.15, "output_usd_per_million": 0.6}}.',
+        param="pricing.path",
+    )
 
 
 def price_of(entry: Mapping[str, Any]) -> Price | None:

@@ -45,14 +45,14 @@ def path_part(text: str) -> str:
     return quote(text, safe="")
 
 
-def document_in(response: httpx.Response) -> Any:
-    """Return the JSON of an answer.
+def document_in(response: httpx.Response, kind: type[dict[str, Any]] | None = None) -> Any:
+    """Return the JSON of an answer, its objects as `kind`.
 
     Raises:
         ServerUnreachable: it is none, or an error that is not Trivet's: somebody else listens there.
     """
     try:
-        document = response.json()
+        document = response.json(object_hook=kind)
     except ValueError:
         document = None
     error = document.get("error") if isinstance(document, dict) else None

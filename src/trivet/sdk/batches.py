@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from trivet.domain.errors import RequestMalformed
 from trivet.sdk.address import path_part
+from trivet.sdk.told import Told
 
 ENDED = ("completed", "cancelled", "expired")
 POLL_S = 1.0
@@ -66,7 +67,7 @@ class Batches:
         params = {"label": label} if label else {}
         if window_hours is not None:
             params["window_hours"] = f"{window_hours:g}"
-        return dict(
+        return Told(
             await self._trivet.call(
                 "POST",
                 "/api/v1/batch",
@@ -79,16 +80,16 @@ class Batches:
 
     async def status(self, batch_id: str) -> dict[str, Any]:
         """Return a batch as it is now."""
-        return dict(await self._trivet.call("GET", f"/api/v1/batch/{path_part(batch_id)}"))
+        return Told(await self._trivet.call("GET", f"/api/v1/batch/{path_part(batch_id)}"))
 
     async def list(self) -> list[dict[str, Any]]:
         """Return the latest batches of the scopes that one may see."""
         answer = await self._trivet.call("GET", "/api/v1/batch")
-        return [dict(batch) for batch in answer["batches"]]
+        return [Told(batch) for batch in answer["batches"]]
 
     async def cancel(self, batch_id: str) -> dict[str, Any]:
         """Give up what has not begun."""
-        return dict(await self._trivet.call("DELETE", f"/api/v1/batch/{path_part(batch_id)}"))
+        return Told(await self._trivet.call("DELETE", f"/api/v1/batch/{path_part(batch_id)}"))
 
     async def results(self, batch_id: str) -> AsyncIterator[dict[str, Any]]:
         """Yield what became of each line that has ended, in the order of the requests."""

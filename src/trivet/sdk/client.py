@@ -14,6 +14,7 @@ from trivet.domain.errors import RequestMalformed, ServerUnreachable
 from trivet.sdk.address import checked_key, document_in, path_part, server_address
 from trivet.sdk.batches import Batches
 from trivet.sdk.results import Completion, CompletionStream, Facts, Route, error_from
+from trivet.sdk.told import Told
 
 Messages = str | Sequence[Mapping[str, Any]]
 HINTS = (
@@ -163,7 +164,7 @@ class Trivet:
             "ok": ok,
         }
         path = f"/api/v1/decisions/{path_part(decision_id)}/outcome"
-        return dict(await self.call("POST", path, json=told, scope=scope))
+        return Told(await self.call("POST", path, json=told, scope=scope))
 
     @overload
     async def complete(
@@ -227,15 +228,15 @@ class Trivet:
 
     async def budget_status(self, scope: str) -> dict[str, Any]:
         """Return a scope's budgets, burn rate and projection."""
-        return dict(await self.call("GET", f"/api/v1/budgets/{path_part(scope)}/status"))
+        return Told(await self.call("GET", f"/api/v1/budgets/{path_part(scope)}/status"))
 
     async def savings(self, **period: str) -> dict[str, Any]:
         """Return the savings report; `since` and `until` as `24h` or ISO instants, `scope` to narrow."""
-        return dict(await self.call("GET", "/api/v1/savings", params=period))
+        return Told(await self.call("GET", "/api/v1/savings", params=period))
 
     async def usage(self, **query: str) -> dict[str, Any]:
         """Return usage rows; `by` names the grouping (`tier,day`), else as `savings`."""
-        return dict(await self.call("GET", "/api/v1/usage", params=query))
+        return Told(await self.call("GET", "/api/v1/usage", params=query))
 
     async def call(
         self,
@@ -258,7 +259,7 @@ class Trivet:
         response = await self._send(
             method, path, json=json, content=content, params=params, scope=scope, headers=headers
         )
-        return document_in(response) if response.content else None
+        return document_in(response, Told) if response.content else None
 
     async def lines(self, path: str) -> AsyncIterator[str]:
         """Yield the lines of a route that answers with JSON lines, as they come.

@@ -9,6 +9,7 @@ from typing import Any, Self
 import httpx
 
 from trivet.domain.errors import StreamIncomplete, TrivetError
+from trivet.sdk.told import differs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,18 @@ class Facts:
 
     @classmethod
     def read(cls, headers: httpx.Headers) -> "Facts":
-        """Read the `x-trivet-*` headers."""
+        """Read the `x-trivet-*` headers.
+
+        Raises:
+            ServerDiffers: one is missing that every answer has.
+        """
+        try:
+            return cls._read(headers)
+        except KeyError as error:
+            raise differs(str(error.args[0])) from None
+
+    @classmethod
+    def _read(cls, headers: httpx.Headers) -> "Facts":
         remaining = headers.get("x-trivet-budget-remaining", "unlimited")
         return cls(
             request_id=headers["x-request-id"],
