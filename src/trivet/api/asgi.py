@@ -201,13 +201,16 @@ async def send_part(send: Send, data: bytes, *, more: bool = True) -> None:
 
 
 def _start(status: int, headers: Mapping[str, str]) -> Message:
-    encoded = [*_ALWAYS, *((name.encode("latin-1"), clean_header(value)) for name, value in headers.items())]
+    encoded = [
+        *_ALWAYS,
+        *((name.encode("latin-1"), clean_text(value).encode("ascii")) for name, value in headers.items()),
+    ]
     return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
-def clean_header(value: str) -> bytes:
-    """Make any text safe as a header value: ASCII, no control characters, at most 500 bytes."""
+def clean_text(value: str) -> str:
+    """Make any text safe as a header value: ASCII, no control characters, at most 500 of them."""
     value = value[:HEADER_CHARS_MAX]
-    if not (value.isascii() and value.isprintable()):
-        value = "".join(c if " " <= c <= "~" else "?" for c in value)
-    return value.encode("ascii")
+    if value.isascii() and value.isprintable():
+        return value
+    return "".join(c if " " <= c <= "~" else "?" for c in value)

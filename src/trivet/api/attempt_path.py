@@ -1,6 +1,7 @@
 """What was tried for a request, as a header tells it: `light/qwen:timeout, standard/llama:ok`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from trivet.domain.outcomes import Attempt
@@ -8,9 +9,8 @@ from trivet.domain.outcomes import Attempt
 
 def path_of(attempts: Sequence[Attempt]) -> str:
     """Return the attempts in order: tier, deployment, and `ok` or the error's code without `upstream_`."""
-    return ", ".join(
-        [_step(each.deployment.tier.name, each.deployment.name, each.error_code) for each in attempts]
-    )
+    steps = [_step(each.deployment.tier.name, each.deployment.name, each.error_code) for each in attempts]
+    return steps[0] if len(steps) == 1 else ", ".join(steps)
 
 
 def path_told(attempts: Iterable[Mapping[str, Any]]) -> str:
@@ -18,5 +18,6 @@ def path_told(attempts: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(_step(each["tier"], each["deployment"], each["code"]) for each in attempts)
 
 
+@lru_cache(maxsize=1024)
 def _step(tier: str, deployment: str, code: str | None) -> str:
     return f"{tier}/{deployment}:{'ok' if code is None else code.removeprefix('upstream_')}"

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
+from trivet.api.answer_fields import answer_fields, decision_fields, mapping_of
 from trivet.api.asgi import ClientGone, Send, send_part, send_whole, start_stream
-from trivet.api.attempt_path import path_of
 from trivet.api.protocols import broken_stream_event
 from trivet.api.short_way import ShortWay, head_of
 from trivet.domain.decisions import Decision
@@ -69,18 +69,20 @@ class Delivery:
         Raises:
             ClientGone: the client took nothing for the write timeout; the answer must be closed.
         """
-        headers = answer_headers(answer)
+        fields = answer_fields(answer)
         way = self._way
         if not answer.run.request.stream:
             self.begun = self.ended = True
             body = answer.body
-            if way is None or not way.whole(head_of(headers, length_bytes=len(body)), body):
-                await self._patiently(send_whole(self.send, status=200, body=body, headers=headers))
+            if way is None or not way.whole(head_of(fields, length_bytes=len(body)), body):
+                await self._patiently(
+                    send_whole(self.send, status=200, body=body, headers=mapping_of(fields))
+                )
             return
         if not self.begun:
             self.begun = True
-            if way is None or not way.begin(head_of(headers, length_bytes=None)):
-                await self._patiently(start_stream(self.send, headers=headers))
+            if way is None or not way.begin(head_of(fields, length_bytes=None)):
+                await self._patiently(start_stream(self.send, headers=mapping_of(fields)))
         try:
             async for data in answer.chunks(None if way is None else way.pass_on):
                 if way is None or not way.part(data):
@@ -110,7 +112,7 @@ class Delivery:
             raise ClientGone from None
 
     async def _send_signs_of_life(self, decision: Decision) -> None:
-        headers = decision_headers(self._request_id, decision)
+        headers = mapping_of(decision_fields(self._request_id, decision))
         # Who takes none of them is found out when the answer, or its error, is to be sent.
         with contextlib.suppress(ClientGone):
             while True:
@@ -119,34 +121,3 @@ class Delivery:
                     self.begun = True
                     await self._patiently(start_stream(self.send, headers=headers))
                 await self._patiently(send_part(self.send, SIGN_OF_LIFE))
-
-
-def answer_headers(answer: Answer) -> dict[str, str]:
-    """Return the response headers that explain the answer."""
-    run = answer.run
-    decision, served = run.decision, answer.deployment
-    headers = decision_headers(run.request_id, decision)
-    headers["x-trivet-tier"] = served.tier.name
-    headers["x-trivet-model"] = served.model
-    headers["x-trivet-attempts"] = str(len(run.attempts))
-    if run.saved_device_ns is None:  # else an answer was kept, which needs no engine and no budget
-        headers["x-trivet-attempt-path"] = path_of(run.attempts)
-        remaining = run.budget_remaining
-        headers["x-trivet-budget-remaining"] = "unlimited" if remaining is None else str(remaining)
-    headers.update(run.cache_headers)
-    if run.clamped:
-        headers["x-trivet-max-tokens"] = str(decision.max_output_tokens)
-    headers.update(run.admitted.headers)
-    if run.downgraded_from:
-        headers["x-trivet-downgraded"] = f"{run.downgraded_from}->{served.tier.name}"
-    return headers
-
-
-def decision_headers(request_id: str, decision: Decision) -> dict[str, str]:
-    """Return the response headers that explain the decision, before it is known who answers."""
-    return {
-        "x-request-id": request_id,
-        "x-trivet-decision-id": decision.decision_id,
-        "x-trivet-complexity": f"{decision.complexity.score:.3f}",
-        "x-trivet-reason": " ".join([reason.text for reason in decision.reasons]),
-    }

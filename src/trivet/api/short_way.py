@@ -4,11 +4,10 @@ Through ASGI every part of an answer is a message, whose head a server looks at 
 wants to know that a client has gone needs a task that waits for it.
 """
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from trivet.api.asgi import HEADER_CHARS_MAX, STREAM_FIELDS, clean_header
+from trivet.api.asgi import STREAM_FIELDS
 
 SHORT_WAY = "trivet.short_way"
 """Under this name the server puts its ShortWay into the request's scope."""
@@ -64,24 +63,19 @@ class ShortWay(Protocol):
         ...
 
 
-def head_of(headers: Mapping[str, str], *, length_bytes: int | None) -> bytes:
-    """Return the fields of an answer's head as they go over the wire, without the blank line.
+def head_of(fields: str, *, length_bytes: int | None) -> bytes:
+    """Return the head of an answer as it goes over the wire, without the blank line.
 
     Args:
-        headers: what the answer tells.
+        fields: what the answer tells, each with its line end, fit for a head: `clean_text`.
         length_bytes: of a JSON document; None: the answer is a stream of events.
     """
-    values = "".join(headers.values())
-    if values.isascii() and values.isprintable() and len(values) <= HEADER_CHARS_MAX:
-        told = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    else:
-        told = [f"{name}: {clean_header(value).decode()}\r\n" for name, value in headers.items()]
     kind = (
         _STREAM
         if length_bytes is None
         else f"content-type: application/json\r\ncontent-length: {length_bytes}\r\n"
     )
-    return f"{kind}cache-control: no-store\r\nvary: Authorization\r\n{''.join(told)}".encode("ascii")
+    return f"{kind}cache-control: no-store\r\nvary: Authorization\r\n{fields}".encode("ascii")
 
 
 _STREAM = "".join(f"{name}: {value}\r\n" for name, value in STREAM_FIELDS.items())

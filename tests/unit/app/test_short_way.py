@@ -15,7 +15,7 @@ from trivet.api.short_way import SHORT_WAY, ShortWay, head_of
 from trivet.app.bounded_http import bounded_http
 
 Serve = Callable[[ShortWay, Send], Awaitable[None]]
-HEAD = head_of({"x-request-id": "r1"}, length_bytes=None)
+HEAD = head_of("x-request-id: r1\r\n", length_bytes=None)
 GET = b"GET /%b HTTP/1.1\r\nhost: here\r\n\r\n"
 
 
@@ -122,7 +122,7 @@ async def test_a_client_that_leaves_is_heard_at_once() -> None:
     async def serve(way: ShortWay, _: Send) -> None:
         with way.presence():
             if not waits.is_set():
-                way.whole(head_of({}, length_bytes=2), b"ok")
+                way.whole(head_of("", length_bytes=2), b"ok")
                 waits.set()
                 return
             try:
@@ -169,7 +169,7 @@ async def test_requests_of_a_connection_are_served_by_one_task() -> None:
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         tasks.append(asyncio.current_task())
-        scope[SHORT_WAY].whole(head_of({}, length_bytes=2), b"ok")
+        scope[SHORT_WAY].whole(head_of("", length_bytes=2), b"ok")
         if scope["path"] == "/slow":
             await may_end.wait()
             ended.set()
@@ -200,7 +200,7 @@ async def test_a_cancelled_task_serves_no_other_request() -> None:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.0)
         tasks.append(task)
-        scope[SHORT_WAY].whole(head_of({}, length_bytes=2), b"ok")
+        scope[SHORT_WAY].whole(head_of("", length_bytes=2), b"ok")
 
     async with served_by(endpoint) as (reader, writer):
         for path in (b"a", b"b"):
@@ -285,7 +285,7 @@ async def test_the_body_is_taken_where_it_is_there() -> None:
         way: ShortWay = scope[SHORT_WAY]
         taken.append(way.taken_body(4))
         rest = b"" if taken[-1] is not None else (await receive())["body"]
-        way.whole(head_of({}, length_bytes=len(rest)), rest)
+        way.whole(head_of("", length_bytes=len(rest)), rest)
 
     post = b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: %d\r\n\r\n%b"
     async with served_by(endpoint) as (reader, writer):
@@ -304,7 +304,7 @@ async def test_a_kept_connection_is_closed_when_nothing_comes() -> None:
     """However many requests came before."""
 
     async def serve(way: ShortWay, _: Send) -> None:
-        way.whole(head_of({}, length_bytes=2), b"ok")
+        way.whole(head_of("", length_bytes=2), b"ok")
 
     async with served(serve, kept_s=0.5) as (reader, writer):
         for _ in range(2):
@@ -319,7 +319,7 @@ async def test_a_large_head_behind_a_request_is_refused() -> None:
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         served_paths.append(scope["path"])
-        scope[SHORT_WAY].whole(head_of({}, length_bytes=2), b"ok")
+        scope[SHORT_WAY].whole(head_of("", length_bytes=2), b"ok")
 
     large = b"GET /large HTTP/1.1\r\nhost: here\r\nx-large: %b\r\n\r\n" % (b"x" * 40_000)
     async with served_by(endpoint) as (reader, writer):
