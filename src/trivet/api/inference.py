@@ -55,7 +55,7 @@ class Inference:
             request, principal = await read_request(
                 scope, receive, self._doorkeeper, self._surface, bounds=self._bounds
             )
-            with _Presence(receive) if way is None else way.presence():
+            with _Presence(receive) if way is None else way:
                 answer: Answer | None = None
                 try:
                     try:
@@ -111,7 +111,7 @@ def _decided_headers(error: TrivetError) -> dict[str, str]:
 
 
 class _Presence:
-    """What `ShortWay.presence` is where the server does not tell that a client has gone.
+    """Does what an entered ShortWay does, where the server does not tell that a client has gone.
 
     It begins to look after LOOK_AFTER_S: a task costs more than many an engine's answer takes, and whoever
     leaves before is found gone then.

@@ -13,8 +13,12 @@ SHORT_WAY = "trivet.short_way"
 """Under this name the server puts its ShortWay into the request's scope."""
 
 
-class ShortWay(Protocol):
-    """What the server puts there. Its calls and those through ASGI may follow one another."""
+class ShortWay(AbstractContextManager[None], Protocol):
+    """What the server puts there. Its calls and those through ASGI may follow one another.
+
+    While it is entered, the request's task is cancelled when the client disconnects, and the way's end raises
+    ClientGone instead of CancelledError. Nothing happens after the answer has ended.
+    """
 
     @property
     def begun(self) -> bool:
@@ -53,13 +57,6 @@ class ShortWay(Protocol):
 
     def pass_on(self, data: bytes) -> bool:
         """Send a part of the body in a write of its own; False: nothing was sent, leave it to `part`."""
-        ...
-
-    def presence(self) -> AbstractContextManager[None]:
-        """Return what cancels the request's task, while it is open, when the client disconnects.
-
-        It then raises ClientGone instead of CancelledError. Nothing happens after the answer has ended.
-        """
         ...
 
 

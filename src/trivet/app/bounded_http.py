@@ -18,6 +18,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from trivet.api.short_way import SHORT_WAY
 from trivet.app.exchange import Exchange
 
 HEAD_LIMIT_BYTES = 32 * 1024
@@ -42,7 +43,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_open = True
         self._head_timer: asyncio.TimerHandle | None = None
-        self._body_open = False
+        self._receiving: Exchange | None = None
+        """The request whose body has not come to its end."""
         self._chunked = False
         self._framing_bytes = 0
         self._linger: asyncio.TimerHandle | None = None
@@ -71,7 +73,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._served is not None:
             self._served.lose_client()
         self._server = None
-        self._hand_over(None)
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head that is not complete yet, and what frames a body in chunks."""
@@ -81,17 +84,27 @@ class BoundedHttp(HttpToolsProtocol):
             self._head_bytes += len(data)
         elif self._chunked:
             self._framing_bytes += len(data)
-        if b"pgrade" in data and not self._body_open:
+        if b"pgrade" in data and self._receiving is None:
             data = _without_offer(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade:
+            self._refuse("No other protocol is spoken here: leave Upgrade out.")
         if self._framing_bytes > HEAD_LIMIT_BYTES:
             self._refuse("The request's chunks or trailers are too large.")
         elif self._head_open and (
             self._head_bytes > HEAD_LIMIT_BYTES or len(self.headers or ()) > HEAD_FIELDS_MAX
         ):
             self._refuse()
-        elif self._head_timer is None and not self.transport.is_closing() and self._awaits_head:
-            # On a kept connection; most heads arrive in one piece and need no time.
+        elif (
+            # Whether what came begins a head, or is less: blank lines, a body's end after its answer. This is
+            # on a kept connection; most heads arrive in one piece and need no time.
+            self._head_timer is None
+            and not self.transport.is_closing()
+            and (self._head_open or (self._receiving is None and self.cycle.response_complete))
+        ):
             self._await_head()
 
     def on_message_begin(self) -> None:
@@ -105,7 +118,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """End the head; its time and size are no longer counted. The request is served, or waits its turn."""
-        self._stop_timer()
+        if self._head_timer is not None:
+            self._stop_timer()
         self._head_open = False
         version = self.parser.get_http_version()
         complaint = self._complaint(version)
@@ -113,9 +127,8 @@ class BoundedHttp(HttpToolsProtocol):
         if complaint is not None:
             self._refuse(complaint)
             return
-        self._body_open = True
         waits_its_turn = self._answering
-        self.cycle = exchange = self._exchange(version)
+        self.cycle = self._receiving = exchange = self._exchange(version)
         # Fields behind a body would join those that the application reads.
         self.headers = []
         if waits_its_turn:
@@ -130,18 +143,15 @@ class BoundedHttp(HttpToolsProtocol):
         A task for each request would cost as much as reading its head.
         """
         self._served = exchange
-        if not self._hand_over(exchange):
+        resting = self._resting
+        if resting is not None and not resting.done():
+            self._resting = None
+            resting.set_result(exchange)
+        else:
             self._server = self.loop.create_task(self._serve_from(exchange))
             self._server.add_done_callback(self.tasks.discard)
         assert self._server is not None  # noqa: S101 - it rests, or has begun
         self.tasks.add(self._server)
-
-    def _hand_over(self, exchange: Exchange | None) -> bool:
-        resting, self._resting = self._resting, None
-        if resting is None or resting.done():
-            return False
-        resting.set_result(exchange)
-        return True
 
     async def _serve_from(self, first: Exchange) -> None:
         """Serve a request and those after it, until the connection ends, or this task is to end."""
@@ -155,7 +165,8 @@ class BoundedHttp(HttpToolsProtocol):
                 await following.run_asgi(self.app)
             finally:
                 self.tasks.discard(task)
-                following.part_from_scope()
+                # So that nothing refers to itself, and no collector of garbage has to find it.
+                del following.scope[SHORT_WAY]
             following = None
             # Another one has begun where the next request came before the end of this one's endpoint.
             if self._server is not task or task.cancelling() or self.transport.is_closing():
@@ -195,22 +206,25 @@ class BoundedHttp(HttpToolsProtocol):
         """Take a part of a body; each byte of it pays for some of its frame."""
         if self._chunked:
             self._framing_bytes = max(0, self._framing_bytes - (1 + FRAMING_PER_BYTE) * len(body))
-        if self._answering:
-            exchange = self.cycle
+        exchange = self._receiving
+        if exchange is not None and not exchange.response_complete:
             exchange.body += body
             if len(exchange.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
-            exchange.note_news()
+            if exchange.news is not None:
+                exchange.news.set()
 
     def on_message_complete(self) -> None:
         """End the request."""
-        self._body_open = False
+        exchange, self._receiving = self._receiving, None
         self._chunked = False
         self._framing_bytes = 0
-        self._stop_lingering()
-        if self._answering:
-            self.cycle.more_body = False
-            self.cycle.note_news()
+        if self._linger is not None:
+            self._stop_lingering()
+        if exchange is not None and not exchange.response_complete:
+            exchange.more_body = False
+            if exchange.news is not None:
+                exchange.news.set()
 
     def on_response_complete(self) -> None:
         """Serve the next request, or wait for one.
@@ -228,7 +242,7 @@ class BoundedHttp(HttpToolsProtocol):
             self._serve(exchange)
         else:
             self._await_request()
-        if self._body_open:
+        if self._receiving is not None:
             self._linger = self.loop.call_later(self.linger_s, self.transport.close)
 
     def _await_request(self) -> None:
@@ -246,11 +260,6 @@ class BoundedHttp(HttpToolsProtocol):
             self.timeout_keep_alive_handler()
         else:
             self._idle_timer = self.loop.call_later(left_s, self._look_whether_idle)
-
-    @property
-    def _awaits_head(self) -> bool:
-        """Tell whether what came begins a head, or is less: blank lines, a body's end after its answer."""
-        return self._head_open or (not self._body_open and self.cycle.response_complete)
 
     def _complaint(self, version: str) -> str | None:
         """Return what is wrong with a complete head."""

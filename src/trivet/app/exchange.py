@@ -51,9 +51,10 @@ class Exchange(RequestResponseCycle):
     expected_content_length = 0
     task: asyncio.Task[None]
     """What serves it."""
-    _news: asyncio.Event | None = None
-    """Set when more of the body has come, or no more will; made for who waits for that."""
-    _has_news = False
+    news: asyncio.Event | None = None
+    """Set when more of the body has come, or no more will; there only once somebody waits for that."""
+    _taken = False
+    """Whether the body has been taken whole."""
     _watched = False
     """Whether its task is to be cancelled when the client goes."""
     _left = False
@@ -84,22 +85,13 @@ class Exchange(RequestResponseCycle):
 
     @property
     def message_event(self) -> asyncio.Event:  # type: ignore[override]
-        """Return what uvicorn's ways wait by for news of the request's body, or of its client's going."""
-        if self._news is None:
-            self._news = asyncio.Event()
-            if self._has_news:
-                self._news.set()
-        return self._news
-
-    def note_news(self) -> None:
-        """Wake who waits for more of the body, or for the client's going."""
-        self._has_news = True
-        if self._news is not None:
-            self._news.set()
-
-    def part_from_scope(self) -> None:
-        """Refer to itself no longer, so that no collector of garbage has to find it."""
-        del self.scope[SHORT_WAY]
+        """Return what uvicorn's ways wait by for more of the body, or for the end of its client's waiting."""
+        if self.news is None:
+            self.news = asyncio.Event()
+            ended = self.disconnected or self.response_complete
+            if ended or self.body or not (self._taken or self.more_body):
+                self.news.set()
+        return self.news
 
     @property
     def begun(self) -> bool:
@@ -121,9 +113,9 @@ class Exchange(RequestResponseCycle):
         if self.more_body or self.waiting_for_100_continue or len(self.body) > limit_bytes:
             return None
         body, self.body = bytes(self.body), bytearray()
-        self._has_news = False
-        if self._news is not None:
-            self._news.clear()
+        self._taken = True
+        if self.news is not None:
+            self.news.clear()
         return body
 
     def whole(self, head: bytes, body: bytes) -> bool:
@@ -145,7 +137,7 @@ class Exchange(RequestResponseCycle):
 
     def part(self, data: bytes, *, more: bool = True) -> bool:
         """Send a chunk, unless the connection is busy or gone, or the answer does not come in chunks."""
-        if self._is_busy() or not self.chunked_encoding or self.response_complete:
+        if self.flow.write_paused or self.disconnected or self.response_complete or not self.chunked_encoding:
             return False
         if data:
             self._say(b"%x\r\n" % len(data), data, b"\r\n")
@@ -157,16 +149,18 @@ class Exchange(RequestResponseCycle):
 
     def pass_on(self, data: bytes) -> bool:
         """Send a chunk now, unless it would have to wait for anything, or `part` would not send it."""
-        if self._unsent or self._is_busy() or not self.chunked_encoding or self.response_complete:
+        if (
+            self._unsent
+            or self.flow.write_paused
+            or self.disconnected
+            or self.response_complete
+            or not self.chunked_encoding
+        ):
             return False
         if self.transport.is_closing():
             return False
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
-
-    def presence(self) -> "Exchange":
-        """Return itself, to be entered while the client is needed."""
-        return self
 
     def __enter__(self) -> None:
         """Have the connection tell when the client goes: from now on it reads, whatever has come already."""
@@ -186,7 +180,8 @@ class Exchange(RequestResponseCycle):
         if self.response_complete:
             return
         self.disconnected = True
-        self.note_news()
+        if self.news is not None:
+            self.news.set()
         if self._watched:
             self._leave()
 
@@ -206,11 +201,13 @@ class Exchange(RequestResponseCycle):
             if not self.transport.is_closing():
                 self.transport.write(data)
 
-    def _is_busy(self) -> bool:
-        return self.flow.write_paused or self.disconnected
-
     def _takes_head(self) -> bool:
-        return not (self._is_busy() or self.response_started or self.scope["method"] == "HEAD")
+        return not (
+            self.flow.write_paused
+            or self.disconnected
+            or self.response_started
+            or self.scope["method"] == "HEAD"
+        )
 
     def _first_lines(self) -> bytes:
         self.waiting_for_100_continue = False
@@ -219,7 +216,8 @@ class Exchange(RequestResponseCycle):
 
     def _end(self) -> None:
         self.response_complete = True
-        self.note_news()
+        if self.news is not None:
+            self.news.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()

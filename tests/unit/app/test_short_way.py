@@ -120,7 +120,7 @@ async def test_a_client_that_leaves_is_heard_at_once() -> None:
     gone, waits = asyncio.Event(), asyncio.Event()
 
     async def serve(way: ShortWay, _: Send) -> None:
-        with way.presence():
+        with way:
             if not waits.is_set():
                 way.whole(head_of("", length_bytes=2), b"ok")
                 waits.set()
@@ -148,7 +148,7 @@ async def test_who_left_before_is_gone_at_once() -> None:
     async def serve(way: ShortWay, _: Send) -> None:
         await asyncio.sleep(0.05)
         try:
-            with way.presence():
+            with way:
                 await asyncio.sleep(60.0)
         except ClientGone:
             ends.append("gone")
@@ -264,7 +264,7 @@ async def test_nothing_is_passed_on_to_who_reads_slowly_or_has_gone() -> None:
         assert not way.part(b"x")
         slow.set()
         try:
-            with way.presence():
+            with way:
                 await asyncio.sleep(60.0)
         finally:
             assert not way.pass_on(b"x")
