@@ -1,7 +1,10 @@
-"""What is written about one request: a row for it, a row for each attempt. Never a prompt or an answer."""
+"""What is written about one request, never a prompt or an answer.
+
+Its row tells of the attempt that served it, too; the others have rows of their own.
+"""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
@@ -16,6 +19,15 @@ from trivet.storage.writes import Writes
 Row = tuple[Any, ...]
 """Values in the order of the columns."""
 
+_SERVED = (
+    "devices",
+    "gpu",
+    "dispatched_ns",
+    "served_ns",
+    "device_ns",
+    "engine_prompt_tokens",
+    "engine_completion_tokens",
+)
 _OUTCOME = (
     "request_id",
     "at_ns",
@@ -45,6 +57,7 @@ _OUTCOME = (
     "first_token_ms",
     "error_code",
     "saved_device_ns",
+    *_SERVED,
     "reasons",
 )
 _ATTEMPT = (
@@ -64,11 +77,16 @@ _ATTEMPT = (
     "error_code",
 )
 
+_NOT_TOLD: Row = (None,) * len(_SERVED)
+_BOTH = "coalesce(outcomes.device_ns + excluded.device_ns, outcomes.device_ns, excluded.device_ns)"
+
 
 @cache
 def _insert_outcomes(count: int) -> str:
-    # A request id that was seen before keeps its first row; the attempts' device time is never lost.
-    return _insert("outcomes", _OUTCOME, count) + " ON CONFLICT (request_id) DO NOTHING"
+    # A request id that was seen before keeps its first row; no attempt's device time is ever lost.
+    kept = [f"{name} = coalesce(outcomes.{name}, excluded.{name})" for name in _SERVED if name != "device_ns"]
+    again = f" ON CONFLICT (request_id) DO UPDATE SET device_ns = {_BOTH}, {', '.join(kept)}"
+    return _insert("outcomes", _OUTCOME, count) + again
 
 
 @cache
@@ -88,8 +106,20 @@ def insert_rows(connection: Writes, outcome: Row, attempts: list[Row]) -> None:
         enter_later(connection, _insert_attempts, attempts)
 
 
-def outcome_row(outcome: Outcome, anchor: WallAnchor) -> Row:
-    """Return the request's row.
+def rows_of(outcome: Outcome, anchor: WallAnchor) -> tuple[Row, list[Row]]:
+    """Return the request's row, and a row for each attempt that it does not tell of."""
+    attempts = outcome.attempts
+    if not attempts:
+        return outcome_row(outcome, None, anchor), []
+    last = attempts[-1]
+    if outcome.status == _status(outcome, last) != "failed" and last.error_code == outcome.error_code:
+        others = attempt_rows(outcome, attempts[:-1], anchor) if len(attempts) > 1 else []
+        return outcome_row(outcome, last, anchor), others
+    return outcome_row(outcome, None, anchor), attempt_rows(outcome, attempts, anchor)
+
+
+def outcome_row(outcome: Outcome, served: Attempt | None, anchor: WallAnchor) -> Row:
+    """Return the request's row; `served` is the attempt that it tells of.
 
     Tier, deployment and model are those that served it, or those that were chosen for it when none did.
     The tokens are those charged to the tenant.
@@ -130,36 +160,57 @@ def outcome_row(outcome: Outcome, anchor: WallAnchor) -> Row:
         None if first_token_ns is None else (first_token_ns - started_ns) / 1e6,
         outcome.error_code,
         outcome.saved_device_ns,
+        *(_NOT_TOLD if served is None else _served(outcome, served, anchor)),
         _as_json(decision.reasons),
     )
 
 
-def attempt_rows(outcome: Outcome, anchor: WallAnchor) -> list[Row]:
-    """Return a row for each attempt, the failed ones included."""
-    offset_ns = anchor.offset_ns
+def attempt_rows(outcome: Outcome, attempts: Sequence[Attempt], anchor: WallAnchor) -> list[Row]:
+    """Return a row for each of these attempts."""
     rows: list[Row] = []
-    for attempt in outcome.attempts:
-        prompt_tokens, completion_tokens = _known_tokens(attempt)
-        deployment, ended_ns = attempt.deployment, attempt.ended_ns
+    for attempt in attempts:
+        devices, gpu, dispatched_ns, ended_ns, device_ns, *tokens = _served(outcome, attempt, anchor)
+        deployment = attempt.deployment
         rows.append(
             (
                 attempt.attempt_id,
                 outcome.request_id,
                 deployment.tier.name,
                 deployment.name,
-                ",".join(deployment.devices),
+                devices,
                 deployment.model,
-                any(map(is_gpu, deployment.devices)),
-                attempt.dispatched_ns + offset_ns,
-                (outcome.ended_ns if ended_ns is None else ended_ns) + offset_ns,
-                attempt.device_ns,
-                prompt_tokens,
-                completion_tokens,
+                gpu,
+                dispatched_ns,
+                ended_ns,
+                device_ns,
+                *tokens,
                 _status(outcome, attempt),
                 attempt.error_code,
             )
         )
     return rows
+
+
+def _served(outcome: Outcome, attempt: Attempt, anchor: WallAnchor) -> Row:
+    """Return devices, whether these are GPUs, begin, end, device time, and the tokens known of an attempt."""
+    offset_ns, ended_ns = anchor.offset_ns, attempt.ended_ns
+    devices, gpu = _in_words(attempt.deployment.devices)
+    prompt_tokens, completion_tokens = _known_tokens(attempt)
+    return (
+        devices,
+        gpu,
+        attempt.dispatched_ns + offset_ns,
+        (outcome.ended_ns if ended_ns is None else ended_ns) + offset_ns,
+        attempt.device_ns,
+        prompt_tokens,
+        completion_tokens,
+    )
+
+
+@lru_cache
+def _in_words(devices: tuple[str, ...]) -> tuple[str, bool]:
+    """Return the devices' names in one, and whether a GPU is among them."""
+    return ",".join(devices), any(map(is_gpu, devices))
 
 
 def _as_json(reasons: Sequence[Reason]) -> str:

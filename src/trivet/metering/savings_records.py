@@ -1,17 +1,20 @@
 """The figures of a savings report, read from the records."""
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Float, and_, cast, func, select
 
 from trivet.domain.tiers import is_gpu
+from trivet.metering.attempt_places import PLACES, Place
 from trivet.metering.baseline import FitSums
 from trivet.metering.device_clock import MINUTE_NS
 from trivet.metering.interval_union import union_by_device
 from trivet.metering.savings import Unit, Work
 from trivet.metering.usage_report import DAY_NS
-from trivet.storage.schema import attempts, device_minutes, outcomes
+from trivet.storage.schema import device_minutes, outcomes
 
 _DELIVERED = ("ok", "cut", "cancelled")
 
@@ -45,24 +48,29 @@ def busy_by_device(connection: Connection, within: Range) -> dict[str, int]:
 def union_of_attempts(connection: Connection, within: Range) -> dict[str, int]:
     """Return each device's busy nanoseconds as the union of its attempts' intervals."""
 
-    def intervals() -> Iterator[tuple[tuple[str, ...], int, int]]:
+    def intervals(place: Place) -> Iterator[tuple[int, int, tuple[str, ...]]]:
         rows = connection.execute(
-            select(attempts.c.devices, attempts.c.dispatched_ns, attempts.c.ended_ns)
-            .select_from(attempts.join(outcomes))
+            select(place.dispatched_ns, place.ended_ns, place.devices)
+            .select_from(place.joined)
             .where(
-                attempts.c.devices != "",
+                place.devices != "",
                 # No request lasts a day; the bounds keep the scan to a range of the index of outcomes.
                 outcomes.c.at_ns >= within.since_ns,
                 outcomes.c.at_ns < within.until_ns + DAY_NS,
-                attempts.c.dispatched_ns < within.until_ns,
-                attempts.c.ended_ns > within.since_ns,
+                place.dispatched_ns < within.until_ns,
+                place.ended_ns > within.since_ns,
             )
-            .order_by(attempts.c.dispatched_ns)
+            .order_by(place.dispatched_ns)
         )
-        for devices, start_ns, end_ns in rows:
-            yield tuple(devices.split(",")), start_ns, end_ns
+        for start_ns, end_ns, devices in rows:
+            yield start_ns, end_ns, tuple(devices.split(","))
 
-    return union_by_device(intervals(), since_ns=within.since_ns, until_ns=within.until_ns)
+    in_order = heapq.merge(*map(intervals, PLACES))
+    return union_by_device(
+        ((devices, start_ns, end_ns) for start_ns, end_ns, devices in in_order),
+        since_ns=within.since_ns,
+        until_ns=within.until_ns,
+    )
 
 
 def unit_of(busy: dict[str, int]) -> Unit:
@@ -75,18 +83,22 @@ def unit_of(busy: dict[str, int]) -> Unit:
 
 
 def works(connection: Connection, where: ColumnElement[bool]) -> list[Work]:
-    """Return what the attempts of the selected requests did, summed by tier and kind."""
-    kinds = (attempts.c.tier, attempts.c.status, attempts.c.gpu, attempts.c.devices)
+    """Return what the attempts of the selected requests did, summed by place, tier and kind."""
+    return [work for place in PLACES for work in _works_in(connection, place, where)]
+
+
+def _works_in(connection: Connection, place: Place, where: ColumnElement[bool]) -> list[Work]:
+    kinds = (place.tier, place.status, place.gpu, place.devices)
     rows = connection.execute(
         select(
             *kinds,
             func.count(),
-            func.coalesce(func.sum(attempts.c.prompt_tokens), 0),
-            func.coalesce(func.sum(attempts.c.completion_tokens), 0),
-            func.sum(attempts.c.device_ns),
+            func.coalesce(func.sum(place.prompt_tokens), 0),
+            func.coalesce(func.sum(place.completion_tokens), 0),
+            func.sum(place.device_ns),
         )
-        .select_from(attempts.join(outcomes))
-        .where(where)
+        .select_from(place.joined)
+        .where(where, place.is_told)
         .group_by(*kinds)
     )
     return [
@@ -137,25 +149,11 @@ def from_cache(connection: Connection, where: ColumnElement[bool]) -> tuple[int,
 
 def fit_sums(connection: Connection, heavy: str, unit: Unit, since_ns: int, until_ns: int) -> FitSums:
     """Return the fit's sums over HEAVY's finished attempts, of all tenants, that began in [since, until)."""
-    p, c = attempts.c.prompt_tokens, attempts.c.completion_tokens
-    # Floating point: nanoseconds squared would leave 64 bits.
-    d = cast(attempts.c.device_ns, Float) / 1e9
-    finished = and_(
-        attempts.c.tier == heavy,
-        attempts.c.dispatched_ns >= since_ns,
-        attempts.c.dispatched_ns < until_ns,
-        attempts.c.status == "ok",
-        attempts.c.devices != "",
-        attempts.c.device_ns > 0,
-        p.is_not(None),
-        c.is_not(None),
-    )
-    if unit == "gpu_seconds":
-        finished = and_(finished, attempts.c.gpu)
-    products = (p, c, p * p, p * c, c * c, d, p * d, c * d, d * d)
-    row = connection.execute(
-        select(func.count(), *(func.coalesce(func.sum(product), 0) for product in products)).where(finished)
-    ).one()
+    began = since_ns, until_ns
+    row = [
+        sum(parts)
+        for parts in zip(*(_sums(connection, place, heavy, unit, began) for place in PLACES), strict=True)
+    ]
     return FitSums(
         n=int(row[0]),
         p=int(row[1]),
@@ -170,13 +168,40 @@ def fit_sums(connection: Connection, heavy: str, unit: Unit, since_ns: int, unti
     )
 
 
+def _sums(
+    connection: Connection, place: Place, heavy: str, unit: Unit, began: tuple[int, int]
+) -> Sequence[Any]:
+    p, c = place.prompt_tokens, place.completion_tokens
+    # Floating point: nanoseconds squared would leave 64 bits.
+    d = cast(place.device_ns, Float) / 1e9
+    finished = and_(
+        place.tier == heavy,
+        place.dispatched_ns >= began[0],
+        place.dispatched_ns < began[1],
+        place.status == "ok",
+        place.devices != "",
+        place.device_ns > 0,
+        p.is_not(None),
+        c.is_not(None),
+    )
+    if unit == "gpu_seconds":
+        finished = and_(finished, place.gpu)
+    products = (p, c, p * p, p * c, c * c, d, p * d, c * d, d * d)
+    sums = (func.coalesce(func.sum(product), 0) for product in products)
+    return connection.execute(select(func.count(), *sums).select_from(place.table).where(finished)).one()
+
+
 def span_ns(connection: Connection, where: ColumnElement[bool], devices: set[str]) -> tuple[int, int] | None:
     """Return first dispatch and last end of the selected requests on the devices; None without any."""
-    rows = connection.execute(
-        select(attempts.c.devices, func.min(attempts.c.dispatched_ns), func.max(outcomes.c.at_ns))
-        .select_from(attempts.join(outcomes))
-        .where(where)
-        .group_by(attempts.c.devices)
-    )
-    spans = [(first_ns, last_ns) for names, first_ns, last_ns in rows if devices & set(names.split(","))]
+    spans = [
+        (first_ns, last_ns)
+        for place in PLACES
+        for names, first_ns, last_ns in connection.execute(
+            select(place.devices, func.min(place.dispatched_ns), func.max(outcomes.c.at_ns))
+            .select_from(place.joined)
+            .where(where, place.is_told)
+            .group_by(place.devices)
+        )
+        if devices & set(names.split(","))
+    ]
     return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else None

@@ -15,7 +15,7 @@ from trivet.metering import savings_records
 from trivet.metering.baseline import MINIMUM_OBSERVATIONS, BaselineModel, fit_baseline
 from trivet.metering.busy_minutes import BusyMinutes
 from trivet.metering.device_clock import MINUTE_NS, DeviceClock
-from trivet.metering.outcome_rows import attempt_rows, insert_rows, outcome_row
+from trivet.metering.outcome_rows import insert_rows, rows_of
 from trivet.metering.savings import SavingsReport, Unit, compare, tokens_saved
 from trivet.metering.savings_records import Range
 from trivet.metering.usage_report import ended_in, usage_rows
@@ -60,7 +60,7 @@ class UsageRecords:
         It takes the outcome as it is now, and with it the devices' busy time until now at least.
         """
         anchor = self._device_clock.anchor
-        row, attempts = outcome_row(outcome, anchor), attempt_rows(outcome, anchor)
+        row, attempts = rows_of(outcome, anchor)
         self._device_clock.advance()
 
         def write(connection: Writes) -> None:

@@ -1,5 +1,6 @@
 """Usage by any of its dimensions, read from the records."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from trivet.domain.errors import RequestMalformed
 from trivet.domain.scopes import Scope
-from trivet.storage.schema import attempts, outcomes
+from trivet.metering.attempt_places import PLACES
+from trivet.storage.schema import outcomes
 
 HOUR_NS = 3_600_000_000_000
 DAY_NS = 24 * HOUR_NS
@@ -95,13 +97,6 @@ _OF_REQUEST: dict[str, ColumnElement[Any]] = {
     "session": outcomes.c.session,
     "day": outcomes.c.at_ns - outcomes.c.at_ns % literal_column(str(DAY_NS)),
 }
-# Device time belongs to where it was spent, which for a failed attempt is not where the request was served.
-_OF_ATTEMPT: dict[str, ColumnElement[Any]] = {
-    **_OF_REQUEST,
-    "tier": attempts.c.tier,
-    "deployment": attempts.c.deployment,
-    "model": attempts.c.model,
-}
 DIMENSIONS = tuple(_OF_REQUEST)
 STATUSES = ("ok", "cut", "failed", "refused", "cancelled")
 _NOTHING: dict[str, Any] = {
@@ -184,12 +179,19 @@ def _totals(connection: Connection, names: list[str], where: ColumnElement[bool]
 
 
 def _device_seconds(connection: Connection, names: list[str], where: ColumnElement[bool]) -> Found:
-    dimensions = [_OF_ATTEMPT[name] for name in names]
-    total_ns = func.coalesce(func.sum(attempts.c.device_ns), 0)
-    rows = connection.execute(
-        select(*dimensions, total_ns).select_from(attempts.join(outcomes)).where(where).group_by(*dimensions)
-    )
-    return {tuple(row[:-1]): {"device_s": round(int(row[-1]) / 1e9, 6)} for row in rows}
+    """Return device time where it was spent: a failed attempt's is not where its request was served."""
+    spent_ns: Counter[tuple[Any, ...]] = Counter()
+    for place in PLACES:
+        of_attempt = {"tier": place.tier, "deployment": place.deployment, "model": place.model}
+        dimensions = [of_attempt.get(name, _OF_REQUEST[name]) for name in names]
+        for row in connection.execute(
+            select(*dimensions, func.coalesce(func.sum(place.device_ns), 0))
+            .select_from(place.joined)
+            .where(where, place.is_told)
+            .group_by(*dimensions)
+        ):
+            spent_ns[tuple(row[:-1])] += int(row[-1])
+    return {key: {"device_s": round(ns / 1e9, 6)} for key, ns in spent_ns.items()}
 
 
 def _latencies(connection: Connection, names: list[str], where: ColumnElement[bool]) -> Found:

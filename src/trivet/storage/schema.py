@@ -347,8 +347,19 @@ outcomes = Table(
     Column("error_code", Text, nullable=True),
     Column("saved_device_ns", BigInteger, nullable=True, comment="by the cache; NULL: an engine was asked"),
     Column("reasons", Text, nullable=False, comment="JSON list of {code, text}"),
+    # Of the attempt that served it, whose tier and status stand above; NULL: none, or it stands below.
+    Column("devices", Text, nullable=True, comment="comma separated; empty for remote services"),
+    Column("gpu", Boolean, nullable=True),
+    Column("dispatched_ns", BigInteger, nullable=True, comment="epoch nanoseconds"),
+    Column("served_ns", BigInteger, nullable=True, comment="when the attempt ended, epoch nanoseconds"),
+    Column("device_ns", BigInteger, nullable=True, comment="attributed, summed over the devices"),
+    Column("engine_prompt_tokens", BigInteger, nullable=True, comment="NULL: only a ceiling is known"),
+    Column("engine_completion_tokens", BigInteger, nullable=True, comment="likewise"),
     Index(None, "at_ns"),
+    Index(None, "tier", "dispatched_ns"),
 )
+
+# Those that served nobody. Rows from before 0013 also tell of those that did.
 
 attempts = Table(
     "attempts",

@@ -15,5 +15,5 @@ def test_reasons_are_json() -> None:
     told = outcome("r1", [], started_ns=0, ended_ns=1, chosen=deployment("light"))
     reasons = (Reason("one", 'says "no"\n\\ and ü, \u2028'), Reason("two", ""))
     told.decision = replace(told.decision, reasons=reasons)
-    *_, written = outcome_row(told, WallAnchor.taken(ManualClock()))
+    *_, written = outcome_row(told, None, WallAnchor.taken(ManualClock()))
     assert written == json.dumps([{"code": each.code, "text": each.text} for each in reasons])

@@ -26,6 +26,26 @@ class Period(TypedDict):
 
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+EVERY_ATTEMPT = """
+    SELECT engine_prompt_tokens, engine_completion_tokens, status
+      FROM outcomes
+     WHERE dispatched_ns IS NOT NULL
+    UNION ALL
+    SELECT prompt_tokens, completion_tokens, status FROM attempts
+"""
+AMONG_THE_ATTEMPTS = """
+    INSERT INTO attempts (request_id, attempt_id, tier, deployment, devices, model, gpu, dispatched_ns,
+                          ended_ns, device_ns, prompt_tokens, completion_tokens, status, error_code)
+    SELECT request_id, 'served', tier, deployment, devices, model, gpu, dispatched_ns,
+           served_ns, device_ns, engine_prompt_tokens, engine_completion_tokens, status, error_code
+      FROM outcomes
+     WHERE dispatched_ns IS NOT NULL
+"""
+NOT_IN_ITS_ROW = """
+    UPDATE outcomes
+       SET devices = NULL, gpu = NULL, dispatched_ns = NULL, served_ns = NULL, device_ns = NULL,
+           engine_prompt_tokens = NULL, engine_completion_tokens = NULL
+"""
 DAY: Period = {"since": START - timedelta(days=1), "until": START + timedelta(days=1)}
 SMALL = deployment("small", LIGHT, slots=2)
 BIG = deployment("big", HEAVY)
@@ -115,7 +135,7 @@ def busy_day(house: House) -> None:
 
 
 def test_every_attempt_is_recorded_with_its_instants_as_wall_time(house: House) -> None:
-    """A request and all its attempts, the failed one included, stand in the store in epoch nanoseconds."""
+    """A request with who served it, and the attempt that failed, stand in the store in epoch nanoseconds."""
     busy_day(house)
     start_ns = int(START.timestamp()) * 10**9
     second = 10**9
@@ -128,10 +148,17 @@ def test_every_attempt_is_recorded_with_its_instants_as_wall_time(house: House) 
             *("r2-0", "light", "small", "small-model", "host", 0),
             *(start_ns + 2 * second, start_ns + 3 * second, second, None, None, "failed", "upstream_busy"),
         ),
+    ]
+    assert house.rows(
+        "SELECT request_id, tier, deployment, model, devices, gpu, dispatched_ns, served_ns, device_ns,"
+        " engine_prompt_tokens, engine_completion_tokens, status FROM outcomes"
+        " WHERE request_id IN ('r2', 'r3') ORDER BY 1"
+    ) == [
         (
-            *("r2-1", "heavy", "big", "big-model", "host", 0),
-            *(start_ns + 3 * second, start_ns + 6 * second, 3 * second, 200, 30, "ok", None),
+            *("r2", "heavy", "big", "big-model", "host", 0),
+            *(start_ns + 3 * second, start_ns + 6 * second, 3 * second, 200, 30, "ok"),
         ),
+        ("r3", "light", "light", "light-model", *(None,) * 7, "refused"),
     ]
     assert house.rows(
         "SELECT request_id, at_ns, organisation, scope, key_id, task_type, policy, tier, status, attempts,"
@@ -176,8 +203,25 @@ def test_a_ceiling_is_charged_but_never_taken_for_what_was_produced(
     """An attempt's tokens are those that the engine told or that were counted; the rest is unknown."""
     part = (SMALL, 1.0) if error is None else (SMALL, 1.0, error)
     house.record(house.request("r1", part, tokens=(50, 7), source=source, status=status))
-    assert house.rows("SELECT prompt_tokens, completion_tokens, status FROM attempts") == [expected]
+    assert house.rows(EVERY_ATTEMPT) == [expected]
     assert house.rows("SELECT prompt_tokens, completion_tokens FROM outcomes") == [(50, 7)]
+
+
+def test_attempts_of_older_stores_count_the_same(house: House) -> None:
+    """Until 0013 who served a request stood among the attempts: every report tells the same of it."""
+    busy_day(house)
+    for number in range(40):
+        house.record(house.request(f"h{number}", (BIG, 1.0 + number % 7), tokens=(100 + number, 10 + number)))
+
+    def told() -> tuple[Any, ...]:
+        usage = house.records.usage(**DAY, group_by=["tier", "deployment", "scope"])
+        return usage, house.records.savings(**DAY), house.records.tier_distribution(**DAY)
+
+    before = told()
+    house.database.write(lambda writes: writes.execute(AMONG_THE_ATTEMPTS).rowcount).result()
+    house.database.write(lambda writes: writes.execute(NOT_IN_ITS_ROW).rowcount).result()
+    assert house.rows("SELECT count(*) FROM attempts") == [(44,)]
+    assert told() == before
 
 
 def test_savings_on_a_cpu_by_hand(house: House) -> None:
@@ -402,20 +446,21 @@ def test_requests_under_way_extend_the_wall_time(house: House) -> None:
 
 
 def test_a_request_id_that_comes_twice_loses_no_device_time(house: House) -> None:
-    """The first row stays, and the second request's attempts are recorded all the same."""
-    house.record(house.request("same", (SMALL, 2.0), tokens=(1, 1)))
-    second = house.request("other", (SMALL, 1.0), tokens=(1, 1))
-    second.request_id = "same"
-    house.record(second)
-    assert house.rows("SELECT COUNT(*) FROM outcomes") == [(1,)]
+    """The first row stays, and the time of the others' attempts is added to it, whichever have any."""
+    parts: list[list[Any]] = [[], [(SMALL, 2.0)], [(SMALL, 1.0)], []]
+    for number, part in enumerate(parts):
+        request = house.request(f"r{number}", *part, tokens=(1, 1), status="ok" if part else "refused")
+        request.request_id = "same"
+        house.record(request)
+    assert house.rows("SELECT status, devices, device_ns FROM outcomes") == [("refused", "host", 3 * 10**9)]
     assert house.records.savings(**DAY).attributed_s == 3.0
 
 
 def test_old_records_are_pruned(house: House) -> None:
     """What ended before the retention is deleted, with its attempts and its minutes."""
-    house.record(house.request("old", (SMALL, 2.0), tokens=(1, 1)))
+    house.record(house.request("old", (SMALL, 1.0, "upstream_busy"), (SMALL, 1.0), tokens=(1, 1)))
     house.clock.advance(40 * 86400)
-    house.record(house.request("new", (SMALL, 1.0), tokens=(1, 1)))
+    house.record(house.request("new", (SMALL, 0.5, "upstream_busy"), (SMALL, 0.5), tokens=(1, 1)))
     assert house.records.prune(30).result() == 1
     assert house.rows("SELECT request_id FROM outcomes UNION ALL SELECT request_id FROM attempts") == [
         ("new",),

@@ -111,6 +111,30 @@ def test_attempts_are_kept_when_they_get_another_key(tmp_path: Path) -> None:
     assert statements(path) == before
 
 
+def test_who_served_a_request_is_put_among_the_attempts_on_the_way_back(tmp_path: Path) -> None:
+    """Older versions look for it there, and so do newer ones afterwards; the request's row stays."""
+    path = tmp_path / "trivet.db"
+    at_revision(path, HEAD)
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "INSERT INTO outcomes (request_id, at_ns, organisation, scope, key_id, stream, tier, deployment,"
+            " model, status, attempts, fallbacks, prompt_tokens, completion_tokens, reasons, devices, gpu,"
+            " dispatched_ns, served_ns, device_ns, engine_prompt_tokens)"
+            " VALUES ('r', 9, 'acme', 'acme', 'k', 0, 'light', 'l', 'm', 'ok', 1, 0, 12, 3, '[]', 'host', 0, 5, 8, 3, 12)"
+        )
+    connection.close()
+    for revision in ("0012", HEAD):
+        at_revision(path, revision)
+        with sqlite3.connect(path) as connection:
+            assert connection.execute("SELECT * FROM attempts").fetchall() == [
+                ("r", "r", "light", "l", "host", "m", 0, 5, 8, 3, 12, None, "ok", None)
+            ]
+            assert connection.execute("SELECT request_id, at_ns, tier FROM outcomes").fetchall() == [
+                ("r", 9, "light")
+            ]
+        connection.close()
+
+
 def test_a_store_from_before_the_release_is_refused(tmp_path: Path) -> None:
     """Its first revision has a ledger of another form: that is said, and nothing is touched."""
     path = tmp_path / "trivet.db"
