@@ -120,7 +120,8 @@ def test_who_served_a_request_is_put_among_the_attempts_on_the_way_back(tmp_path
             "INSERT INTO outcomes (request_id, at_ns, organisation, scope, key_id, stream, tier, deployment,"
             " model, status, attempts, fallbacks, prompt_tokens, completion_tokens, reasons, devices, gpu,"
             " dispatched_ns, served_ns, device_ns, engine_prompt_tokens)"
-            " VALUES ('r', 9, 'acme', 'acme', 'k', 0, 'light', 'l', 'm', 'ok', 1, 0, 12, 3, '[]', 'host', 0, 5, 8, 3, 12)"
+            " VALUES ('r', 9, 'acme', 'acme', 'k', 0, 'light', 'l', 'm', 'ok', 1, 0, 12, 3, '[]', 'host', 0,"
+            " 5, 8, 3, 12)"
         )
     connection.close()
     for revision in ("0012", HEAD):
