@@ -359,7 +359,8 @@ class Ledger:
         if not closing.first:
             return replace(settlement, repeated=True)
         self._turnstile.freed(closing.scope)
-        if settlement.overrun_amounts != NOTHING:
+        over = settlement.overrun_amounts
+        if over is not NOTHING and over != NOTHING:
             self.overrun_tokens += settlement.overrun
             self._log.warning(
                 "budget.overrun",
@@ -367,8 +368,8 @@ class Ledger:
                 reservation_id=settlement.reservation_id,
                 charged=settlement.charged,
                 overrun=settlement.overrun,
-                overrun_weighted=settlement.overrun_amounts.weighted_tokens,
-                overrun_usd_micros=settlement.overrun_amounts.usd_micros,
+                overrun_weighted=over.weighted_tokens,
+                overrun_usd_micros=over.usd_micros,
             )
         return settlement
 

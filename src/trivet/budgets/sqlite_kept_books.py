@@ -103,7 +103,7 @@ class KeptBooks(Books):
 
     def append(self, connection: Any, entry: Entry) -> None:
         """Note an entry at the end of its organisation's chain."""
-        self.standing.append(connection, entry)
+        self.standing.append(entry)
 
     def pressing(self, scope: Scope) -> Pressure | None:
         """Tell how full they are once a step of the ladder is reached; None: none is.

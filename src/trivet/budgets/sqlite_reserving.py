@@ -162,7 +162,7 @@ class Reserving:
             hold.expires_at_ns,
             plan.text,
         )
-        self._books.standing.make(connection, stored, self._books.owner, hold.decision_id, now_ns)
+        self._books.standing.make(stored, self._books.owner, hold.decision_id, now_ns)
         if hold.idempotency is not None:
             asked = hold.idempotency
             connection.execute(

@@ -14,7 +14,8 @@ from trivet.budgets.entries import FIRST_HASH, NOTHING, Entry, chained, digits
 from trivet.budgets.row_texts import name_of
 from trivet.budgets.rows import RowKey, Stored, rows_from_text
 from trivet.domain.budgets import METERS, Amounts
-from trivet.storage.entering import Beside, enter_rows
+from trivet.domain.scopes import organisation
+from trivet.storage.entering import Beside, Row, enter_rows
 
 _KEPT_MAX = 65_536
 """So many counters, reservations or chains are kept; beyond that all is read anew."""
@@ -96,35 +97,30 @@ class Standing:
         self._names: dict[str, str] = {}
         # What is to be entered.
         self._changed: dict[CounterSet, None] = {}
-        self._made: dict[str, list[Any]] = {}
-        self._ended: dict[str, tuple[Any, ...]] = {}
-        self._entries: list[tuple[Any, ...]] = []
-        self._over: list[str] = []
+        self._made: dict[str, tuple[str, str | None, int]] = {}
+        """Of new reservations the owner, the decision and the instant."""
+        self._moved: dict[str, int | None] = {}
+        """Of those that have changed, new or not, when they were closed; None: they are held."""
+        self._entries: list[Entry] = []
         self._beside: Beside | None = None
 
     # The draft
 
     def enter(self, connection: sqlite3.Connection) -> None:
         """Write what was noted."""
+        # Entries come first to name the texts of rows: they are in the order of the operations.
+        entries = [self._chained(connection, entry) for entry in self._entries]
         if self._changed:
             counters = dict.fromkeys(chain.from_iterable(changed.counters for changed in self._changed))
             rows = [(*counter.key, counter.used, counter.held) for counter in counters]
             enter_rows(connection, statements.enter_counters, rows)
             self._changed = {}
-        if self._made:
-            enter_rows(connection, statements.insert_reservations, self._made.values())
-            self._made = {}
-        if self._ended:
-            enter_rows(connection, statements.update_reservations, self._ended.values())
-            self._ended = {}
-        if self._entries:
-            enter_rows(connection, statements.append_entries, self._entries)
+        self._enter_reservations(connection)
+        if entries:
+            enter_rows(connection, statements.append_entries, entries)
             self._entries = []
         if self._beside is not None:
             self._beside.enter()
-        for reservation_id in self._over:
-            self._reservations.pop(reservation_id, None)
-        self._over = []
         self._sure = True
         self.instant_ns = None
         kept = self._counters, self._reservations, self._heads, self._sets, self._names
@@ -149,9 +145,8 @@ class Standing:
             self._names,
             self._changed,
             self._made,
-            self._ended,
+            self._moved,
             self._entries,
-            self._over,
         ):
             kept.clear()
 
@@ -215,66 +210,47 @@ class Standing:
                 self._reservations[reservation_id] = stored
         return stored
 
-    def make(
-        self,
-        connection: sqlite3.Connection,
-        stored: Stored,
-        owner: str,
-        decision_id: str | None,
-        now_ns: int,
-    ) -> None:
+    def make(self, stored: Stored, owner: str, decision_id: str | None, now_ns: int) -> None:
         """Note a new reservation."""
         self.noted += 1
         self._reservations[stored.reservation_id] = stored
-        held = stored.held
-        self._made[stored.reservation_id] = [
-            stored.reservation_id,
-            stored.scope.partition(".")[0],
-            stored.scope,
-            held.tokens,
-            held.weighted_tokens,
-            held.usd_micros,
-            stored.max_output,
-            stored.priority,
-            "held",
-            0,
-            0,
-            0,
-            None,
-            owner,
-            decision_id,
-            now_ns,
-            stored.expires_ns,
-            None,
-            self._name(connection, stored.rows),
-        ]
+        self._made[stored.reservation_id] = owner, decision_id, now_ns
 
     def change(self, stored: Stored, closed_ns: int | None) -> None:
         """Note what has become of a reservation: other amounts, or its end."""
         self.noted += 1
-        held, charged = stored.held, stored.charged
         self._reservations[stored.reservation_id] = stored
-        if stored.state != "held":
-            self._over.append(stored.reservation_id)
-        amounts = held.tokens, held.weighted_tokens, held.usd_micros
-        end = (
-            stored.state,
-            charged.tokens,
-            charged.weighted_tokens,
-            charged.usd_micros,
-            stored.remaining,
-        )
-        made = self._made.get(stored.reservation_id)
-        if made is not None:
-            made[3:6], made[8:13], made[17] = amounts, end, closed_ns
-            return
-        self._ended[stored.reservation_id] = (stored.reservation_id, *amounts, *end, closed_ns)
+        self._moved[stored.reservation_id] = closed_ns
+
+    def _enter_reservations(self, connection: sqlite3.Connection) -> None:
+        """Write the new ones as they stand now, then what has become of the others."""
+        known, made, moved = self._reservations, self._made, self._moved
+        if made:
+            rows = [
+                _made_row(known[name], *how, moved.get(name), self._name(connection, known[name].rows))
+                for name, how in made.items()
+            ]
+            enter_rows(connection, statements.insert_reservations, rows)
+            self._made = {}
+        if moved:
+            rows = [
+                _moved_row(known[name], closed_ns) for name, closed_ns in moved.items() if name not in made
+            ]
+            enter_rows(connection, statements.update_reservations, rows)
+            for name, closed_ns in moved.items():
+                if closed_ns is not None:
+                    del known[name]
+            self._moved = {}
 
     # Entries
 
-    def append(self, connection: sqlite3.Connection, entry: Entry) -> None:
-        """Note an entry at the end of its organisation's chain."""
+    def append(self, entry: Entry) -> None:
+        """Note an entry, to be chained to those of its organisation when it is entered."""
         self.noted += 1
+        self._entries.append(entry)
+
+    def _chained(self, connection: sqlite3.Connection, entry: Entry) -> tuple[Any, ...]:
+        """Return the row of an entry, at the end of its organisation's chain."""
         fields = entry.fields()
         owner = fields[0]
         previous = self._heads.get(owner)
@@ -283,13 +259,56 @@ class Standing:
             previous = digits(last[0]) if last else FIRST_HASH
         self._heads[owner] = following = chained(previous, fields)
         # The rows by their name, the hash by its bytes, and the one before it not at all.
-        rows, *last_fields = fields[_ROWS:]
-        self._entries.append(
-            (*fields[:_ROWS], self._name(connection, rows), *last_fields, "", bytes.fromhex(following))
-        )
+        name = self._name(connection, fields[_ROWS])
+        return (*fields[:_ROWS], name, *fields[_ROWS + 1 :], "", bytes.fromhex(following))
 
     def _name(self, connection: sqlite3.Connection, text: str) -> str:
         name = self._names.get(text)
         if name is None:
             name = self._names[text] = name_of(connection, text)
         return name
+
+
+def _made_row(
+    stored: Stored, owner: str, decision_id: str | None, made_ns: int, closed_ns: int | None, rows: str
+) -> Row:
+    """Return a reservation as `insert_reservations` takes it."""
+    held, charged = stored.held, stored.charged
+    return (
+        stored.reservation_id,
+        organisation(stored.scope),
+        stored.scope,
+        held.tokens,
+        held.weighted_tokens,
+        held.usd_micros,
+        stored.max_output,
+        stored.priority,
+        stored.state,
+        charged.tokens,
+        charged.weighted_tokens,
+        charged.usd_micros,
+        stored.remaining,
+        owner,
+        decision_id,
+        made_ns,
+        stored.expires_ns,
+        closed_ns,
+        rows,
+    )
+
+
+def _moved_row(stored: Stored, closed_ns: int | None) -> Row:
+    """Return a reservation as `update_reservations` takes it."""
+    held, charged = stored.held, stored.charged
+    return (
+        stored.reservation_id,
+        held.tokens,
+        held.weighted_tokens,
+        held.usd_micros,
+        stored.state,
+        charged.tokens,
+        charged.weighted_tokens,
+        charged.usd_micros,
+        stored.remaining,
+        closed_ns,
+    )

@@ -246,7 +246,7 @@ def check_memory(life: Life) -> None:
                 "SELECT hash FROM entries WHERE organisation = ? ORDER BY seq DESC LIMIT 1", (owner,)
             ).fetchone()
             assert digits(last[0]) == head
-        assert not any((standing._changed, standing._made, standing._ended, standing._entries))
+        assert not any((standing._changed, standing._made, standing._moved, standing._entries))
 
     life.database.write(compare).result()
 
