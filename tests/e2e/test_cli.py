@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.doubles.commands import run_command
 from tests.e2e.conftest import ServerProcess, server_process, write_config
 from trivet.app import open_trivet
 from trivet.config.settings import Settings
@@ -31,14 +32,23 @@ def server(
         yield found
 
 
+def clean_environ() -> dict[str, str]:
+    """Return the environment without what would set up Trivet."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("TRIVET_", "MODEL_", "TOKEN_"))}
+
+
 def trivet(*arguments: str, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command and return what it did."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRIVET_", "MODEL_", "TOKEN_"))}
+    """Run the command in a process that has loaded it, and return what it did."""
+    return run_command(arguments, {**clean_environ(), **(environ or {})})
+
+
+def started_anew(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a shell does, and return what it did."""
     return subprocess.run(
         [sys.executable, "-m", "trivet", *arguments],
         capture_output=True,
         text=True,
-        env={**clean, **(environ or {})},
+        env=clean_environ(),
         timeout=60,
         stdin=subprocess.DEVNULL,
     )
@@ -53,7 +63,7 @@ def as_json(*arguments: str, environ: Mapping[str, str] | None = None) -> Any:
 
 def test_version() -> None:
     """`--version` prints name and version."""
-    done = trivet("--version")
+    done = started_anew("--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "trivet")
 
 
@@ -76,7 +86,7 @@ def test_version() -> None:
 )
 def test_help(command: str) -> None:
     """Every command explains itself."""
-    done = trivet(command, "--help")
+    done = started_anew(command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
 
