@@ -18,13 +18,20 @@ from trivet.engines.protocol import Transport
 StartVllm = Callable[..., VllmServer]
 
 HERE = Path(__file__).parent
+LONG_CONTEXT_TOKENS = 32_768
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this directory."""
+    """Mark every test of this directory; what kills the shared server comes last."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.vllm)
+    items.sort(key=lambda item: wants(item, "last_of_vllm_server"))
+
+
+def wants(item: pytest.Item, fixture: str) -> bool:
+    """Tell whether a test needs a fixture."""
+    return fixture in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
@@ -53,14 +60,35 @@ def start_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartVllm]:
 
 
 @pytest.fixture(scope="session")
-def vllm_server(start_vllm: StartVllm) -> VllmServer:
+def loading(request: pytest.FixtureRequest, start_vllm: StartVllm) -> dict[str, VllmServer]:
+    """Give the servers of the session, started side by side: most of a start keeps one core busy."""
+    servers = {"shared": start_vllm(context_tokens=256, arguments=("--num-gpu-blocks-override", "8"))}
+    if any(wants(item, "doomed") for item in request.session.items):
+        servers["doomed"] = start_vllm(context_tokens=LONG_CONTEXT_TOKENS)
+    return servers
+
+
+@pytest.fixture(scope="session")
+def vllm_server(loading: dict[str, VllmServer]) -> VllmServer:
     """Give one healthy server for the whole session: 256 tokens of context, 4 slots, a queue limit of 6.
 
     Its cache of 8 blocks holds 1,024 tokens, so four long requests fill it. Leave it idle and alive.
     """
-    shared = start_vllm(context_tokens=256, arguments=("--num-gpu-blocks-override", "8"))
-    shared.wait_ready()
-    return shared
+    loading["shared"].wait_ready()
+    return loading["shared"]
+
+
+@pytest.fixture
+def last_of_vllm_server(vllm_server: VllmServer) -> VllmServer:
+    """Give the shared server to a test that may kill it: it runs after all others."""
+    return vllm_server
+
+
+@pytest.fixture(scope="session")
+def doomed(loading: dict[str, VllmServer]) -> VllmServer:
+    """Give a healthy server with room for an endless answer to the one test that kills it."""
+    loading["doomed"].wait_ready()
+    return loading["doomed"]
 
 
 @pytest.fixture(scope="session")
