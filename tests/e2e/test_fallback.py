@@ -246,7 +246,12 @@ async def test_breaker_opens_and_is_told(
     broken = {"name": "broken", "model": "openai/500", "url": fault_server, "context_tokens": 4096}
     real = {"name": "real", "model": "llamacpp/tiny-light", "url": llama_server(tiny_models["light"])}
     gone = {"name": "gone", "model": "openai/gone", "url": "http://127.0.0.1:9"}
-    settings = settings_for(tmp_path, {"light": [broken], "standard": [real], "heavy": [gone]})
+    # Open for longer than the slowest machine takes to look.
+    settings = settings_for(
+        tmp_path,
+        {"light": [broken], "standard": [real], "heavy": [gone]},
+        execution={"breaker_open_s": 50.0},
+    )
     async with serving(settings) as found, found.http() as http:
         attempts = []
         for _ in range(7):
@@ -266,7 +271,7 @@ async def test_breaker_opens_and_is_told(
         "closed",
         None,
     )
-    assert 0 < breakers["broken"]["retry_after_s"] <= 5
+    assert 0 < breakers["broken"]["retry_after_s"] <= 50
     assert table.stdout.count("circuit open: asked again in ") == 1
     assert 'trivet_breaker_open{deployment="broken"} 1.0' in metrics
 
