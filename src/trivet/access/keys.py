@@ -168,6 +168,17 @@ class Keyring:
             raise RequestMalformed(f"The key {key_id} has ended.", hint="Make a new one.")
         return old
 
+    def origin(self, key_id: str) -> str:
+        """Return the first of the keys that this one, or a name that is no key's, is the successor of.
+
+        Whoever holds a key holds those that follow it.
+        """
+        record = self._index.get(key_id)
+        while record is not None and record.replaces is not None:
+            key_id = record.replaces
+            record = self._index.get(key_id)
+        return key_id
+
     def change(self, key_id: str, *, priority: str | None = None, label: str | None = None) -> KeyRecord:
         """Change a key's priority or its label; what is None stays.
 

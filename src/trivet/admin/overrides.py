@@ -5,12 +5,12 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
-from trivet.access import require_admin, require_tenant_admin
+from trivet.access import Keyring, require_admin, require_tenant_admin
 from trivet.admin.periods import parse_future
 from trivet.budgets import Ledger, OverrideRequest
 from trivet.domain.budgets import LIMIT_KINDS, METERS, Override, OverrideKind
 from trivet.domain.clock import Clock
-from trivet.domain.errors import NotFound, RequestMalformed
+from trivet.domain.errors import NotFound, PermissionDenied, RequestMalformed
 from trivet.domain.requests import Principal
 from trivet.domain.scopes import contains, parse_scope
 
@@ -34,8 +34,9 @@ class OverrideOrder:
 class OverrideOffice:
     """Overrides, behind permission checks."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, keyring: Keyring, clock: Clock) -> None:
         self._ledger = ledger
+        self._keyring = keyring
         self._clock = clock
 
     async def list(self, caller: Principal, scope_text: str | None) -> list[Override]:
@@ -89,9 +90,11 @@ class OverrideOffice:
         return await asyncio.wrap_future(self._ledger.request_override(asked))
 
     async def decide(self, caller: Principal, override_id: str, *, approve: bool) -> Override:
-        """Approve or deny a request; admins do, but not their own."""
-        await self._require_seen(caller, override_id)
+        """Approve or deny a request; admins do, but not their own, and not by a key that follows theirs."""
+        asked = await self._require_seen(caller, override_id)
         require_admin(caller)
+        if self._keyring.origin(asked.requester) == self._keyring.origin(caller.key_id):
+            raise PermissionDenied("Whoever asks for an override cannot decide on it.")
         return await asyncio.wrap_future(
             self._ledger.decide_override(override_id, approve=approve, decider=caller.key_id)
         )

@@ -214,7 +214,7 @@ def _offices(
             deployment_names=tuple({each.known_as: None for each in configured}),
             clock=clock,
         ),
-        OverrideOffice(ledger, clock),
+        OverrideOffice(ledger, keyring, clock),
         RateOffice(books.rates),
         AlertOffice(ledger, outbox),
         AuditOffice(ledger, keyring),

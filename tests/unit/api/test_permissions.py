@@ -233,6 +233,11 @@ async def test_an_override_is_asked_for_by_one_and_approved_by_another(house: Ro
     made = (await house.ask("POST", "/api/v1/overrides", first, json=asked)).json()
     path = f"/api/v1/overrides/{made['override_id']}"
     assert (await house.ask("POST", f"{path}/approve", first)).status_code == 403
+    # A key that follows another is held by the same person; and so is what follows that one.
+    for _ in range(2):
+        key_id = first.split("_")[1]
+        first = (await house.ask("POST", f"/api/v1/keys/{key_id}/rotate", json={})).json()["key"]
+        assert (await house.ask("POST", f"{path}/approve", first)).status_code == 403
     assert (await house.ask("POST", f"{path}/approve", second)).json()["state"] == "approved"
 
     async def overridden() -> int:
