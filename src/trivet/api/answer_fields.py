@@ -19,7 +19,7 @@ def answer_fields(answer: Answer) -> str:
     if run.saved_device_ns is None:  # else an answer was kept, which needs no engine and no budget
         remaining = run.budget_remaining
         told += (
-            f"x-trivet-attempt-path: {clean_text(path_of(run.attempts))}\r\n"
+            f"x-trivet-attempt-path: {path_of(run.attempts)}\r\n"
             f"x-trivet-budget-remaining: {'unlimited' if remaining is None else remaining}\r\n"
         )
     if run.cache_headers:

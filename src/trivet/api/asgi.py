@@ -42,9 +42,8 @@ class ClientGone(Exception):
     """The client closed the connection."""
 
 
-def new_request_id() -> str:
-    """Return a name for a request; always Trivet's own, never the client's."""
-    return new_id()
+new_request_id = new_id
+"""Return a name for a request; always Trivet's own, never the client's."""
 
 
 def header_map(scope: Scope) -> dict[str, str]:
@@ -135,22 +134,18 @@ def _strict(body: bytes) -> Any:
     was_on = gc.isenabled()
     gc.disable()
     try:
-        document = _decoded(text)
+        if text[0] in _BLANKS:
+            document = _STRICT.decode(text)
+        else:
+            document, end = _STRICT.raw_decode(text)
+            if end != len(text) and (rest := text[end:].lstrip(_BLANKS)):
+                raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
     finally:
         if was_on:
             gc.enable()
     # Decoded UTF-8 holds no surrogates, so only escapes can make them: most bodies skip this.
     if b"\\u" in body and _SURROGATE_ESCAPE.search(body):
         json.dumps(document, ensure_ascii=False).encode("utf-8")
-    return document
-
-
-def _decoded(text: str) -> Any:
-    if text[0] in _BLANKS:
-        return _STRICT.decode(text)
-    document, end = _STRICT.raw_decode(text)
-    if end != len(text) and (rest := text[end:].lstrip(_BLANKS)):
-        raise json.JSONDecodeError("Extra data", text, len(text) - len(rest))
     return document
 
 

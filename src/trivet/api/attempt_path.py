@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from trivet.api.asgi import HEADER_CHARS_MAX, clean_text
 from trivet.domain.outcomes import Attempt
 
 
 def path_of(attempts: Sequence[Attempt]) -> str:
-    """Return the attempts in order: tier, deployment, and `ok` or the error's code without `upstream_`."""
+    """Return the attempts in order, fit for a head: tier, deployment, `ok` or the error's code."""
     steps = [_step(each.deployment.tier.name, each.deployment.name, each.error_code) for each in attempts]
-    return steps[0] if len(steps) == 1 else ", ".join(steps)
+    return ", ".join(steps)[:HEADER_CHARS_MAX]
 
 
 def path_told(attempts: Iterable[Mapping[str, Any]]) -> str:
@@ -20,4 +21,4 @@ def path_told(attempts: Iterable[Mapping[str, Any]]) -> str:
 
 @lru_cache(maxsize=1024)
 def _step(tier: str, deployment: str, code: str | None) -> str:
-    return f"{tier}/{deployment}:{'ok' if code is None else code.removeprefix('upstream_')}"
+    return clean_text(f"{tier}/{deployment}:{'ok' if code is None else code.removeprefix('upstream_')}")
