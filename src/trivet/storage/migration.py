@@ -11,7 +11,7 @@ from sqlalchemy.pool import StaticPool
 from trivet.domain.errors import StoreUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0013"
+HEAD = "0014"
 """The newest revision in `migrations/versions`."""
 _SHARED_LOCK = 0x7472_6976_6574_0001
 _BYTEWISE = """
