@@ -21,14 +21,12 @@ def parse_usage(reported: Any) -> Usage | None:
     if not (_is_count(prompt_tokens) and _is_count(completion_tokens)):
         return None
     details = reported.get("prompt_tokens_details")
+    if details is None:
+        return Usage(prompt_tokens, completion_tokens)
     cached_tokens = details.get("cached_tokens") if isinstance(details, dict) else 0
     if not _is_count(cached_tokens):
         cached_tokens = 0
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        cached_tokens=min(cached_tokens, prompt_tokens),
-    )
+    return Usage(prompt_tokens, completion_tokens, cached_tokens=min(cached_tokens, prompt_tokens))
 
 
 def shared_prompt(usages: Sequence[Usage]) -> Usage:

@@ -15,26 +15,25 @@ class LentTransport:
     def __init__(self, transport: Transport) -> None:
         """Take the transport, which this object closes."""
         self.transport = transport
-        self._leases = 0
+        self.leases = 0
+        """How many hold it."""
         self._unused: asyncio.Event | None = None
         """Set when nobody holds it any more, or when nobody counts; None: that is not waited for."""
         self._recalled = False
         self._closed = False
 
-    def held(self, lender: "Lender | None" = None) -> "Lease":
-        """Lend it for one attempt, in a lender's name."""
-        self._leases += 1
-        return Lease(self, lender)
+    def held(self) -> "Lease":
+        """Lend it for one attempt, in nobody's name."""
+        return Lease(self, None)
 
-    def give_back(self) -> None:
-        """Take it back; for the lease."""
-        self._leases -= 1
-        if self._leases == 0 and self._unused is not None:
+    def unused(self) -> None:
+        """Tell whoever waits for it that nobody holds it any more; for the leases."""
+        if self._unused is not None:
             self._unused.set()
 
     async def retire(self) -> None:
         """Close it as soon as no attempt holds it, or it is recalled. Lend it no more before."""
-        if self._leases and not self._recalled:
+        if self.leases and not self._recalled:
             self._unused = asyncio.Event()
             await self._unused.wait()
         await self.aclose()
@@ -61,6 +60,9 @@ class Lease:
         self.transport = lent.transport
         self._lent: LentTransport | None = lent
         self._lender = lender
+        lent.leases += 1
+        if lender is not None:
+            lender.in_flight += 1
 
     def answered(self) -> None:
         """Tell the lender that the engine answers: it does not hang, whatever its health check says."""
@@ -71,7 +73,9 @@ class Lease:
         """Give the transport back."""
         lent, self._lent = self._lent, None
         if lent is not None:
-            lent.give_back()
+            lent.leases -= 1
+            if not lent.leases:
+                lent.unused()
             if self._lender is not None:
                 self._lender.in_flight -= 1
 
@@ -99,11 +103,7 @@ class Lender:
 
     def lend(self) -> Lease | None:
         """Lend the newest transport for one attempt; None before the first."""
-        lent = self._lent
-        if lent is None:
-            return None
-        self.in_flight += 1
-        return lent.held(self)
+        return Lease(self._lent, self) if self._lent is not None else None
 
     def replace(self, transport: Transport) -> None:
         """Lend this one from now on, and close it in the end."""

@@ -218,7 +218,9 @@ class DeviceClock:
 
     def _engine_of(self, deployment: Deployment, now_ns: int) -> _Engine:
         engine = self._engines.get(deployment.name)
-        if engine is None or (not engine.running and engine.deployment != deployment):
+        if engine is None or (
+            not engine.running and engine.deployment is not deployment and engine.deployment != deployment
+        ):
             # A TP engine draws on each device once, however its configuration spells the list.
             names = dict.fromkeys(deployment.devices)
             devices = tuple(self._devices.setdefault(name, _Device(now_ns, self.anchor)) for name in names)

@@ -138,9 +138,10 @@ class Admission:
         Where the best one is not in memory, the chain waits for that, and asks its gate afterwards: there is
         no ticket then.
         """
-        if not self._is_gated(first):
+        if first.swap_group is not None or not self._takes(first):
             return True
-        ticket = self.gate(first).take(entry.claim)
+        gate = self._gates.get(first.name) or self.gate(first)
+        ticket = gate.take(entry.claim)
         if ticket is None:
             return False
         entry.ticket, entry.name = ticket, first.name
