@@ -58,11 +58,12 @@ Take = Callable[[bytes], bool]
 class Reply(Protocol):
     """An engine's answer, being read.
 
-    Plain: `body` is the whole JSON document. Streamed: iterate `chunks()` once. In both cases `usage`
-    and `finished` are valid when reading has ended, and `aclose()` must be called; before the end it
-    cancels the work upstream. `chunks()` never yields the event that only ends a stream (`data: [DONE]`,
-    Anthropic's `message_stop`): the caller sends it after `finished`. A stream that ends without a finish
-    reason raises StreamIncomplete from `chunks()`; other EngineErrors mid-stream are raised there too.
+    Plain: `body` is the whole JSON document, and nothing is left to close. Streamed: iterate `chunks()` once,
+    and call `aclose()`, which before the end cancels the work upstream. In both cases `usage` and `finished`
+    are valid when reading has ended. `chunks()` never yields the event that only ends a stream
+    (`data: [DONE]`, Anthropic's `message_stop`): the caller sends it after `finished`. A stream that ends
+    without a finish reason raises StreamIncomplete from `chunks()`; other EngineErrors mid-stream are raised
+    there too.
     """
 
     @property

@@ -1,7 +1,6 @@
 """An answer being delivered: whole, or as a stream that is honest about its end."""
 
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator
 
 from trivet.domain.errors import EngineError
 from trivet.domain.failpoints import reach
@@ -64,9 +63,9 @@ class Answer:
         if last is not None:
             yield last
 
-    def complete(self) -> Coroutine[Any, Any, None]:
-        """Have a plain answer settled, which has arrived whole."""
-        return self._close("ok", None)
+    def complete(self) -> None:
+        """Have a plain answer settled, which has arrived whole: nothing is left to close."""
+        self._end("ok", None)
 
     async def aclose(self) -> None:
         """Let go: cancel upstream if it still works, and settle. Idempotent."""
@@ -80,11 +79,14 @@ class Answer:
         except EngineError:
             pass  # it has ended all the same
         finally:
-            # Plain calls: no cancellation comes between the clocks' end and the settlement's start.
-            self._running.end(error, cancelled=status == "cancelled")
-            # Nobody waits for the disk: until the settlement is on it the hold covers what was used, and
-            # should Trivet die before, all of the hold is charged.
-            self.run.close(status, reply=self._reply, error=error)
+            self._end(status, error)
+
+    def _end(self, status: OutcomeStatus, error: EngineError | None) -> None:
+        """End and settle by plain calls: no cancellation comes between the clocks' end and the settlement."""
+        self._running.end(error, cancelled=status == "cancelled")
+        # Nobody waits for the disk: until the settlement is on it the hold covers what was used, and
+        # should Trivet die before, all of the hold is charged.
+        self.run.close(status, reply=self._reply, error=error)
 
 
 def _passing(take: Take) -> Take:

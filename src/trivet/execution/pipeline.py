@@ -172,7 +172,7 @@ class Pipeline:
             run.adopt(reservation, tariff)
         try:
             if self._memory is not None and (kept := await self._memory.recall(run)) is not None:
-                return await _settled_if_whole(kept)
+                return _settled_if_whole(kept)
             with wait:
                 # An engine's tokenizer takes no place from those that generate.
                 if run.computes and not self._chain.admission.enter(run.entry, decision.deployment):
@@ -188,7 +188,7 @@ class Pipeline:
             raise
         if self._memory is not None:
             reply = self._memory.watch(run, reply)
-        return await _settled_if_whole(Answer(run, reply, running))
+        return _settled_if_whole(Answer(run, reply, running))
 
     async def route(self, request: ChatRequest, principal: Principal) -> Decision:
         """Decide, for the caller's information or for a later `execute`; nothing is held.
@@ -334,10 +334,10 @@ def _log_done(outcome: Outcome) -> None:
     log.info(**outcome.words())
 
 
-async def _settled_if_whole(answer: Answer) -> Answer:
+def _settled_if_whole(answer: Answer) -> Answer:
     """Settle a plain answer, which is there as a whole; a stream is settled when it ends."""
     if not answer.run.request.stream:
-        await answer.complete()
+        answer.complete()
     return answer
 
 
