@@ -28,10 +28,15 @@ class BusyMinutes:
         self._device_clock = device_clock
         self._written: dict[tuple[str, int], int] = {}
         """What the store has got of each minute that the clock still keeps."""
+        self._version = 0
+        """The clock's when all was written."""
         self._gate = threading.Lock()
 
     def write(self, connection: Writes) -> None:
         """Add to the store what it lacks; from any of its threads."""
+        version = self._device_clock.version
+        if version == self._version:
+            return
         lacking, written = [], self._written
         with self._gate:
             for device, minutes in self._device_clock.minutes():
@@ -40,6 +45,7 @@ class BusyMinutes:
                     lacking_ns = busy_ns - written.get((device, minute), 0)
                     if lacking_ns:
                         lacking.append((device, minute, lacking_ns))
+            self._version = version
             if not lacking:
                 return
             enter_later(connection, _add, lacking)

@@ -144,6 +144,8 @@ class DeviceClock:
     def __init__(self, clock: Clock) -> None:
         """Take the time source; `anchor` says how its monotonic instants are recorded as wall time."""
         self.anchor = WallAnchor.taken(clock)
+        self.version = 0
+        """Changes whenever time was counted on all devices."""
         self._clock = clock
         self._devices: dict[str, _Device] = {}
         self._engines: dict[str, _Engine] = {}
@@ -207,6 +209,7 @@ class DeviceClock:
         now_ns = self._clock.monotonic_ns()
         for device in self._devices.values():
             device.advance(now_ns)
+        self.version += 1
 
     def minutes(self) -> list[tuple[str, dict[int, int]]]:
         """Return each device's busy nanoseconds by minute since 1970 in UTC, as far as they were counted.
