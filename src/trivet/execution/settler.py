@@ -38,6 +38,8 @@ T = TypeVar("T")
 RETRY_DELAYS_S = (0.1, 0.5, 2.0)
 STORE_TIMEOUT_S = 5.0
 
+_WHATEVER_FAILS = contextlib.suppress(Exception)
+
 
 class Ending:
     """A hold on its way to its end, where it gets whether anybody waits or not.
@@ -266,7 +268,7 @@ class Settler:
     def _carried_out(self, operation: Closing, also: MakeAlso) -> Ending:
         """Run a closing operation as `_carry_out` does. Only where the first try fails it takes a task."""
         first: Future[Settlement] | None = None
-        with contextlib.suppress(Exception):  # whoever goes on meets it again, and tells it
+        with _WHATEVER_FAILS:  # whoever goes on meets it again, and tells it
             first = operation(also())
         if first is None:
             ending = Ending(self._closing, lambda: self._own(self._carry_out(operation, also)))
