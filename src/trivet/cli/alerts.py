@@ -84,10 +84,15 @@ def send_test(
 
 
 def _print(alerts: list[dict[str, Any]]) -> None:
+    rearmed = any(each.get("rearmed_at") for each in alerts)
     print_table(
-        ("at", "scope", "window", "passed %", "used", "limit"),
+        ("at", "scope", "window", "passed %", "used", "limit", *(["armed again"] if rearmed else [])),
         [
-            (each["at"], each["scope"], window_name(each), each["threshold"], each["used"], each["limit"])
+            (
+                *(each["at"], each["scope"], window_name(each), each["threshold"]),
+                *(each["used"], each["limit"]),
+                *([each.get("rearmed_at")] if rearmed else []),
+            )
             for each in alerts
         ],
     )
