@@ -122,6 +122,7 @@ async def test_a_store_that_goes_away(light_url: str, tmp_path: Path) -> None:
                 refused = await http.post("/v1/chat/completions", json=body)
                 assert refused.status_code == 503
                 assert refused.json()["error"]["code"] == "budget_store_unavailable"
+                assert str(database.port) not in refused.text
                 await asyncio.to_thread(database.start)
                 assert (await readiness(http, 200))["store"] == "ready"
                 assert (await http.post("/v1/chat/completions", json=body)).status_code == 200

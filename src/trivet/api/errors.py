@@ -85,13 +85,18 @@ def error_body(error: TrivetError, *, status: int, request_id: str) -> dict[str,
     )
     return {
         "error": {
-            "message": str(error),
+            "message": sentence(error),
             "type": kind,
             "param": error.param,
             "code": error.code,
             "trivet": {"request_id": request_id, **told_details(error)},
         }
     }
+
+
+def sentence(error: TrivetError) -> str:
+    """Return what callers are told in words."""
+    return error.outside or str(error)
 
 
 def told_details(error: TrivetError) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from trivet.api.errors import error_body, error_event, http_status, told_details
+from trivet.api.errors import error_body, error_event, http_status, sentence, told_details
 from trivet.domain.errors import TrivetError
 from trivet.domain.surfaces import Surface
 
@@ -39,7 +39,7 @@ def error_document(
     facts = {"code": error.code, "param": error.param, **told_details(error)}
     return {
         "type": "error",
-        "error": {"type": kind, "message": str(error), "trivet": facts},
+        "error": {"type": kind, "message": sentence(error), "trivet": facts},
         "request_id": request_id,
     }
 
@@ -52,7 +52,7 @@ def broken_stream_event(error: TrivetError, *, request_id: str, surface: Surface
     if surface is Surface.RESPONSES:
         body = error_body(error, status=http_status(error), request_id=request_id)["error"]
         # The protocol's own fields, and `error`, by which OpenAI's clients know that they must raise.
-        fields = {"code": error.code, "message": str(error), "param": error.param}
+        fields = {"code": error.code, "message": sentence(error), "param": error.param}
         return _named("error", {"type": "error", **fields, "error": body})
     return error_event(error, request_id=request_id)
 

@@ -56,6 +56,9 @@ class TrivetError(Exception):
 
     code: ClassVar[str] = "internal_error"
 
+    outside: str | None = None
+    """What callers are told in place of message and hint, where those name what is the operator's alone."""
+
     def __init__(
         self,
         message: str,

@@ -255,6 +255,10 @@ def translated(error: BaseException) -> BaseException:
             f"The store cannot be used: {_first_line(cause)}.",
             hint="Check that the PostgreSQL server of store.url runs and lets Trivet in.",
         )
+        # The driver names the server's address, and whom it does not let in.
+        translation.outside = (
+            "The store cannot be used. Its PostgreSQL server does not let Trivet in, or is away."
+        )
     else:
         return error
     translation.__cause__ = error
