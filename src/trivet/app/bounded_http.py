@@ -11,6 +11,7 @@ request; httptools would take what follows the head for that protocol, and the b
 
 import asyncio
 import re
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -175,8 +176,7 @@ class BoundedHttp(HttpToolsProtocol):
             following = await self._resting
 
     def _exchange(self, version: str) -> Exchange:
-        target = httptools.parse_url(self.url)
-        path = target.path.decode("ascii")
+        path, raw_path, query = _parted(self.url)
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -186,9 +186,9 @@ class BoundedHttp(HttpToolsProtocol):
             "scheme": self.scheme,
             "method": self.parser.get_method().decode("ascii"),
             "root_path": "",
-            "path": unquote(path) if "%" in path else path,
-            "raw_path": target.path,
-            "query_string": target.query or b"",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
             "headers": self.headers,
             "state": {},
         }
@@ -235,7 +235,8 @@ class BoundedHttp(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             exchange, _ = self.pipeline.pop()
             assert isinstance(exchange, Exchange)  # noqa: S101 - nothing else was put there
@@ -318,6 +319,14 @@ class BoundedHttp(HttpToolsProtocol):
         """Tell whether the application has a request of this connection, and may have begun to answer."""
         cycle: object = self.cycle
         return isinstance(cycle, Exchange) and not cycle.response_complete
+
+
+@lru_cache(maxsize=64)
+def _parted(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return a target's path, as it is and as it was sent, and its query."""
+    target = httptools.parse_url(url)
+    path = target.path.decode("ascii")
+    return unquote(path) if "%" in path else path, target.path, target.query or b""
 
 
 def _without_offer(data: bytes) -> bytes:

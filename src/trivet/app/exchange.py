@@ -165,7 +165,8 @@ class Exchange(RequestResponseCycle):
     def __enter__(self) -> None:
         """Have the connection tell when the client goes: from now on it reads, whatever has come already."""
         self._watched = True
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.disconnected:
             self._leave()
 

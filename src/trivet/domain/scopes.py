@@ -35,6 +35,7 @@ def lineage(scope: Scope) -> tuple[Scope, ...]:
     return tuple(Scope(".".join(parts[: depth + 1])) for depth in range(len(parts)))
 
 
+@lru_cache(maxsize=8192)
 def organisation(scope: Scope) -> Scope:
     """Return the first part: the organisation that the scope belongs to."""
     return Scope(scope.partition(".")[0])
