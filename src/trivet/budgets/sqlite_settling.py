@@ -123,14 +123,13 @@ class Settling:
         """Learn how full the current rows are; see to it that what was announced suits the configuration."""
         books, now_s = self._books, now_ns // 1_000_000_000
         books.standing.enter(connection)
-        fired = {tuple(row) for row in connection.execute(statements.FIRED_ALERTS)}
-        for counter in connection.execute(statements.CURRENT_COUNTERS, (now_s, now_s)).fetchall():
+        for *counter, fired in connection.execute(statements.CURRENT_COUNTERS, (now_s, now_s)).fetchall():
             row = RowKey(*counter)
             # After an edit of the time zone an older window may still overlap.
             if books.calendar.windows(row.scope, now_ns).get(row.window) != (row.start_s, row.end_s):
                 continue
             cap = books.bounds.cap(connection, row, now_ns)
-            if cap is not None or (*row[:3], row.start_s) in fired:
+            if cap is not None or fired:
                 books.retell(connection, row, cap, now_ns)
 
     def _expire_one(self, connection: sqlite3.Connection, reservation_id: str) -> Closing:

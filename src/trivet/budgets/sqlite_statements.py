@@ -321,19 +321,20 @@ REARM_ALERTS = """
        AND limit_amount < ?
 """
 
-FIRED_ALERTS = """
-    SELECT DISTINCT scope, meter, window, window_start_s
-      FROM alerts
-     WHERE subject = ''
-"""
-
 INSERT_OUTBOX = """
     INSERT INTO outbox (organisation, kind, at_ns, payload, attempts, next_ns)
     VALUES (?, ?, ?, ?, 0, ?)
 """
 
 CURRENT_COUNTERS = """
-    SELECT scope, meter, window, subject, window_start_s, window_end_s
+    SELECT scope, meter, window, subject, window_start_s, window_end_s,
+           EXISTS (SELECT 1
+                     FROM alerts
+                    WHERE alerts.scope = counters.scope
+                      AND alerts.meter = counters.meter
+                      AND alerts.window = counters.window
+                      AND alerts.subject = ''
+                      AND alerts.window_start_s = counters.window_start_s)
       FROM counters
      WHERE window IN ('daily', 'weekly', 'monthly', 'total')
        AND window_end_s > ?
