@@ -11,6 +11,7 @@ request; httptools would take what follows the head for that protocol, and the b
 
 import asyncio
 import re
+from contextvars import copy_context
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -160,6 +161,7 @@ class BoundedHttp(HttpToolsProtocol):
         assert task is not None  # noqa: S101 - coroutines run in tasks
         following: Exchange | None = first
         del first
+        context = copy_context()
         while following is not None:
             following.task = task
             try:
@@ -171,6 +173,10 @@ class BoundedHttp(HttpToolsProtocol):
             following = None
             # Another one has begun where the next request came before the end of this one's endpoint.
             if self._server is not task or task.cancelling() or self.transport.is_closing():
+                return
+            # What a library has left in the context is no other request's. To compare two takes no time while
+            # nothing was left.
+            if copy_context() != context:
                 return
             self._resting = self.loop.create_future()
             following = await self._resting

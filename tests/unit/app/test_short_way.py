@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -186,6 +187,30 @@ async def test_requests_of_a_connection_are_served_by_one_task() -> None:
     assert first is second is slow
     assert slow not in later
     assert len(set(later)) == 1
+
+
+async def test_nothing_is_left_in_the_context_of_another_request() -> None:
+    """Several callers may come over one connection: whoever changes its context has had a task of its own."""
+    left: ContextVar[str] = ContextVar("left", default="nothing")
+    found: list[str] = []
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        tasks.append(asyncio.current_task())
+        found.append(left.get())
+        if scope["path"] == "/changes":
+            left.set("something")
+        scope[SHORT_WAY].whole(head_of("", length_bytes=2), b"ok")
+
+    async with served_by(endpoint) as (reader, writer):
+        for path in (b"a", b"changes", b"b", b"c"):
+            writer.write(GET % path)
+            await reader.readuntil(b"\r\n\r\nok")
+    assert found == ["nothing"] * 4
+    first, changes, second, third = tasks
+    assert first is changes
+    assert changes is not second
+    assert second is third
 
 
 async def test_a_cancelled_task_serves_no_other_request() -> None:
