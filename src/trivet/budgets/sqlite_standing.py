@@ -260,7 +260,7 @@ class Standing:
         self._heads[owner] = following = chained(previous, fields)
         # The rows by their name, the hash by its bytes, and the one before it not at all.
         name = self._name(connection, fields[_ROWS])
-        return (*fields[:_ROWS], name, *fields[_ROWS + 1 :], "", bytes.fromhex(following))
+        return (*fields[:_ROWS], name, *fields[_ROWS + 1 :], "", bytearray.fromhex(following))
 
     def _name(self, connection: sqlite3.Connection, text: str) -> str:
         name = self._names.get(text)

@@ -18,6 +18,13 @@ _READERS = 4
 # Those that enter rows are many, one for each number of rows; see `storage.entering`.
 _PREPARED = 256
 
+# As they are the driver binds numbers and text only. For anything else it looks in three places for somebody
+# who would rather bind something else, before it binds what it knows as well: eight times as long, and a
+# request has a dozen such values. Here it finds somebody in the first place.
+_nothing: dict[None, None] = {}
+sqlite3.register_adapter(type(None), _nothing.get)
+sqlite3.register_adapter(bool, int)
+
 # These say that an operation was wrong, not that the store is.
 _MISTAKES = (
     sqlite3.IntegrityError,

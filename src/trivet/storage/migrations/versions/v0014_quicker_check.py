@@ -1,4 +1,4 @@
-"""The state of a reservation is checked in words that SQLite checks in a third of the time."""
+"""The state of a reservation is checked in words that SQLite checks more quickly."""
 
 import sqlalchemy as sa
 from alembic import op
