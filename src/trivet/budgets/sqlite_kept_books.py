@@ -63,12 +63,14 @@ class KeptBooks(Books):
             new: whether it asks to be held.
         """
         standing = self.standing
-        if standing.forgotten != self._forgotten or len(self._footings) > _FOOTINGS_MAX:
+        if standing.forgotten != self._forgotten:
             self._footings.clear()
             self._forgotten = standing.forgotten
         name = text, critical, new
         footing = self._footings.get(name)
         if footing is None or footing.caps is not caps:
+            if len(self._footings) >= _FOOTINGS_MAX:
+                self._footings.clear()
             limited = standing.counters(connection, [cap.key for cap in caps])
             footing = self._footings[name] = Footing(
                 standing.counters_of(connection, text),

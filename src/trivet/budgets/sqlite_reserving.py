@@ -162,24 +162,26 @@ class Reserving:
             hold.expires_at_ns,
             plan.text,
         )
-        self._books.standing.make(stored, self._books.owner, hold.decision_id, now_ns)
+        standing = self._books.standing
+        standing.make(stored, self._books.owner, hold.decision_id, now_ns)
         if hold.idempotency is not None:
             asked = hold.idempotency
             connection.execute(
                 statements.PUT_IDEMPOTENCY_KEY,
                 (hold.scope, asked.key, asked.fingerprint, reservation_id, now_ns),
             )
-        self._books.append(
-            connection,
+        standing.append(
             Entry(
                 now_ns,
                 "reserve",
                 hold.scope,
                 reservation_id,
-                held=amounts,
-                rows=plan.text,
-                detail=hold_detail(hold, output),
-            ),
+                NOTHING,
+                amounts,
+                0,
+                plan.text,
+                hold_detail(hold, output),
+            )
         )
 
     def _again(self, connection: sqlite3.Connection, stored: Stored, hold: Hold) -> Reservation:

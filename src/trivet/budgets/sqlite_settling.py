@@ -139,7 +139,7 @@ class Settling:
         return closing
 
     def _find(self, connection: sqlite3.Connection, reservation_id: str) -> Stored:
-        stored = self._books.find(connection, reservation_id)
+        stored = self._books.standing.find(connection, reservation_id)
         if stored is None:
             raise NotFound(f"There is no reservation {reservation_id[:80]}.")
         return stored
@@ -218,8 +218,8 @@ class Settling:
         ended = stored.ended(state, owed, remaining)
         standing.change(ended, entry.at_ns)
         for attempt in earlier:
-            books.append(connection, _entry_of(attempt, stored, entry.at_ns))
-        books.append(connection, entry)
+            standing.append(_entry_of(attempt, stored, entry.at_ns))
+        standing.append(entry)
         if passed:
             books.announce(connection, books.balances(connection, passed), used, entry.at_ns)
         return Closing(ended.settlement(), stored.scope)

@@ -36,6 +36,7 @@ def lineage(scope: Scope) -> tuple[Scope, ...]:
 
 
 @lru_cache(maxsize=8192)
+@lru_cache(maxsize=8192)
 def organisation(scope: Scope) -> Scope:
     """Return the first part: the organisation that the scope belongs to."""
     return Scope(scope.partition(".")[0])

@@ -42,7 +42,8 @@ class Promise(Future[T]):
             if self._stage != _PENDING or self._follow is not None:
                 return self._stage == _CANCELLED
             self._stage = _CANCELLED
-        self._call()
+        self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
+        self._done_callbacks = []
         return True
 
     def cancelled(self) -> bool:
@@ -124,12 +125,9 @@ class Promise(Future[T]):
                 raise self._ended_before()
             self._value, self._fault, self._stage = value, fault, _DONE
         if self._done_callbacks:
-            self._call()
-
-    def _call(self) -> None:
-        """Make all calls, by the base class's own way: of one that fails it tells the log."""
-        self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
-        self._done_callbacks = []
+            # The base class's own way: of a call that fails it tells the log.
+            self._invoke_callbacks()  # type: ignore[attr-defined]  # typeshed leaves it out
+            self._done_callbacks = []
 
     def _ended_before(self) -> InvalidStateError:
         return InvalidStateError(f"it has ended before: {self!r}")
