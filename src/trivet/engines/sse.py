@@ -9,6 +9,8 @@ from trivet.domain.outcomes import Usage
 from trivet.domain.values import value
 
 EVENT_LIMIT_BYTES = 1024 * 1024
+DONE = b"data: [DONE]\n\n"
+"""The event that ends a stream, as nearly all engines write it."""
 
 EventKind = Literal["content", "role", "finish", "usage", "done", "error", "comment", "broken"]
 """content: carries generated output, whatever else; role: carries none and ends nothing; finish: ends a
@@ -124,7 +126,7 @@ _BROKEN = ChatEvent("broken")
 
 def read_event(event: bytes) -> dict[str, Any] | ChatEvent:
     """Return the document that an event of any surface carries, or what it is where it carries none."""
-    if event == b"data: [DONE]\n\n":
+    if event == DONE:
         return _DONE
     if event.startswith(b"data: {") and event.count(b"\n") == 2 and b"\r" not in event:
         name, data = b"", event[6:]

@@ -14,6 +14,7 @@ from trivet.engines.faults import fault_from_event
 from trivet.engines.protocol import StreamChunk, Take
 from trivet.engines.received import Received, WireAnswer
 from trivet.engines.sse import (
+    DONE,
     EVENT_LIMIT_BYTES,
     EventKind,
     EventReader,
@@ -80,17 +81,16 @@ class StreamReply:
         Raises:
             EngineError: the stream failed or ended before.
         """
-        while not self._has_begun():
+        while True:
+            self._held += self._digest(await self._receive())
+            if self.content_events or self._ended:
+                return
             if self._fault is not None:
                 raise self._fault
             if self._over:
                 raise self._incomplete()
-            self._held += self._digest(await self._receive())
-            if not self._has_begun() and sum(len(chunk.data) for chunk in self._held) > EVENT_LIMIT_BYTES:
+            if sum(len(chunk.data) for chunk in self._held) > EVENT_LIMIT_BYTES:
                 raise EngineBroken("The engine sends frames without content and without end.", status=200)
-
-    def _has_begun(self) -> bool:
-        return bool(self.content_events or self._ended)
 
     async def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
         """Yield the stream's events in order, several at once where they arrived together.
@@ -209,6 +209,9 @@ class StreamReply:
                         continue
                 raw = splitter.following()
                 if raw is None:
+                    break
+                if raw == DONE:
+                    self._over = True
                     break
                 kind = self._noted(raw)
                 if self._over or self._fault is not None:
