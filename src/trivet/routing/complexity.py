@@ -9,6 +9,7 @@ A bare prompt cannot exceed 0.5: half of the weight lies in what the caller says
 import math
 import re
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 from trivet.domain.decisions import Complexity
 from trivet.domain.tiers import ModelTier, Tier
@@ -37,6 +38,8 @@ SENTENCE_WORDS_FULL = 20.0
 CONTEXT_TOKENS_FULL, CONTEXT_TOKENS_UNIT = 4096, 256
 DEPTH_TURNS_FULL = 20
 MAX_CAPABILITIES = 64
+SHAPES_MAX = 4096
+"""Kinds of counts whose score is kept."""
 
 _WORDS_GROWN = math.log1p(WORDS_FULL)
 _MESSAGE, _CONTEXT, _CAPABILITY, _DEPTH, _KEYWORDS = FACTOR_WEIGHTS.values()
@@ -65,6 +68,8 @@ class ComplexityEstimator:
         self._tiers = tuple(sorted(tiers or DEFAULT_TIERS, key=lambda tier: tier.complexity_low))
         self._text_limit_chars = text_limit_chars
         self._stems = stem_index(KEYWORD_STEMS)
+        # Of texts only counts are weighed, and short ones, most of all that come, have few that differ.
+        self._weighed = lru_cache(maxsize=SHAPES_MAX)(partial(_weighed, self._tiers))
 
     async def estimate(
         self,
@@ -91,41 +96,57 @@ class ComplexityEstimator:
             agent_capabilities: names such as `security_analysis`; the most critical one counts.
             history_length: turns of conversation before this message.
         """
-        message_factor, keyword_factor = self._read(message[: self._text_limit_chars].lower())
-        message_factor = round(message_factor, 4)
-        keyword_factor = round(keyword_factor, 4) if keyword_factor else 0.0
-        context = round(_context_factor(context_length), 4) if context_length else 0.0
-        capability = round(_capability_factor(agent_capabilities), 4) if agent_capabilities else 0.0
-        depth = round(_growth(history_length, DEPTH_TURNS_FULL), 4) if history_length else 0.0
-        total = (
-            _MESSAGE * message_factor
-            + _CONTEXT * context
-            + _CAPABILITY * capability
-            + _DEPTH * depth
-            + _KEYWORDS * keyword_factor
+        count, distinct, sentences = _words(message[: self._text_limit_chars].lower())
+        score, factors, tier = self._weighed(
+            count,
+            len(distinct),
+            sentences,
+            keyword_weight(distinct, self._stems),
+            context_length,
+            _capability_factor(agent_capabilities) if agent_capabilities else 0.0,
+            history_length,
         )
-        # Rounded before it is compared: the score that is shown is the score that recommends.
-        score = min(1.0, round(total, 4))
-        factors = {
-            "message": message_factor,
-            "context": context,
-            "capability": capability,
-            "depth": depth,
-            "keywords": keyword_factor,
-        }
-        return Complexity(score, factors, recommended_tier(score, self._tiers).name)
+        return Complexity(score, dict(factors), tier)
 
-    def _read(self, text: str) -> tuple[float, float]:
-        """Return the message factor and the keyword factor of a text in lower case."""
-        count, distinct, sentences = _words(text)
-        if count == 0:
-            return 0.0, 0.0
-        length = math.log1p(count) / _WORDS_GROWN if count < WORDS_FULL else 1.0
-        # Guiraud's index (distinct words over the root of all): unlike the plain ratio it does not
-        # call every short message rich and every long one poor.
-        richness = min(1.0, len(distinct) / math.sqrt(count) / RICHNESS_FULL)
-        structure = min(1.0, count / (sentences or 1) / SENTENCE_WORDS_FULL)
-        return 0.4 * length + 0.3 * richness + 0.3 * structure, keyword_weight(distinct, self._stems)
+
+def _weighed(
+    tiers: Sequence[Tier],
+    count: int,
+    distinct: int,
+    sentences: int,
+    keywords: float,
+    context_length: int,
+    capability: float,
+    history_length: int,
+) -> tuple[float, dict[str, float], str]:
+    """Return the score, the factors and the recommended tier of what was counted."""
+    factors = {
+        "message": round(_message_factor(count, distinct, sentences), 4) if count else 0.0,
+        "context": round(_context_factor(context_length), 4) if context_length else 0.0,
+        "capability": round(capability, 4),
+        "depth": round(_growth(history_length, DEPTH_TURNS_FULL), 4) if history_length else 0.0,
+        "keywords": round(keywords, 4),
+    }
+    total = (
+        _MESSAGE * factors["message"]
+        + _CONTEXT * factors["context"]
+        + _CAPABILITY * factors["capability"]
+        + _DEPTH * factors["depth"]
+        + _KEYWORDS * factors["keywords"]
+    )
+    # Rounded before it is compared: the score that is shown is the score that recommends.
+    score = min(1.0, round(total, 4))
+    return score, factors, recommended_tier(score, tiers).name
+
+
+def _message_factor(count: int, distinct: int, sentences: int) -> float:
+    """Return it for so many words, so many distinct ones among them, in so many sentences."""
+    length = math.log1p(count) / _WORDS_GROWN if count < WORDS_FULL else 1.0
+    # Guiraud's index (distinct words over the root of all): unlike the plain ratio it does not
+    # call every short message rich and every long one poor.
+    richness = min(1.0, distinct / math.sqrt(count) / RICHNESS_FULL)
+    structure = min(1.0, count / (sentences or 1) / SENTENCE_WORDS_FULL)
+    return 0.4 * length + 0.3 * richness + 0.3 * structure
 
 
 def _words(text: str) -> tuple[int, set[str], int]:

@@ -172,6 +172,15 @@ def test_texts_are_parted_as_by_the_pattern_alone(text: str) -> None:
     assert _words(text) == (len(words), set(words), len(tokens) - len(words))
 
 
+def test_what_is_kept_of_a_score_is_nobodys_to_change() -> None:
+    """Texts with the same counts have the same score, each with factors of its own."""
+    estimator = ComplexityEstimator()
+    first, second = estimator.score("Tell me a story."), estimator.score("Sing us a song.")
+    assert first == second
+    first.factors["message"] = 9.0
+    assert estimator.score("Show it a house.") == second
+
+
 def test_a_lone_surrogate_is_text_like_any_other() -> None:
     """Half a surrogate pair, which JSON allows, is scored without an error."""
     assert ComplexityEstimator().score("a \ud800 b").score > 0.0
