@@ -164,13 +164,13 @@ async def test_an_offer_in_pieces_is_refused(house: House) -> None:
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-async def test_a_body_that_is_announced_too_large_is_not_waited_for(house: House) -> None:
+async def test_a_body_that_is_announced_too_large_is_not_waited_for(brisk: House) -> None:
     """It is refused by its head alone; a client that asks before it sends (`Expect`) sends nothing."""
     for path in (b"/v1/chat/completions", b"/api/v1/route", b"/api/v1/batch", b"/api/v1/budgets/x"):
-        fields = b"authorization: Bearer %s\r\n" % house.trivet.owner_token.encode()
+        fields = b"authorization: Bearer %s\r\n" % brisk.trivet.owner_token.encode()
         fields += b"content-length: 999999999\r\nexpect: 100-continue\r\n\r\n"
         method = b"PUT" if path.endswith(b"x") else b"POST"
-        answer = await exchange(house, method + b" " + path + b" HTTP/1.1\r\nhost: x\r\n" + fields)
+        answer = await exchange(brisk, method + b" " + path + b" HTTP/1.1\r\nhost: x\r\n" + fields)
         assert answer.startswith(b"HTTP/1.1 413"), path
 
 
