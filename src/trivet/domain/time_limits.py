@@ -54,14 +54,14 @@ class WaitLimit:
         TimeoutError: as TimeLimit does; the next wait has its own time.
     """
 
-    __slots__ = ("_at_s", "_cancelling", "_expired", "_loop", "_rings_at_s", "_task", "_timer", "_waits")
+    __slots__ = ("_at_s", "_cancelling", "_expired", "_rings_at_s", "_task", "_timer", "_waits", "loop")
 
     def __init__(self) -> None:
         """Begin, in the task that will wait."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         self._task = task
-        self._loop = task.get_loop()
+        self.loop = task.get_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._expired = self._waits = False
         self._at_s = self._rings_at_s = 0.0
@@ -96,13 +96,13 @@ class WaitLimit:
     def _set_timer(self) -> None:
         self.close()
         self._rings_at_s = self._at_s
-        self._timer = self._loop.call_at(self._at_s, self._ring)
+        self._timer = self.loop.call_at(self._at_s, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
         if not self._waits:
             return
-        if self._loop.time() < self._at_s:
+        if self.loop.time() < self._at_s:
             self._set_timer()
         else:
             self._expired = True

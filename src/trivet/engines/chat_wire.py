@@ -9,6 +9,8 @@ from trivet.engines.usage import parse_usage
 KNOWN_MAX = 64
 _KNOWN: dict[bytes, ChatEvent] = {}
 """What events say that are alike from behind the envelope on."""
+_FRAMES: dict[bytes, tuple[bytes, bytes]] = {}
+"""What is around a plain piece's text, from behind the envelope on, by the event that began its stream."""
 
 # What OpenAI and vLLM write before the choices: nothing in it says what an event is.
 _ENVELOPE = re.compile(
@@ -17,6 +19,10 @@ _ENVELOPE = re.compile(
 )
 _TEXT = re.compile(rb'"(?:reasoning_)?content":\s*"((?:[^"\\]|\\.)*)"')
 _CONTENT = b'"content":"'
+_COUNTS = b'"choices":[],"usage":{'
+# One piece of text, and those behind it with the same bytes around texts without quotes and escapes. Each
+# step takes all that it can or nothing, so that it reads no byte twice.
+_PIECES = re.compile(rb'((?>[^\n]*?"content":"))[^"\\\n]++("[^\n]*+\n\n)(?:\1[^"\\\n]+\2)*')
 _FIRST = frozenset({0})
 _GENERATED_FIELDS = frozenset(
     {
@@ -38,27 +44,30 @@ class ChatEvents:
 
     Of a piece of text the bytes before and after the text are remembered: what else consists of the same
     bytes around text that holds neither quotes nor escapes says the same, and is counted without a look at
-    each. What is said of the stream before the choices is remembered, too: behind it events are like others'.
+    each. What is said of the stream before the choices is remembered, too: behind it events are like others',
+    and so are the pieces of streams that begin alike.
     """
 
     def __init__(self) -> None:
         self._envelope: bytes | None = None
         """Of the first event; empty where it begins with none, None before it."""
+        self._opening = b""
+        """The first event from behind its envelope on."""
         self._before = b""
         self._after = b""
-        self._seam = b""
-        """What lies between two texts: `_after` of the first one's, `_before` of the second one's."""
 
     def classify(self, event: bytes) -> ChatEvent:
         """Tell what an event is, as `classify` does; of a plain piece of text remember what is around it."""
         envelope = self._envelope
         if envelope is None:
-            found = _ENVELOPE.match(event)
-            envelope = self._envelope = b"" if found is None else found[0]
+            envelope = self._envelope = self._open(event)
         if envelope and event.startswith(envelope):
-            known = _KNOWN.get(event[len(envelope) :])
+            behind = event[len(envelope) :]
+            known = _KNOWN.get(behind)
             if known is not None:
                 return known
+            if behind.startswith(_COUNTS):
+                return _told_by(event)
         said = classify(event)
         if said is _PLAIN_CONTENT:
             self._learn(event)
@@ -78,25 +87,26 @@ class ChatEvents:
         `start` is where an event begins. For each of them `classify` says `content` and no more, and
         `content_size` what is added up here.
         """
-        before, after, seam = self._before, self._after, self._seam
+        before, after = self._before, self._after
         if not before or not buffer.startswith(before, start):
             return 0, 0, start
-        find, goes_on_with, frame_bytes = buffer.find, buffer.startswith, len(seam)
-        plain, at = 0, start + len(before)
-        limit = find(b"\\", start)
-        if limit < 0:
-            limit = len(buffer)
-        while (end := find(b'"', at, limit)) > at and goes_on_with(seam, end):
-            plain += 1
-            at = end + frame_bytes
-        if end > at and goes_on_with(after, end):
-            plain, end = plain + 1, end + len(after)
-        else:
-            end = at - len(before)
-        # Each piece ends with the two line ends behind it; none may be in a text.
-        if buffer.count(b"\n", start, end) != 2 * plain:
+        found = _PIECES.match(buffer, start)
+        if found is None or found[1] != before or found[2] != after:
             return 0, 0, start
-        return plain, end - start - plain * frame_bytes, end
+        end = found.end()
+        plain = buffer.count(after, start, end)
+        return plain, end - start - plain * (len(before) + len(after)), end
+
+    def _open(self, event: bytes) -> bytes:
+        """Return the first event's envelope. How streams that began like this one went on is tried first."""
+        found = _ENVELOPE.match(event)
+        if found is None:
+            return b""
+        envelope, self._opening = found[0], event[found.end() :]
+        frame = _FRAMES.get(self._opening)
+        if frame is not None:
+            self._before, self._after = envelope + frame[0], frame[1]
+        return envelope
 
     def _learn(self, event: bytes) -> None:
         """Remember what is around the text of a plain piece."""
@@ -109,8 +119,18 @@ class ChatEvents:
             and b"\r" not in event
             and event.count(b'content":') == 1
         ):
-            before, after = event[:at], event[end:]
-            self._before, self._after, self._seam = before, after, after + before
+            self._before, self._after = event[:at], event[end:]
+            self._tell_others()
+
+    def _tell_others(self) -> None:
+        envelope, opening = self._envelope, self._opening
+        if (
+            envelope
+            and opening in _KNOWN
+            and self._before.startswith(envelope)
+            and (opening in _FRAMES or len(_FRAMES) < KNOWN_MAX)
+        ):
+            _FRAMES[opening] = (self._before[len(envelope) :], self._after)
 
 
 def classify(event: bytes) -> ChatEvent:

@@ -1,6 +1,5 @@
 """A streamed answer, read event by event."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -54,7 +53,6 @@ class StreamReply:
         self.finished = False
         self.content_events = 0
         self.content_bytes = 0
-        self._loop = asyncio.get_running_loop()
         self._response = response
         self._deadline_s = deadline_s
         self._idle_s = idle_s
@@ -164,9 +162,10 @@ class StreamReply:
 
     def _hear(self) -> None:
         # Silence is counted between events that say something: comments prove a live socket, not progress.
-        self._silent_at_s = self._loop.time() + (AFTER_FINISH_S if self.finished else self._idle_s)
-        if self._limit is not None:
-            self._limit.until(min(self._silent_at_s, self._deadline_s))
+        limit = self._limit
+        if limit is not None:
+            self._silent_at_s = limit.loop.time() + (AFTER_FINISH_S if self.finished else self._idle_s)
+            limit.until(min(self._silent_at_s, self._deadline_s))
 
     def _fall_silent(self) -> None:
         if self.finished:
@@ -192,20 +191,18 @@ class StreamReply:
     def _digest(self, data: bytes) -> list[StreamChunk]:
         # Empty data is the end of the stream. A fault is kept until what came before it has been yielded.
         chunks: list[StreamChunk] = []
-        together: list[bytes] = []
-        counted = self.content_events
         splitter, skim = self._splitter, self._reader.skim
         splitter.add(data or self._ending())
+        buffer, counted = splitter.buffer, self.content_events
+        begun = at = splitter.at  # what is to be passed on next goes from here to there
         try:
-            while splitter.at < len(splitter.buffer):
+            while (at := splitter.at) < len(buffer):
                 if self._choices == 1 and not self._ended:
                     # Most of a stream is plain pieces of text.
-                    start = splitter.at
-                    plain, text_bytes, splitter.at = skim(splitter.buffer, start)
+                    plain, text_bytes, splitter.at = skim(buffer, at)
                     if plain:
                         self.content_events += plain
                         self.content_bytes += text_bytes
-                        together.append(splitter.buffer[start : splitter.at])
                         continue
                 raw = splitter.following()
                 if raw is None:
@@ -216,17 +213,16 @@ class StreamReply:
                 kind = self._noted(raw)
                 if self._over or self._fault is not None:
                     break
-                if kind == "usage":
-                    if together:
-                        chunks.append(StreamChunk(b"".join(together), self.content_events - counted))
-                    together, counted = [], self.content_events
-                    chunks.append(StreamChunk(raw, content_events=0, usage_only=True))
-                elif kind != "comment":
-                    together.append(raw)
+                if kind == "usage" or kind == "comment":
+                    if begun < at:
+                        chunks.append(StreamChunk(buffer[begun:at], self.content_events - counted))
+                    if kind == "usage":
+                        chunks.append(StreamChunk(raw, content_events=0, usage_only=True))
+                    begun, counted = splitter.at, self.content_events
         except EngineBroken as error:
             self._fault = error
-        if together:
-            chunks.append(StreamChunk(b"".join(together), self.content_events - counted))
+        if begun < at:
+            chunks.append(StreamChunk(buffer[begun:at], self.content_events - counted))
         self._over = self._over or not data
         self.finished = self._fault is None and bool(self._ended) and self._is_finished()
         return chunks

@@ -205,6 +205,29 @@ def test_most_of_a_stream_is_skimmed() -> None:
     assert reader.skim(other + other + word, 0) == (2, 2, 2 * len(other))
 
 
+def test_streams_that_begin_alike_are_skimmed_from_their_first_piece() -> None:
+    """What one stream has shown of its pieces is known of the next, and is not believed of others."""
+    role = (
+        b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"n":6}\n\n'
+    )
+    piece = b'"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":null}],"n":6}\n\n'
+    first = ENVELOPE % (b"a", 7)
+    reader = ChatEvents()
+    for event in (first + role, first + piece % b"word"):
+        reader.classify(event)
+    later = ENVELOPE % (b"bcd", 8)
+    reader = ChatEvents()
+    assert reader.classify(later + role) == classify(later + role)
+    texts = (b"some", b" more", b" text")
+    stream = b"".join(later + piece % text for text in texts)
+    assert reader.skim(stream, 0) == (3, len(b"".join(texts)), len(stream))
+    for told in (later + piece % b"", first + piece % b"a", later + piece.replace(b"null", b'"stop"') % b"a"):
+        assert reader.skim(told + stream, 0) == (0, 0, 0)
+    odd = later + piece.replace(b"}]", b"},{}]") % b"a"
+    assert reader.skim(odd + stream, 0) == (0, 0, 0)
+    assert reader.skim(stream + odd, 0)[0] == 3
+
+
 ENVELOPE = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":"m",'
 ENDS = [
     b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n',
