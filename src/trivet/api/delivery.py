@@ -84,9 +84,7 @@ class Delivery:
             if way is None or not way.begin(head_of(fields, length_bytes=None)):
                 await self._patiently(start_stream(self.send, headers=mapping_of(fields)))
         try:
-            async for data in answer.chunks(None if way is None else way.pass_on):
-                if way is None or not way.part(data):
-                    await self._patiently(send_part(self.send, data))
+            await answer.deliver(self._pass_on, None if way is None else way.pass_on)
         except EngineError as error:
             await self.break_off(error, answer.run.request_id)
             return
@@ -104,6 +102,10 @@ class Delivery:
         event = broken_stream_event(error, request_id=request_id, surface=self._surface)
         await self._patiently(send_part(self.send, event))
         await self._patiently(send_part(self.send, b"", more=False))
+
+    async def _pass_on(self, data: bytes) -> None:
+        if self._way is None or not self._way.part(data):
+            await self._patiently(send_part(self.send, data))
 
     async def _patiently(self, sending: Coroutine[Any, Any, None]) -> None:
         try:

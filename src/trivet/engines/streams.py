@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import aiohttp
 
@@ -70,6 +71,8 @@ class StreamReply:
         """When the engine has been silent for too long, by the loop's time."""
         self._limit: WaitLimit | None = None
         self._take: Take | None = None
+        self._spoke = False
+        """Whether the last wait brought events: silence is counted from when they have been taken."""
 
     async def open(self) -> None:
         """Read until the first content or finish; what comes before is held back for `chunks`.
@@ -90,8 +93,8 @@ class StreamReply:
             if sum(len(chunk.data) for chunk in self._held) > EVENT_LIMIT_BYTES:
                 raise EngineBroken("The engine sends frames without content and without end.", status=200)
 
-    async def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
-        """Yield the stream's events in order, several at once where they arrived together.
+    def chunks(self, take: Take | None = None) -> AsyncIterator[StreamChunk]:
+        """Return the stream's events in order, several at once where they arrived together: itself.
 
         Comments (keep-alives) are dropped. `take` is offered pieces of text as they arrive: nothing is woken
         for those that it takes, and they are not yielded.
@@ -101,30 +104,47 @@ class StreamReply:
             EngineTimeout: it fell silent, or the deadline came.
             EngineError: the engine reported an error, or sent something that is not such a stream.
         """
+        self._take = take
+        return self
+
+    def __aiter__(self) -> AsyncIterator[StreamChunk]:
+        """Return itself: an iterator, since the loop keeps account of each generator."""
+        return self
+
+    async def __anext__(self) -> StreamChunk:
+        """Return the next events. It closes itself at the end, whatever that is."""
         try:
-            held, self._held = self._held, []
-            for chunk in held:
-                yield chunk
-            while not self._over and self._fault is None:
-                limit = self._limit or self._listen(take)
-                try:
-                    with limit:
-                        chunks = self._digest(await self._receive())
-                except TimeoutError:
-                    self._fall_silent()
-                    break
-                if chunks:
-                    for chunk in chunks:
-                        yield chunk
-                    self._hear()
-            if self._fault is not None:
-                raise self._fault
-            if not self.finished:
-                raise self._incomplete()
-            if not self._response.content.at_eof():
-                await self._read_to_end()
-        finally:
+            while not self._held:
+                if self._over or self._fault is not None:
+                    await self._end()
+                await self._read_on()
+        except BaseException:
             await self.aclose()
+            raise
+        return self._held.pop(0)
+
+    async def _read_on(self) -> None:
+        """Wait for more."""
+        limit = self._limit
+        if limit is None:
+            limit = self._listen()
+        elif self._spoke:
+            self._hear()
+        try:
+            with limit:
+                self._held = self._digest(await self._receive())
+        except TimeoutError:
+            self._fall_silent()
+        self._spoke = bool(self._held)
+
+    async def _end(self) -> NoReturn:
+        if self._fault is not None:
+            raise self._fault
+        if not self.finished:
+            raise self._incomplete()
+        if not self._response.content.at_eof():
+            await self._read_to_end()
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Close the connection unless the answer was read to its end; idempotent.
@@ -137,13 +157,12 @@ class StreamReply:
                 self._response.offer(None)
         self._response.close()
 
-    def _listen(self, take: Take | None) -> WaitLimit:
+    def _listen(self) -> WaitLimit:
         """Begin to wait for more."""
         self._limit = limit = WaitLimit()
         self._hear()
         # aiohttp's answers offer nothing: all of them is read.
-        if take is not None and isinstance(self._response, WireAnswer):
-            self._take = take
+        if self._take is not None and isinstance(self._response, WireAnswer):
             self._response.offer(self._pass_on)
         return limit
 

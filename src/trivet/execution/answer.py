@@ -1,6 +1,6 @@
 """An answer being delivered: whole, or as a stream that is honest about its end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 
 from trivet.domain.errors import EngineError
 from trivet.domain.failpoints import reach
@@ -11,6 +11,9 @@ from trivet.engines.protocol import Reply, Take
 from trivet.execution.kept_reply import FromMemory
 from trivet.execution.run import Run
 from trivet.execution.running import RunningAttempt
+
+Put = Callable[[bytes], Awaitable[None]]
+"""Passes events on to the client, however slowly that reads."""
 
 _LAST_EVENTS = {
     Surface.CHAT: b"data: [DONE]\n\n",
@@ -41,19 +44,21 @@ class Answer:
         """Return the JSON document of a plain answer; empty for a stream."""
         return self._reply.body or b""
 
-    async def chunks(self, take: Take | None = None) -> AsyncIterator[bytes]:
-        """Yield a streamed answer's events, then its protocol's last event if it ended as it should.
+    async def deliver(self, pass_on: Put, take: Take | None = None) -> None:
+        """Pass on a streamed answer's events, then its protocol's last event if it ended as it should.
 
-        `take` is offered what can be passed on the moment it arrives: what it takes is not yielded.
+        Args:
+            pass_on: takes events, whole ones; what it raises is raised here.
+            take: is offered what can be passed on the moment it arrives; `pass_on` gets what it leaves.
 
         Raises:
-            EngineError: the stream broke after it began; what was yielded is not a whole answer.
+            EngineError: the stream broke after it began; what was passed on is not a whole answer.
         """
         keep_usage = self.run.request.include_usage
         try:
             async for chunk in self._reply.chunks(None if take is None else _passing(take)):
                 if keep_usage or not chunk.usage_only:
-                    yield chunk.data
+                    await pass_on(chunk.data)
                     reach("mid_stream")
         except EngineError as error:
             await self._close("cut", error)
@@ -61,7 +66,7 @@ class Answer:
         await self._close("ok", None)
         last = _LAST_EVENTS.get(self.run.request.surface)
         if last is not None:
-            yield last
+            await pass_on(last)
 
     def complete(self) -> None:
         """Have a plain answer settled, which has arrived whole: nothing is left to close."""
