@@ -22,7 +22,7 @@ _CONTENT = b'"content":"'
 _COUNTS = b'"choices":[],"usage":{'
 # One piece of text, and those behind it with the same bytes around texts without quotes and escapes. Each
 # step takes all that it can or nothing, so that it reads no byte twice.
-_PIECES = re.compile(rb'((?>[^\n]*?"content":"))[^"\\\n]++("[^\n]*+\n\n)(?:\1[^"\\\n]+\2)*')
+_PIECES = re.compile(rb'((?>.*"content":"))[^"\\\n]++(".*+\n\n)(?:\1[^"\\\n]++\2)*+')
 _FIRST = frozenset({0})
 _GENERATED_FIELDS = frozenset(
     {
@@ -53,8 +53,8 @@ class ChatEvents:
         """Of the first event; empty where it begins with none, None before it."""
         self._opening = b""
         """The first event from behind its envelope on."""
-        self._before = b""
-        self._after = b""
+        self._frame = (b"", b"")
+        """What is around the text of a plain piece."""
 
     def classify(self, event: bytes) -> ChatEvent:
         """Tell what an event is, as `classify` does; of a plain piece of text remember what is around it."""
@@ -87,11 +87,11 @@ class ChatEvents:
         `start` is where an event begins. For each of them `classify` says `content` and no more, and
         `content_size` what is added up here.
         """
-        before, after = self._before, self._after
+        before, after = frame = self._frame
         if not before or not buffer.startswith(before, start):
             return 0, 0, start
         found = _PIECES.match(buffer, start)
-        if found is None or found[1] != before or found[2] != after:
+        if found is None or found.groups() != frame:
             return 0, 0, start
         end = found.end()
         plain = buffer.count(after, start, end)
@@ -105,7 +105,7 @@ class ChatEvents:
         envelope, self._opening = found[0], event[found.end() :]
         frame = _FRAMES.get(self._opening)
         if frame is not None:
-            self._before, self._after = envelope + frame[0], frame[1]
+            self._frame = (envelope + frame[0], frame[1])
         return envelope
 
     def _learn(self, event: bytes) -> None:
@@ -119,18 +119,18 @@ class ChatEvents:
             and b"\r" not in event
             and event.count(b'content":') == 1
         ):
-            self._before, self._after = event[:at], event[end:]
+            self._frame = (event[:at], event[end:])
             self._tell_others()
 
     def _tell_others(self) -> None:
-        envelope, opening = self._envelope, self._opening
+        envelope, opening, (before, after) = self._envelope, self._opening, self._frame
         if (
             envelope
             and opening in _KNOWN
-            and self._before.startswith(envelope)
+            and before.startswith(envelope)
             and (opening in _FRAMES or len(_FRAMES) < KNOWN_MAX)
         ):
-            _FRAMES[opening] = (self._before[len(envelope) :], self._after)
+            _FRAMES[opening] = (before[len(envelope) :], after)
 
 
 def classify(event: bytes) -> ChatEvent:

@@ -61,7 +61,7 @@ class EventSplitter:
             EngineBroken: it is larger than EVENT_LIMIT_BYTES, or what is there of it.
         """
         start, buffer = self.at, self.buffer
-        search_from = max(start, self._searched)
+        search_from = self._searched if self._searched > start else start
         if self._returns:
             found = _BLANK_LINE.search(buffer, search_from)
             end = found.end() if found is not None else 0
