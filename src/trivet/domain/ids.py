@@ -29,9 +29,8 @@ def _draw() -> str:
     """Draw names, and return the first."""
     _forget_in_children()
     stamp = f"{time.time_ns() // 1_000_000:012x}"
-    digits = os.urandom(_RANDOM_BYTES * _AT_ONCE).hex()
-    size = 2 * _RANDOM_BYTES
-    names = [stamp + digits[start : start + size] for start in range(0, len(digits), size)]
+    digits = os.urandom(_RANDOM_BYTES * _AT_ONCE).hex(" ", _RANDOM_BYTES)
+    names = f"{stamp}{digits.replace(' ', f' {stamp}')}".split(" ")
     names.sort(reverse=True)
     first = names.pop()
     _drawn.extend(names)

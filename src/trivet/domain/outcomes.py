@@ -47,7 +47,7 @@ class AttemptCharge:
     charged: Amounts
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Attempt:
     """One dispatch to one deployment. Instants are monotonic nanoseconds of this process."""
 

@@ -67,13 +67,8 @@ def plain_reply(body: bytes) -> PlainReply:
             content_bytes += len(content)
         else:
             content_bytes += len(content.encode("utf-8", "surrogatepass"))
-    return PlainReply(
-        body=body,
-        usage=parse_usage(document.get("usage")),
-        finished=finished,
-        content_events=content_events,
-        content_bytes=content_bytes,
-    )
+    usage = parse_usage(document.get("usage"))
+    return PlainReply(body, usage, finished, content_events, content_bytes)
 
 
 def _no_choices() -> EngineBroken:

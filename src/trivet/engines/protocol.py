@@ -17,7 +17,7 @@ from trivet.domain.values import value
 _READY = EngineState.READY
 
 
-@value(kw_only=True)
+@value()
 class CallLimits:
     """Time limits of one attempt, in seconds. `total_s` is what is left of the request's one deadline."""
 
@@ -27,7 +27,7 @@ class CallLimits:
     idle_s: float = 30.0
 
 
-@value(kw_only=True)
+@value()
 class EngineCall:
     """One request as it goes to one engine."""
 

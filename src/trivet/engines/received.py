@@ -53,6 +53,8 @@ class Received(Protocol):
 class Source(Protocol):
     """What an answer comes over."""
 
+    loop: asyncio.AbstractEventLoop
+
     def pause(self) -> None:
         """Read no more."""
         ...
@@ -211,5 +213,5 @@ class WireAnswer:
             waiter.set_result(None)
 
     def _change(self) -> "asyncio.Future[None]":
-        self._waiter = asyncio.get_running_loop().create_future()
-        return self._waiter
+        self._waiter = waiter = self._connection.loop.create_future()
+        return waiter

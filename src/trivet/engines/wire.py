@@ -29,6 +29,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, wire: "Wire") -> None:
         self.reused = False
         self.idle_since_s = 0.0
+        self.loop = asyncio.get_running_loop()
         self._wire = wire
         self._transport: asyncio.Transport | None = None
         self._answer: WireAnswer | None = None
@@ -119,7 +120,7 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Hand over the head, unless it only says that the answer will come."""
         status = self._parser.get_status_code()
-        fields = {name.lower(): value for name, value in self._fields.items()}
+        fields = dict(zip(map(bytes.lower, self._fields), self._fields.values(), strict=True))
         self._fields.clear()
         if status < 200:
             return
@@ -195,11 +196,10 @@ class Wire:
             EngineUnavailable: no connection could be made.
             EngineBroken, aiohttp.ClientError: it ended without an answer, or what came is not HTTP.
         """
-        loop = asyncio.get_running_loop()
         while True:
             connection = self._kept() or await self._connect(connect_s, by_s)
             answer = connection.ask(request)
-            self.deadlines.set(answer, by_s, loop)
+            self.deadlines.set(answer, by_s, connection.loop)
             try:
                 while (change := answer.head_to_come()) is not None:
                     await change

@@ -210,9 +210,7 @@ class Chain:
                 return None
             now_ns = self.clock.monotonic_ns()
             waited_ns = now_ns - asked_ns + run.entry.take_wait_ns()
-            attempt = Attempt(
-                attempt_id=new_id(), deployment=deployment, dispatched_ns=now_ns, waited_ns=waited_ns
-            )
+            attempt = Attempt(new_id(), deployment, now_ns, waited_ns)
             run.attempts.append(attempt)
             # The running attempt owns what was taken from the start: whatever happens, its end gives it back.
             left_s = self._settings.deadline_s - (now_ns - run.started_ns) / 1e9
@@ -235,13 +233,8 @@ class Chain:
             return None
         deployment = attempt.deployment
         try:
-            call = EngineCall(
-                body=upstream_body(request, run.decision, deployment),
-                stream=request.stream,
-                limits=running.limits,
-                request_id=run.request_id,
-                surface=request.surface,
-            )
+            body = upstream_body(request, run.decision, deployment)
+            call = EngineCall(body, request.stream, running.limits, run.request_id, request.surface)
             transport = running.enter(self._fleet.lease(deployment.name))
             self.metrics.attempt_started(attempt)
             if run.computes:
@@ -293,11 +286,13 @@ class Chain:
         # A plain answer shows no first content, so a hang cannot be told from a long answer. While
         # another candidate waits it may take half of the time that is left, not all of it.
         settings = self._settings
+        total_s = left_s / 2 if plain and not last else left_s
+        connect_s, first_content_s = settings.connect_timeout_s, settings.first_content_timeout_s
         return CallLimits(
-            total_s=left_s / 2 if plain and not last else left_s,
-            connect_s=min(left_s, settings.connect_timeout_s),
-            first_content_s=min(left_s, settings.first_content_timeout_s),
-            idle_s=settings.idle_timeout_s,
+            total_s,
+            connect_s if connect_s < left_s else left_s,
+            first_content_s if first_content_s < left_s else left_s,
+            settings.idle_timeout_s,
         )
 
 

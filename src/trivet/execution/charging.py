@@ -74,7 +74,7 @@ class Charges:
         return charged
 
 
-@value(kw_only=True)
+@value()
 class Bill:
     """What is known of a request when it is charged."""
 

@@ -365,13 +365,7 @@ class Run:
         """Return what the tenant owes for each attempt."""
         if self.reservation is None or not self.attempts:
             return Charges()
-        bill = Bill(
-            decision=self.decision,
-            stream=self.request.stream,
-            output_cap=self.output_cap,
-            held=self._held,
-            tariffs=self._tariffs,
-        )
+        bill = Bill(self.decision, self.request.stream, self.output_cap, self._held, self._tariffs)
         return bill.charges(self.attempts, status, reply)
 
 

@@ -5,7 +5,6 @@ in a plain call that cannot be interrupted, and the settler's own task carries i
 """
 
 import asyncio
-import contextlib
 import math
 import sqlite3
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -38,8 +37,6 @@ T = TypeVar("T")
 RETRY_DELAYS_S = (0.1, 0.5, 2.0)
 STORE_TIMEOUT_S = 5.0
 
-_WHATEVER_FAILS = contextlib.suppress(Exception)
-
 
 class Ending:
     """A hold on its way to its end, where it gets whether anybody waits or not.
@@ -48,30 +45,31 @@ class Ending:
     meanwhile has cancelled nothing else.
     """
 
-    __slots__ = ("_among", "_first", "_later", "_loop", "_settlement", "_try_again")
+    __slots__ = ("_first", "_later", "_loop", "_operation", "_settlement", "_settler")
 
     def __init__(
-        self, among: "set[Ending]", try_again: "Callable[[], asyncio.Task[Settlement | None]]"
+        self,
+        settler: "Settler",
+        operation: "Closing",
+        first: "Future[Settlement] | None",
+        later: "asyncio.Task[Settlement | None] | None" = None,
     ) -> None:
-        """Take where it is listed until the first try has ended, and what to do should that fail."""
-        self._among = among
-        self._try_again = try_again
+        """Take what closes the hold, and the first try, which is under way; or, if none is, what goes on."""
+        self._settler = settler
+        self._operation = operation
         self._loop = asyncio.get_running_loop()
-        self._first: Future[Settlement] | None = None
-        self._later: asyncio.Task[Settlement | None] | None = None
-        self._settlement: Settlement | None = None
-
-    def tried(self, first: "Future[Settlement]") -> None:
-        """Note the first try, which is under way."""
-        self._among.add(self)
         self._first = first
-        first.add_done_callback(self._first_ended)
+        self._later = later
+        self._settlement: Settlement | None = None
+        if first is not None:
+            settler.closing.add(self)
+            first.add_done_callback(self._first_ended)
 
     def goes_on(self) -> None:
         """Try again; in the event loop's thread."""
-        self._later = self._try_again()
+        self._later = self._settler.try_again(self._operation)
         self._first = None
-        self._among.discard(self)
+        self._settler.closing.discard(self)
 
     def _first_ended(self, first: "Future[Settlement]") -> None:
         """Take note, in whatever thread; nothing comes back to the event loop where all goes well."""
@@ -82,7 +80,7 @@ class Ending:
             return
         self._settlement = first.result()
         self._first = None  # which refers to this, too: nothing is left for the garbage collector
-        self._among.discard(self)
+        self._settler.closing.discard(self)
 
     def __await__(self) -> Generator[Any, Any, Settlement | None]:
         """Wait for it."""
@@ -105,7 +103,7 @@ class Settler:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closing: set[Ending] = set()
+        self.closing: set[Ending] = set()
         """Those whose first try has not ended; they leave from whatever thread resolves it."""
         self._deadlines: Deadlines[asyncio.Future[None]] = Deadlines(_end_in_vain)
 
@@ -234,8 +232,8 @@ class Settler:
 
     async def drain(self) -> None:
         """Wait until every settlement that was asked for is in the ledger."""
-        while self._tasks or self._closing:
-            for ending in tuple(self._closing):
+        while self._tasks or self.closing:
+            for ending in tuple(self.closing):
                 await ending
             if self._tasks:
                 await asyncio.wait(tuple(self._tasks))
@@ -267,18 +265,14 @@ class Settler:
 
     def _carried_out(self, operation: Closing, also: MakeAlso) -> Ending:
         """Run a closing operation as `_carry_out` does. Only where the first try fails it takes a task."""
-        first: Future[Settlement] | None = None
-        with _WHATEVER_FAILS:  # whoever goes on meets it again, and tells it
+        try:
             first = operation(also())
-        if first is None:
-            ending = Ending(self._closing, lambda: self._own(self._carry_out(operation, also)))
-            ending.goes_on()
-        else:
-            ending = Ending(self._closing, partial(self._again, operation))
-            ending.tried(first)
-        return ending
+        except Exception:  # noqa: BLE001 - whoever goes on meets it again, and tells it
+            return Ending(self, operation, None, self._own(self._carry_out(operation, also)))
+        return Ending(self, operation, first)
 
-    def _again(self, operation: Closing) -> "asyncio.Task[Settlement | None]":
+    def try_again(self, operation: Closing) -> "asyncio.Task[Settlement | None]":
+        """Go on with what has failed once; for the endings."""
         return self._own(self._carry_out(operation, _nothing_to_write, RETRY_DELAYS_S))
 
     async def _carry_out(

@@ -33,6 +33,7 @@ class Pipe:
     """Where answers come from that a test writes."""
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.answer = WireAnswer(self)
         self.aborted = False
         self.answer.set_head(200, {b"content-type": b"text/event-stream"})
