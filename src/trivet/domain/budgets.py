@@ -111,7 +111,7 @@ class Idempotency:
     fingerprint: str
 
 
-@value(kw_only=True)
+@value()
 class Hold:
     """What is asked of the ledger for one request: a true ceiling of what it can use.
 

@@ -64,7 +64,7 @@ class Attempt:
     error_code: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Outcome:
     """Everything that is recorded about one request, written when it is settled."""
 

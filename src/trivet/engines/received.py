@@ -155,6 +155,13 @@ class WireAnswer:
         self._size = 0
         return data
 
+    def whole(self, limit_bytes: int) -> bytes | None:
+        """Return the body, if all of it has arrived in one piece within the limit; None: it is to be read."""
+        if not self.complete or len(self._parts) != 1 or self._size > limit_bytes:
+            return None
+        self._size = 0
+        return self._parts.pop()
+
     def offer(self, take: Callable[[bytes], bool] | None) -> None:
         """Offer what arrives while `readany` waits to this first, which returns whether it takes it.
 

@@ -18,7 +18,7 @@ from trivet.engines.joined import join_stream
 from trivet.engines.json_text import encoded
 from trivet.engines.pool import was_reused
 from trivet.engines.protocol import EngineCall, Reply
-from trivet.engines.received import Received
+from trivet.engines.received import Received, WireAnswer
 from trivet.engines.speaking import Speaker
 from trivet.engines.streams import StreamReply
 from trivet.engines.wire import Wire
@@ -196,7 +196,9 @@ class Relay:
             )
             await reply.open()
             return reply
-        whole = await read_body(response, BODY_LIMIT_BYTES)
+        whole = response.whole(BODY_LIMIT_BYTES) if isinstance(response, WireAnswer) else None
+        if whole is None:
+            whole = await read_body(response, BODY_LIMIT_BYTES)
         if whole is None:
             raise EngineBroken(f"The engine's answer is larger than {BODY_LIMIT_BYTES} bytes.", status=200)
         if call.stream:

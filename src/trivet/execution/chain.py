@@ -119,7 +119,7 @@ class Chain:
         """Return the best candidate, if it may be asked now: nearly always that is the whole way."""
         candidates = run.decision.candidates
         deployment = candidates[0].deployment
-        station = self._station(deployment)
+        station = self._stations.get(deployment.name) or self._new_station(deployment)
         if station.condition.busy_until_ns or self.clock.monotonic_ns() - run.started_ns >= self._deadline_ns:
             return None
         station.retries.request()
@@ -142,13 +142,12 @@ class Chain:
             return None
         return way.following(left_s, begun=bool(run.attempts))
 
-    def _station(self, deployment: Deployment) -> Station:
+    def _new_station(self, deployment: Deployment) -> Station:
+        """Make a deployment's station, the first time that it is asked for."""
         name = deployment.name
-        station = self._stations.get(name)
-        if station is None:
-            station = self._stations[name] = Station(
-                self.breakers.of(name), self.conditions.of(name), self._retries.of(deployment.tier.name)
-            )
+        station = self._stations[name] = Station(
+            self.breakers.of(name), self.conditions.of(name), self._retries.of(deployment.tier.name)
+        )
         return station
 
     async def _pause(self, stop: Stop, run: Run) -> None:
@@ -181,7 +180,7 @@ class Chain:
             The attempt, which has ended if the wait was in vain; None if the breaker lets nothing through.
         """
         name = deployment.name
-        station = self._station(deployment)
+        station = self._stations.get(name) or self._new_station(deployment)
         breaker = station.breaker
         if breaker.rests and not breaker.lets_through:
             return None
@@ -257,7 +256,10 @@ class Chain:
 
     def _takes(self, deployment: Deployment) -> bool:
         """Tell whether an engine can be sent a request now, as far as is known."""
-        return self._fleet.takes(deployment.name) and self._station(deployment).is_free
+        if not self._fleet.takes(deployment.name):
+            return False
+        station = self._stations.get(deployment.name) or self._new_station(deployment)
+        return station.is_free
 
     def _left_s(self, run: Run) -> float:
         return self._settings.deadline_s - (self.clock.monotonic_ns() - run.started_ns) / 1e9

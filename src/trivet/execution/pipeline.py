@@ -156,16 +156,7 @@ class Pipeline:
             taken = await self._take(request.decision_id, request, principal)
             decision, admitted = taken.decision, taken.admitted
             reservation, tariff = taken.reservation, taken.tariff
-        run = Run(
-            self._desk,
-            request_id=request_id,
-            principal=principal,
-            request=request,
-            decision=decision,
-            started_ns=started_ns,
-            admitted=admitted,
-            on_wait=on_wait,
-        )
+        run = Run(self._desk, request_id, principal, request, decision, started_ns, admitted, on_wait)
         run.keep = keep
         wait = self.drain.opened(request_id, run)
         if reservation is not None and tariff is not None:
@@ -219,15 +210,8 @@ class Pipeline:
         self.drain.check()
         started_ns = self._clock.monotonic_ns()
         decision = await self._decided(request, principal)
-        run = Run(
-            self._desk,
-            request_id=decision.decision_id,
-            principal=principal,
-            request=request,
-            decision=decision,
-            started_ns=started_ns,
-            admitted=await self._admit(request, principal, decision),
-        )
+        admitted = await self._admit(request, principal, decision)
+        run = Run(self._desk, decision.decision_id, principal, request, decision, started_ns, admitted)
         expires_at = self._outside.expiry()
         run.given_until_ns = ns_of(expires_at)
         try:

@@ -73,7 +73,6 @@ class Run:
     def __init__(
         self,
         desk: Desk,
-        *,
         request_id: str,
         principal: Principal,
         request: ChatRequest,
@@ -197,21 +196,24 @@ class Run:
         decision, hints, tariff = self.decision, self.request.hints, self._tariff
         tier, prompt_tokens = decision.deployment.tier, decision.estimated.prompt_tokens
         least = self._desk.budget.minimum_output_tokens
+        min_output = cap if least is None else min(cap, least * self.request.n)
+        dearest, unpriced = tier.order == self._desk.budget.dearest_order, not tariff.price.known
+        # By position, as each request makes one: by keyword it takes three times as long.
         return Hold(
-            scope=self.principal.scope,
-            prompt=tariff.prompt(prompt_tokens),
-            output=tariff.output(cap, prompt_tokens=prompt_tokens),
-            max_output=cap,
-            min_output=cap if least is None else min(cap, least * self.request.n),
-            priority=self.priority,
-            task=hints.task_id,
-            session=hints.session,
-            tier=tier.name,
-            dearest=tier.order == self._desk.budget.dearest_order,
-            idempotency=self.request.idempotency,
-            expires_at_ns=self.given_until_ns,
-            decision_id=decision.decision_id,
-            unpriced=not tariff.price.known,
+            self.principal.scope,
+            tariff.prompt(prompt_tokens),
+            tariff.output(cap, prompt_tokens=prompt_tokens),
+            cap,
+            min_output,
+            self.priority,
+            hints.task_id,
+            hints.session,
+            tier.name,
+            dearest,
+            self.request.idempotency,
+            self.given_until_ns,
+            decision.decision_id,
+            unpriced,
         )
 
     def _candidates_instead(self, refused: BudgetError) -> tuple[Candidate, ...]:
@@ -311,21 +313,24 @@ class Run:
             charges.last.attempt.usage = charges.last.usage
         for charge in charges.earlier:
             charge.attempt.usage = charge.usage
+        principal, request = self.principal, self.request
+        ended_ns, error_code = self._desk.clock.monotonic_ns(), error.code if error is not None else None
+        # By position, as each request makes one: by keyword it takes three times as long.
         outcome = Outcome(
-            request_id=self.request_id,
-            key_id=self.principal.key_id,
-            scope=self.principal.scope,
-            decision=self.decision,
-            hints=self.request.hints,
-            stream=self.request.stream,
-            started_ns=self.started_ns,
-            ended_ns=self._desk.clock.monotonic_ns(),
-            status=status,
-            attempts=self.attempts,
-            usage=usage,
-            error_code=error.code if error else None,
-            charged=charged,
-            saved_device_ns=self.saved_device_ns,
+            self.request_id,
+            principal.key_id,
+            principal.scope,
+            self.decision,
+            request.hints,
+            request.stream,
+            self.started_ns,
+            ended_ns,
+            status,
+            self.attempts,
+            usage,
+            error_code,
+            charged,
+            self.saved_device_ns,
         )
         # Who was sent away with nothing held or tried leaves no record: load is what there is too much of.
         unrecorded = isinstance(error, Overloaded) and self.reservation is None and not self.attempts
@@ -357,8 +362,9 @@ class Run:
         reach("before_settle")
         if charges.last is None and not charges.earlier:
             return self._desk.settler.release(self.reservation.reservation_id, also)
+        usage, charged = charges.own
         return self._desk.settler.settle(
-            self.reservation.reservation_id, *charges.own, also, earlier=charges.entries
+            self.reservation.reservation_id, usage, charged, also, earlier=charges.entries
         )
 
     def _charges(self, status: OutcomeStatus, reply: Reply | None) -> Charges:

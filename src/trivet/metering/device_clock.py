@@ -162,7 +162,9 @@ class DeviceClock:
         if attempt_id in self._attempts:
             raise ValueError(f"attempt {attempt_id} was started twice")
         now_ns = self._clock.monotonic_ns()
-        engine = self._engine_of(deployment, now_ns)
+        engine = self._engines.get(deployment.name)
+        if engine is None or engine.deployment is not deployment:
+            engine = self._engine_of(deployment, now_ns)
         engine.advance(now_ns)
         engine.enter(attempt_id)
         self._attempts[attempt_id] = engine
@@ -221,9 +223,7 @@ class DeviceClock:
 
     def _engine_of(self, deployment: Deployment, now_ns: int) -> _Engine:
         engine = self._engines.get(deployment.name)
-        if engine is None or (
-            not engine.running and engine.deployment is not deployment and engine.deployment != deployment
-        ):
+        if engine is None or (not engine.running and engine.deployment != deployment):
             # A TP engine draws on each device once, however its configuration spells the list.
             names = dict.fromkeys(deployment.devices)
             devices = tuple(self._devices.setdefault(name, _Device(now_ns, self.anchor)) for name in names)
