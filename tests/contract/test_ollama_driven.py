@@ -49,7 +49,7 @@ async def chat(fleet: Fleet, model: str) -> None:
     """Wait for a model's turn and ask it for a few tokens."""
     name = f"ollama/{model}"
     place = await fleet.ensure_ready(name, left_s=60.0, last=True, on_wait=lambda: None)
-    with place, fleet.lease(name) as transport:
+    with place, fleet.endpoint(name).lease() as transport:
         await (await transport.chat(call_for(model))).aclose()
 
 

@@ -62,7 +62,7 @@ async def test_it_takes_turns_with_a_launched_engine(
     async with Fleet(plans, QUICK) as fleet:
         for name, model in (("llama", "tiny-light"), (vllm.name, vllm.model)) * 2:
             place = await fleet.ensure_ready(name, left_s=60.0, last=True, on_wait=lambda: None)
-            with place, fleet.lease(name) as transport:
+            with place, fleet.endpoint(name).lease() as transport:
                 asleep = await sleep.is_sleeping()
                 await (await transport.chat(ask(model=model))).aclose()
             # Longer than a probe: what answers its health check while it sleeps still counts as asleep.

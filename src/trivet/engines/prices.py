@@ -65,7 +65,9 @@ class PriceTable:
         The operator's entry for the deployment's name or model counts first. Without one, what runs on own
         machines is free, and of a cloud model LiteLLM's list is asked; UNKNOWN if it does not know either.
         """
-        self._look()
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._looked_ns >= LOOK_EVERY_NS:
+            self._look(now_ns)
         if self._own:
             own = self._own.get(deployment.known_as) or _own_entry(deployment, self._own)
             if own is not None:
@@ -78,11 +80,8 @@ class PriceTable:
             log.warning("pricing.unknown", deployment=deployment.name, model=deployment.model)
         return price
 
-    def _look(self) -> None:
+    def _look(self, now_ns: int) -> None:
         """Read the table anew if it has changed; one that cannot be used changes nothing."""
-        now_ns = self._clock.monotonic_ns()
-        if now_ns - self._looked_ns < LOOK_EVERY_NS:
-            return
         self._looked_ns = now_ns
         seen = _identity(self._path)
         if seen == self._seen:

@@ -146,7 +146,10 @@ class Chain:
         """Make a deployment's station, the first time that it is asked for."""
         name = deployment.name
         station = self._stations[name] = Station(
-            self.breakers.of(name), self.conditions.of(name), self._retries.of(deployment.tier.name)
+            self._fleet.endpoint(name),
+            self.breakers.of(name),
+            self.conditions.of(name),
+            self._retries.of(deployment.tier.name),
         )
         return station
 
@@ -191,7 +194,7 @@ class Chain:
         running: RunningAttempt | None = None
         try:
             try:
-                if not self._fleet.is_there(name):
+                if not station.endpoint.is_there:
                     place = contextlib.ExitStack()
                     place.enter_context(
                         await self._fleet.ensure_ready(
@@ -234,7 +237,7 @@ class Chain:
         try:
             body = upstream_body(request, run.decision, deployment)
             call = EngineCall(body, request.stream, running.limits, run.request_id, request.surface)
-            transport = running.enter(self._fleet.lease(deployment.name))
+            transport = running.enter()
             self.metrics.attempt_started(attempt)
             if run.computes:
                 self.device_clock.start(attempt.attempt_id, deployment)
@@ -256,10 +259,8 @@ class Chain:
 
     def _takes(self, deployment: Deployment) -> bool:
         """Tell whether an engine can be sent a request now, as far as is known."""
-        if not self._fleet.takes(deployment.name):
-            return False
         station = self._stations.get(deployment.name) or self._new_station(deployment)
-        return station.is_free
+        return station.takes
 
     def _left_s(self, run: Run) -> float:
         return self._settings.deadline_s - (self.clock.monotonic_ns() - run.started_ns) / 1e9

@@ -177,14 +177,14 @@ class Run:
                     self.downgraded_from = self.downgraded_from or before.name
                 self.decision = replace(self.decision, candidates=others)
                 self._tariff = Tariff.of(self.decision.deployment, self._desk.budget.prices)
-        deployment = self.decision.deployment
-        self._held = self.reservation.amounts
+        deployment, held = self.decision.deployment, self.reservation
+        self._held = held.amounts
         self._held_for = deployment
-        self._held_for_dearest = self._is_dearest(deployment)
+        self._held_for_dearest = deployment.tier.order == self._desk.budget.dearest_order
         self._tariffs[deployment.name] = self._tariff
-        if self.reservation.max_output < cap:
+        if held.max_output < cap:
             self.clamped = True
-            granted = self.reservation.max_output // self.request.n
+            granted = held.max_output // self.request.n
             self.decision = replace(self.decision, max_output_tokens=granted)
 
     def _left_s(self) -> float:
@@ -305,12 +305,11 @@ class Run:
             return None
         self.closed = True
         charges = self._charges(status, reply)
-        usage = charges.usage
-        charged = charges.charged
+        usage, charged, last = charges.usage, charges.charged, charges.last
         self._charged_tokens = charged.tokens
         self.admitted.end(usage.total_tokens if usage is not None else 0)
-        if charges.last is not None:
-            charges.last.attempt.usage = charges.last.usage
+        if last is not None:
+            last.attempt.usage = last.usage
         for charge in charges.earlier:
             charge.attempt.usage = charge.usage
         principal, request = self.principal, self.request
@@ -360,12 +359,13 @@ class Run:
             self._desk.settler.note(also)
             return None
         reach("before_settle")
-        if charges.last is None and not charges.earlier:
-            return self._desk.settler.release(self.reservation.reservation_id, also)
+        name, last = self.reservation.reservation_id, charges.last
+        if last is not None and not charges.earlier:
+            return self._desk.settler.settle(name, last.usage, last.charged, also)
+        if last is None and not charges.earlier:
+            return self._desk.settler.release(name, also)
         usage, charged = charges.own
-        return self._desk.settler.settle(
-            self.reservation.reservation_id, usage, charged, also, earlier=charges.entries
-        )
+        return self._desk.settler.settle(name, usage, charged, also, earlier=charges.entries)
 
     def _charges(self, status: OutcomeStatus, reply: Reply | None) -> Charges:
         """Return what the tenant owes for each attempt."""

@@ -72,9 +72,13 @@ class RunningAttempt:
         """Such a place."""
         self._lease: Lease | None = None
 
-    def enter(self, lease: Lease) -> Transport:
-        """Take the engine's lease until the attempt ends."""
-        self._lease = lease
+    def enter(self) -> Transport:
+        """Take the way to the engine until the attempt ends.
+
+        Raises:
+            EngineUnavailable: there is none yet.
+        """
+        self._lease = lease = self._station.endpoint.lease()
         return lease.transport
 
     @property

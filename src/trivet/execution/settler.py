@@ -5,6 +5,7 @@ in a plain call that cannot be interrupted, and the settler's own task carries i
 """
 
 import asyncio
+import contextlib
 import math
 import sqlite3
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -36,6 +37,8 @@ Closing = Callable[[AlsoWrite], "Future[Settlement]"]
 T = TypeVar("T")
 RETRY_DELAYS_S = (0.1, 0.5, 2.0)
 STORE_TIMEOUT_S = 5.0
+
+_WHATEVER_FAILS = contextlib.suppress(Exception)
 
 
 class Ending:
@@ -265,11 +268,9 @@ class Settler:
 
     def _carried_out(self, operation: Closing, also: MakeAlso) -> Ending:
         """Run a closing operation as `_carry_out` does. Only where the first try fails it takes a task."""
-        try:
-            first = operation(also())
-        except Exception:  # noqa: BLE001 - whoever goes on meets it again, and tells it
-            return Ending(self, operation, None, self._own(self._carry_out(operation, also)))
-        return Ending(self, operation, first)
+        with _WHATEVER_FAILS:  # whoever goes on meets it again, and tells it
+            return Ending(self, operation, operation(also()))
+        return Ending(self, operation, None, self._own(self._carry_out(operation, also)))
 
     def try_again(self, operation: Closing) -> "asyncio.Task[Settlement | None]":
         """Go on with what has failed once; for the endings."""

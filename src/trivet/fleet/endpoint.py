@@ -94,6 +94,11 @@ class Endpoint:
         """Return the deployment with what the engine reported filled in."""
         return self._deployment
 
+    @property
+    def is_there(self) -> bool:
+        """Tell whether its model is not to be waited for; else `Fleet.ensure_ready` comes first."""
+        return not (self.standing.is_coming or self.takes_turns)
+
     def offer(self) -> Offer:
         """Return the endpoint as routing sees it; of one that is ready nothing but the requests changes."""
         offer, in_flight = self._offer, self._lender.in_flight

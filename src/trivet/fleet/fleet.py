@@ -20,7 +20,6 @@ from trivet.engines.litellm import load_library
 from trivet.fleet.endpoint import Endpoint
 from trivet.fleet.engine_room import EngineRoom
 from trivet.fleet.launcher import end_leftovers
-from trivet.fleet.lending import Lease
 from trivet.fleet.plan import EndpointPlan
 from trivet.fleet.swap_groups import SwapGroups
 
@@ -107,24 +106,15 @@ class Fleet:
         """Return how often each swap group has brought a model that requests waited for."""
         return {group.name: group.swaps for group in self._groups.groups}
 
-    def lease(self, name: str) -> Lease:
-        """Lend the transport of a deployment for one attempt.
-
-        Raises:
-            EngineUnavailable: there is no way to it yet.
-        """
-        return self._endpoints[name].lease()
+    def endpoint(self, name: str) -> Endpoint:
+        """Return a deployment's endpoint: the same one for as long as the fleet is open."""
+        return self._endpoints[name]
 
     def wish(self, name: str) -> None:
         """Note that a request goes elsewhere only because it would have had to wait for this deployment."""
         group = self._groups.of(name)
         if group is not None:
             group.wish(name)
-
-    def is_there(self, name: str) -> bool:
-        """Tell whether a deployment's model is not to be waited for; else `ensure_ready` comes first."""
-        endpoint = self._endpoints[name]
-        return not (endpoint.standing.is_coming or endpoint.takes_turns)
 
     async def ensure_ready(
         self, name: str, *, left_s: float, last: bool, on_wait: Callable[[], None]
@@ -144,7 +134,7 @@ class Fleet:
             EngineLoading: the model did not come in time.
             EngineUnavailable: it cannot be loaded now.
         """
-        if self.is_there(name):
+        if self._endpoints[name].is_there:
             return contextlib.nullcontext()
         group, standing = self._groups.of(name), self._endpoints[name].standing
         wait_s = left_s if last else min(left_s / 2, self._longest_wait_s(name))
@@ -165,10 +155,6 @@ class Fleet:
                     place.release()
                 raise
         return place or contextlib.nullcontext()
-
-    def takes(self, name: str) -> bool:
-        """Tell whether a deployment's engine answers its probe, so that a request may go there now."""
-        return self._endpoints[name].standing.is_ready
 
     def report(self) -> list[dict[str, Any]]:
         """Return all endpoints as the API shows them."""

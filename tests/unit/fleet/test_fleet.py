@@ -70,7 +70,7 @@ async def test_a_killed_engine_is_restarted(tiny_models: Mapping[str, Path]) -> 
             limits=CallLimits(total_s=30.0),
             request_id="r",
         )
-        with fleet.lease("ours") as transport:
+        with fleet.endpoint("ours").lease() as transport:
             reply = await transport.chat(call)
             await reply.aclose()
             in_flight = report_of(fleet, "ours")["in_flight"]

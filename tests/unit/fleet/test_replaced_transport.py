@@ -87,12 +87,12 @@ async def test_an_answer_survives_the_replacement(window: Window, transport: str
         request_id="r",
     )
     async with Fleet([plan], PROBES) as fleet:
-        with fleet.lease("it") as lent:
+        with fleet.endpoint("it").lease() as lent:
             reply = await lent.chat(call)
             window.context_tokens = 2048
             await until(lambda: fleet.report()[0]["context_tokens"] == 2048)
             await asyncio.sleep(0.05)
-            with fleet.lease("it") as replacement:
+            with fleet.endpoint("it").lease() as replacement:
                 assert replacement is not lent
             window.go_on.set()
             data = b"".join([chunk.data async for chunk in reply.chunks()]).decode()

@@ -33,7 +33,7 @@ async def ask(fleet: Fleet, name: str, *, left_s: float = 60.0, waits: list[str]
     """Wait for a deployment's turn and run a small request on it."""
     waited: list[str] = [] if waits is None else waits
     place = await fleet.ensure_ready(name, left_s=left_s, last=True, on_wait=lambda: waited.append(name))
-    with place, fleet.lease(name) as transport:
+    with place, fleet.endpoint(name).lease() as transport:
         call = EngineCall(
             body={"model": "tiny-light", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
             stream=False,
