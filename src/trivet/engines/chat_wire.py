@@ -7,6 +7,8 @@ from trivet.engines.sse import NO_CHOICE, ChatEvent, EventKind, choice_index, re
 from trivet.engines.usage import parse_usage
 
 KNOWN_MAX = 64
+FRAME_MAX_BYTES = 1024
+"""What is around a text is kept for other streams up to this size; engines write a fifth of it."""
 _KNOWN: dict[bytes, ChatEvent] = {}
 """What events say that are alike from behind the envelope on."""
 _FRAMES: dict[bytes, tuple[bytes, bytes]] = {}
@@ -128,6 +130,7 @@ class ChatEvents:
             envelope
             and opening in _KNOWN
             and before.startswith(envelope)
+            and len(before) + len(after) <= FRAME_MAX_BYTES
             and (opening in _FRAMES or len(_FRAMES) < KNOWN_MAX)
         ):
             _FRAMES[opening] = (before[len(envelope) :], after)

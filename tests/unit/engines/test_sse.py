@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trivet.domain.errors import EngineBroken
 from trivet.domain.outcomes import Usage
-from trivet.engines.chat_wire import ChatEvents, classify, classify_parsed, content_size
+from trivet.engines.chat_wire import FRAME_MAX_BYTES, ChatEvents, classify, classify_parsed, content_size
 from trivet.engines.sse import EVENT_LIMIT_BYTES, ChatEvent, EventSplitter
 
 LLAMA_STREAM = (
@@ -226,6 +226,14 @@ def test_streams_that_begin_alike_are_skimmed_from_their_first_piece() -> None:
     odd = later + piece.replace(b"}]", b"},{}]") % b"a"
     assert reader.skim(odd + stream, 0) == (0, 0, 0)
     assert reader.skim(stream + odd, 0)[0] == 3
+    wide = piece.replace(b'"n":6', b'"n":"%b"' % (b"x" * FRAME_MAX_BYTES)) % b"word"
+    reader = ChatEvents()
+    for event in (first + role, first + wide):
+        reader.classify(event)
+    assert reader.skim(first + wide, 0)[0] == 1
+    reader = ChatEvents()
+    reader.classify(later + role)
+    assert reader.skim(stream, 0)[0] == 3  # what is too large to be kept leaves what was known
 
 
 ENVELOPE = b'data: {"id":"%b","object":"chat.completion.chunk","created":%d,"model":"m",'
