@@ -4,6 +4,7 @@ To wake a thread costs more than to leave it a job. So it is woken only while it
 what has time: that goes along with the next that has none.
 """
 
+import contextlib
 import threading
 import time
 from queue import Empty, SimpleQueue
@@ -12,10 +13,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 CROWD = 4
-"""After so many at once, those who come next are given a moment."""
-MOMENT_S = 0.0003
-"""Whom a commit has answered comes back, but one after the other: to begin with the first would make twice as
-many commits of half the size. Much less than what writing a crowd's batch takes."""
+"""After so many at once, whoever was answered is waited for: all of them, beside those who came meanwhile."""
+MOMENT_S = 0.002
+"""How long they are waited for, at most. Whom a commit has answered comes back, but one after the other. To
+begin with those who are there already would leave two crowds that take turns, with twice as many commits of
+half the size, each with its own wait for the disk. A little more than what writing a crowd's batch takes."""
 PATIENCE_S = 0.005
 """How long the patient wait for company."""
 
@@ -34,6 +36,8 @@ class Inbox(Generic[T]):
         self._sleep = _AWAKE
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._last_count = 0
+        self._wanted = 0
+        """With how many a crowd is whole, while one is waited for; otherwise 0."""
 
     def put(self, item: T, *, patient: bool = False) -> bool:
         """Leave something at the end; False if it is closed.
@@ -46,7 +50,7 @@ class Inbox(Generic[T]):
             self._items.append(item)
             if not patient:
                 self._pressing = True
-            wakes = self._sleep > (_DOZING if patient else _AWAKE)
+            wakes = self._sleep > (_DOZING if patient else _AWAKE) or len(self._items) == self._wanted
             if wakes:
                 self._sleep = _AWAKE
         if wakes:
@@ -55,11 +59,11 @@ class Inbox(Generic[T]):
 
     def take(self, limit: int) -> list[T]:
         """Wait for something, then take what is there; nothing only once it is closed and empty."""
+        whole = self._last_count + len(self._items)
         self._wait()
+        if self._last_count >= CROWD:
+            self._wait_for(min(whole, limit))
         taken = self._some(limit)
-        if self._last_count >= CROWD and len(taken) < min(limit, self._last_count) and not self._closed:
-            time.sleep(MOMENT_S)
-            taken += self._some(limit - len(taken))
         self._last_count = len(taken)
         return taken
 
@@ -87,6 +91,17 @@ class Inbox(Generic[T]):
                 self._bell.get(timeout=max(0.0, until_s - now_s))
             except Empty:
                 return
+
+    def _wait_for(self, count: int) -> None:
+        """Wait until so many are there, or the moment is over."""
+        with self._gate:
+            if len(self._items) >= count or self._closed:
+                return
+            self._sleep = _AWAKE
+            self._wanted = count
+        with contextlib.suppress(Empty):
+            self._bell.get(timeout=MOMENT_S)
+        self._wanted = 0
 
     def _some(self, limit: int) -> list[T]:
         with self._gate:

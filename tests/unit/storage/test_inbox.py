@@ -4,7 +4,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from trivet.storage.inbox import CROWD, PATIENCE_S, Inbox
+from trivet.storage.inbox import CROWD, MOMENT_S, PATIENCE_S, Inbox
 
 
 def test_all_is_taken_in_order() -> None:
@@ -76,13 +76,41 @@ def test_nothing_is_lost_or_forgotten() -> None:
 
 
 def test_a_crowd_comes_together() -> None:
-    """After a crowd those who come next are given a moment, but the closed one has no time to give."""
+    """After a crowd as many are waited for, though some are there, and taken as soon as they have come."""
     inbox: Inbox[int] = Inbox()
     for number in range(CROWD):
         inbox.put(number)
     assert len(inbox.take(64)) == CROWD
+    with ThreadPoolExecutor(1) as pool:
+        inbox.put(0)
+        taking = pool.submit(inbox.take, 64)
+        for number in range(1, CROWD + 1):
+            inbox.put(number)
+        found = taking.result(30)
+    assert found + ([] if len(found) > CROWD else inbox.take(64)) == list(range(CROWD + 1))
+
+
+def test_who_stays_away_is_not_waited_for_long() -> None:
+    """Whoever is there is taken when the moment is over; after fewer than a crowd there is none."""
+    inbox: Inbox[int] = Inbox()
+    for number in range(CROWD):
+        inbox.put(number)
+    inbox.take(64)
     inbox.put(0)
-    late = threading.Timer(0, inbox.put, [1])
-    late.start()
-    late.join()
-    assert inbox.take(64) == [0, 1]
+    began_s = time.monotonic()
+    assert inbox.take(64) == [0]
+    assert time.monotonic() - began_s >= MOMENT_S * 0.9
+    inbox.put(1)
+    assert inbox.take(64) == [1]
+
+
+def test_the_closed_waits_for_no_crowd() -> None:
+    """What is there is taken; nobody else can come."""
+    inbox: Inbox[int] = Inbox()
+    for number in range(CROWD):
+        inbox.put(number)
+    inbox.take(64)
+    inbox.put(0)
+    inbox.close()
+    assert inbox.take(64) == [0]
+    assert inbox.take(64) == []
