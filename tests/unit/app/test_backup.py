@@ -6,11 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from pydantic import SecretStr
-from sqlalchemy import create_engine
 
+from tests.doubles.revisions import at_revision
 from trivet.app.backup import back_up, restore
 from trivet.budgets import Ledger
 from trivet.config.settings import BudgetSettings, StoreSettings
@@ -19,7 +17,6 @@ from trivet.domain.clock import ManualClock
 from trivet.domain.errors import ConfigError, StoreError, StoreLocked
 from trivet.domain.scopes import Scope
 from trivet.storage import Database, StoreLock
-from trivet.storage.migration import MIGRATIONS
 
 ACME = Scope("acme")
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -142,12 +139,6 @@ def test_a_backup_of_an_older_trivet_is_proven_in_the_present_form(tmp_path: Pat
     with Database.open(path) as database:
         ledger_in(database).record(ACME, 5).result()
     back_up(StoreSettings(path=path), copy)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = create_engine(f"sqlite:///{copy}")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0004")
-    engine.dispose()
+    at_revision(copy, "0004")
     assert restore(StoreSettings(path=path), copy, NOW).revision == "0004"
     assert used(path) == (5, 0)

@@ -5,10 +5,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import create_engine
 
+from tests.doubles.revisions import at_revision
 from trivet.budgets import Ledger
 from trivet.budgets.entries import FIRST_HASH, chained
 from trivet.config.settings import BudgetSettings
@@ -17,7 +15,6 @@ from trivet.domain.clock import SystemClock
 from trivet.domain.outcomes import Usage
 from trivet.domain.scopes import Scope
 from trivet.storage import Database
-from trivet.storage.migration import MIGRATIONS
 
 SCOPES = (Scope("acme.search"), Scope("globex"))
 
@@ -41,17 +38,6 @@ def told(path: Path, query: str) -> list[tuple[object, ...]]:
         rows = connection.execute(query).fetchall()
     connection.close()
     return rows
-
-
-def lower(path: Path, revision: str) -> None:
-    """Bring a store back to an older form."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
-    engine.dispose()
 
 
 def test_a_text_is_told_once(tmp_path: Path) -> None:
@@ -85,7 +71,7 @@ def test_a_store_that_tells_all_in_full_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "trivet.db"
     work(path, "new")
     hashes = told(path, "SELECT seq, lower(hex(hash)) FROM entries")
-    lower(path, "0011")
+    at_revision(path, "0011")
     old = told(path, "SELECT * FROM entries ORDER BY organisation, seq")
     assert [(row[0], row[-1]) for row in sorted(old)] == hashes
     for _, chain in itertools.groupby(old, key=lambda row: row[1]):

@@ -6,13 +6,13 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
+from tests.doubles.revisions import at_revision
 from trivet.domain.errors import StoreUnavailable
 from trivet.storage import Database
 from trivet.storage.migration import HEAD, MIGRATIONS
@@ -64,18 +64,6 @@ def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     before = statements(path)
     Database.open(path).close()
     assert before == statements(path)
-
-
-def at_revision(path: Path, revision: str) -> None:
-    """Bring a store to a revision, up or down."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        known = MigrationContext.configure(connection).get_current_revision()
-        (command.upgrade if known is None or known < revision else command.downgrade)(config, revision)
-    engine.dispose()
 
 
 def test_a_new_store_is_what_the_migrations_make(tmp_path: Path) -> None:
